@@ -1,0 +1,1 @@
+"""Operations with a lowering per platform, in one place."""

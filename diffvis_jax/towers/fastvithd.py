@@ -1,0 +1,397 @@
+"""FastViTHD, the vision tower of FastVLM, in its fused inference form.
+
+Source: FastVLM (arXiv 2412.13303), apple/ml-fastvlm `mobileclip/mci.py`; timm `fastvit_mci3`.
+BatchNorm and layer scale are folded into the neighbouring kernels by the converter. Every module
+maps a halo'd window `[K, h + halo, w + halo, C]` to `[K, h, w, C]` with VALID convolutions: the
+full encode is one big window, the differential step many small ones.
+"""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffvis_jax.errors import ConfigError
+from diffvis_jax.ops.attention import attention, layer_norm
+from diffvis_jax.ops.depthwise import depthwise_conv
+from diffvis_jax.ops.pointwise import feed_forward, gelu, linear
+from diffvis_jax.preprocess_config import PreprocessConfig
+from diffvis_jax.towers.layers import Global, Layer, Local, Params, Source, Tower, zero_outside
+
+TOKEN_STRIDE = 64  # input pixels per token: six halvings
+
+
+@dataclasses.dataclass(frozen=True)
+class FastViTHDConfig:
+    """Architecture of a FastViTHD tower; the defaults are FastVLM's.
+
+    Attributes:
+      depths: blocks of each stage; the last `attention_stages` stages hold attention blocks.
+      widths: channels of each stage.
+      attention_stages: stages with global attention instead of RepMixer blocks.
+      head_width: channels of an attention head.
+      mlp_ratio: hidden over outer width of the feed-forward networks.
+      token_width: D, channels of a token.
+      squeeze_width: hidden channels of the squeeze-excite.
+      size: S, pixels along the side of a frame (any; the token grid is ceil(S / 64)).
+      mean, std: of the normalisation `(pixel / 255 - mean) / std`.
+      dtype: "float32", or "bfloat16": operands and maps in bfloat16, sums in float32.
+      pad_color: colour of the square padding.
+      resize_mode: "pad", "crop" or "squash" (see `preprocess`).
+    """
+
+    depths: tuple[int, ...] = (2, 12, 24, 4, 2)
+    widths: tuple[int, ...] = (96, 192, 384, 768, 1536)
+    attention_stages: int = 2
+    head_width: int = 32
+    mlp_ratio: int = 4
+    token_width: int = 3072
+    squeeze_width: int = 192
+    size: int = 1024
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    dtype: str = "float32"
+    pad_color: tuple[int, int, int] = (0, 0, 0)
+    resize_mode: str = "pad"
+
+    def __post_init__(self):
+        if len(self.depths) != 5 or len(self.widths) != 5:
+            raise ConfigError(
+                f"FastViTHD has 5 stages; got depths {self.depths}, widths {self.widths}"
+            )
+        for before, after in zip(self.widths, self.widths[1:], strict=False):
+            if after % before:
+                raise ConfigError(f"each width must be a multiple of the one before: {self.widths}")
+        if self.token_width % self.widths[-1]:
+            raise ConfigError(
+                f"token_width {self.token_width} must be a multiple of the last width "
+                f"{self.widths[-1]}"
+            )
+        for width in self.widths[5 - self.attention_stages :]:
+            if width % self.head_width:
+                raise ConfigError(f"width {width} does not divide into heads of {self.head_width}")
+        if self.size < 1:
+            raise ConfigError(f"size must be at least 1 pixel, got {self.size}")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ConfigError(f"dtype must be 'float32' or 'bfloat16', got {self.dtype!r}")
+
+    @property
+    def preprocess(self) -> PreprocessConfig:
+        return PreprocessConfig(size=self.size, mode=self.resize_mode, pad_color=self.pad_color)  # type: ignore[arg-type]
+
+    @property
+    def grid(self) -> int:
+        """Tokens along the side of a frame."""
+        return -(-self.size // TOKEN_STRIDE)
+
+    def side(self, halvings: int) -> int:
+        """Positions along the side of the map after that many halvings."""
+        return -(-self.size // 2**halvings)
+
+
+def _he(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    """Normal with the variance 1 / fan-in, fan-in being all axes but the last."""
+    fan_in = 1
+    for n in shape[:-1]:
+        fan_in *= n
+    return jax.random.normal(key, shape, dtype) * fan_in**-0.5
+
+
+def _near_identity(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    """A fused RepMixer or position kernel: the folded residual in the centre plus a little."""
+    k = shape[0]
+    return (0.3 / k * jax.random.normal(key, shape, dtype)).at[k // 2, k // 2].add(1.0)
+
+
+def _scaled(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    """A branch's last kernel with a layer scale of 0.1-0.5 folded in."""
+    kernel_key, scale_key = jax.random.split(key)
+    scale = jax.random.uniform(scale_key, shape[-1:], dtype, 0.1, 0.5)
+    # 0.65 is the RMS of gelu(x) for standard normal x.
+    return _he(kernel_key, shape, dtype) / 0.65 * scale
+
+
+class _Affine(nn.Module):
+    """Holds `kernel` and `bias`; how they are applied is the caller's business."""
+
+    shape: tuple[int, ...]
+    initializer: nn.initializers.Initializer = _he
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self) -> Params:
+        held = {"kernel": self.param("kernel", self.initializer, self.shape)}
+        if self.use_bias:
+            held["bias"] = self.param("bias", nn.initializers.zeros, self.shape[-1:])
+        return held
+
+
+class Stem(nn.Module):
+    """conv 3x3 s2, GELU, depthwise 3x3 s2, GELU, 1x1, GELU: pixels to the /4 map."""
+
+    width: int
+    size: int
+    patch: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @nn.compact
+    def __call__(self, pixels: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
+        """`uint8 [K, 4h + 3, 4w + 3, 3]` of the cells at (row, column) -> `[K, h, w, C]`."""
+        x = (pixels.astype(jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.std)
+        if any(self.mean):  # else the border's zeros are already the padding's zeros
+            x = zero_outside(x, row * self.patch - 3, column * self.patch - 3, self.size)
+        first = _Affine((3, 3, 3, self.width), name="conv_0")()
+        x = _dense_conv(x, first["kernel"]) + first["bias"]
+        half = -(-self.size // 2)
+        start = self.patch // 2
+        x = zero_outside(gelu(x), row * start - 1, column * start - 1, half)
+        second = _Affine((3, 3, 1, self.width), name="conv_1")()
+        x = gelu(depthwise_conv(x, second["kernel"], second["bias"], stride=2))
+        return gelu(linear(x, **_Affine((self.width, self.width), name="conv_2")()))
+
+
+def _dense_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """VALID 3x3 stride-2 convolution `[K, h, w, I]` -> `[K, h', w', O]` as one product.
+
+    With three input channels the patches of 27 values make a better matrix than a convolution.
+    """
+    k = kernel.shape[0]
+    height, width = ((side - k) // 2 + 1 for side in x.shape[1:3])
+    taps = [
+        x[:, i : i + 2 * height - 1 : 2, j : j + 2 * width - 1 : 2]
+        for i in range(k)
+        for j in range(k)
+    ]
+    return linear(jnp.concatenate(taps, -1), kernel.reshape(-1, kernel.shape[-1]))
+
+
+class ConvFfn(nn.Module):
+    """depthwise 7x7 (BatchNorm folded) -> 1x1 -> GELU -> 1x1 (layer scale folded)."""
+
+    width: int
+    hidden: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[K, h + 6, w + 6, C]` -> `[K, h, w, C]`, without the residual."""
+        conv = _Affine((7, 7, 1, self.width), name="conv")()
+        fc1 = _Affine((self.width, self.hidden), name="fc1")()
+        fc2 = _Affine((self.hidden, self.width), _scaled, name="fc2")()
+        return feed_forward(depthwise_conv(x, **conv).astype(fc1["kernel"].dtype), fc1, fc2)
+
+
+class RepMixerBlock(nn.Module):
+    """depthwise 3x3 (its residual folded into the centre), then the residual ConvFFN; halo 4."""
+
+    width: int
+    hidden: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, row: jax.Array, column: jax.Array, side: int) -> jax.Array:
+        mixed = depthwise_conv(x, **_Affine((3, 3, 1, self.width), _near_identity, name="mixer")())
+        mixed = zero_outside(mixed, row - 3, column - 3, side)
+        return mixed[:, 3:-3, 3:-3] + ConvFfn(self.width, self.hidden, name="ffn")(mixed)
+
+
+class Downsample(nn.Module):
+    """depthwise 7x7 s2, GELU, 1x1, GELU; halo 3 before, 2 after."""
+
+    width: int
+    multiplier: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, row: jax.Array, column: jax.Array, side: int) -> jax.Array:
+        conv = _Affine((7, 7, 1, self.width), name="conv")()
+        x = gelu(depthwise_conv(x, **conv, stride=2))
+        return gelu(linear(x, **_Affine((self.width, self.width), name="project")()))
+
+
+class DepthwiseLayer(nn.Module):
+    """One depthwise convolution: the position encoding (residual folded), the head's expansion."""
+
+    kernel_side: int
+    width: int
+    initializer: nn.initializers.Initializer = _near_identity
+
+    @nn.compact
+    def __call__(self, x: jax.Array, row: jax.Array, column: jax.Array, side: int) -> jax.Array:
+        shape = (self.kernel_side, self.kernel_side, 1, self.width)
+        affine = _Affine(shape, self.initializer)
+        nn.share_scope(self, affine)
+        return depthwise_conv(x, **affine())
+
+
+class AttentionResidual(nn.Module):
+    """`x + proj(attention(layer_norm(x)))`, layer scale folded into proj."""
+
+    width: int
+    heads: int
+
+    def setup(self):
+        self.norm_scale = self.param("norm_scale", nn.initializers.ones, (self.width,))
+        self.norm_bias = self.param("norm_bias", nn.initializers.zeros, (self.width,))
+        self.query = _Affine((self.width, self.width), use_bias=False)
+        self.kv = _Affine((self.width, 2 * self.width), use_bias=False)
+        self.output = _Affine((self.width, self.width), _scaled)
+
+    def _normalise(self, x: jax.Array) -> jax.Array:
+        return layer_norm(x, self.norm_scale, self.norm_bias, 1e-5)
+
+    def key_value(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        key, value = jnp.split(linear(self._normalise(x), **self.kv()), 2, axis=-1)
+        return key, value
+
+    def __call__(
+        self, x: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None = None
+    ) -> jax.Array:
+        query = linear(self._normalise(x), **self.query()).astype(key.dtype)
+        mixed = attention(query, key, value, heads=self.heads, mask=mask)
+        return x.astype(jnp.float32) + linear(mixed, **self.output())
+
+
+class FfnResidual(nn.Module):
+    """`x + ConvFFN(x)` of an attention stage; halo 3."""
+
+    width: int
+    hidden: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, row: jax.Array, column: jax.Array, side: int) -> jax.Array:
+        ffn = ConvFfn(self.width, self.hidden)
+        nn.share_scope(self, ffn)
+        return x[:, 3:-3, 3:-3].astype(jnp.float32) + ffn(x)
+
+
+class SqueezeExcite(nn.Module):
+    """Channel gates from the mean over the map, then GELU: the last map to tokens."""
+
+    width: int
+    hidden: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[B, H, W, D]` -> `[B, H * W, D]` float32."""
+        x = x.astype(jnp.float32)
+        pooled = x.mean((1, 2))
+        squeezed = nn.relu(linear(pooled, **_Affine((self.width, self.hidden), name="reduce")()))
+        gate = linear(squeezed, **_Affine((self.hidden, self.width), name="expand")())
+        tokens = gelu(x * nn.sigmoid(gate)[:, None, None])
+        return tokens.reshape(x.shape[0], -1, self.width)
+
+
+@functools.lru_cache(maxsize=64)
+def tower(config: FastViTHDConfig) -> Tower:
+    """The tower's layers, in the order in which they run."""
+    grid, cell = config.grid, TOKEN_STRIDE // 4
+    layers: list[Layer] = [_stem(config)]
+    for stage, (depth, width) in enumerate(zip(config.depths, config.widths, strict=True)):
+        hidden = width * config.mlp_ratio
+        ffn_macs = width * (49 + 2 * hidden)
+
+        def local(name, module, before, after, macs, stride=1, stage=stage, width=width):
+            positions = cell * cell
+            return Local(
+                path=(f"stage_{stage}", *name),
+                module=module,
+                stage=stage,
+                shape=(config.side(2 + stage),) * 2,
+                cell=cell,
+                width=width,
+                macs=positions * macs,
+                stride=stride,
+                before=before,
+                after=after,
+            )
+
+        if stage:
+            cell //= 2
+            module = Downsample(width, width // config.widths[stage - 1])
+            macs = width * (49 + width)
+            layers.append(local(("downsample",), module, 3, 2, macs, stride=2))
+        attends = stage >= 5 - config.attention_stages
+        if attends:
+            layers.append(local(("position",), DepthwiseLayer(7, width), 3, 3, 49 * width))
+        for block in range(depth):
+            name = f"block_{block}"
+            if not attends:
+                module = RepMixerBlock(width, hidden)
+                layers.append(local((name,), module, 4, 4, 9 * width + ffn_macs))
+                continue
+            positions = cell * cell
+            side = config.side(2 + stage)
+            layers.append(
+                Global(
+                    path=(f"stage_{stage}", name, "attention"),
+                    module=AttentionResidual(width, width // config.head_width),
+                    stage=stage,
+                    shape=(side, side),
+                    cell=cell,
+                    width=width,
+                    macs=positions * (2 * width * width + 2 * side * side * width),
+                    macs_key_value=positions * 2 * width * width,
+                )
+            )
+            layers.append(local((name, "ffn"), FfnResidual(width, hidden), 3, 3, ffn_macs))
+    last, width = len(config.depths) - 1, config.token_width
+    layers.append(
+        Local(
+            path=("head", "conv"),
+            module=DepthwiseLayer(3, width, initializer=_he),
+            stage=last,
+            shape=(grid, grid),
+            cell=1,
+            width=width,
+            macs=9 * width,
+            stride=1,
+            before=1,
+            after=1,
+        )
+    )
+    gate = SqueezeExcite(width, config.squeeze_width)
+    return Tower(
+        config=config,
+        rows=grid,
+        columns=grid,
+        lead=0,
+        grid=grid,
+        patch=TOKEN_STRIDE,
+        layers=tuple(layers),
+        readout_module=gate,
+        readout_path=("head", "gate"),
+        readout_macs=2 * width * config.squeeze_width,
+        tokens=grid * grid,
+        token_width=width,
+        dtype=jnp.dtype(config.dtype),
+    )
+
+
+def _stem(config: FastViTHDConfig) -> Source:
+    width = config.widths[0]
+    side, patch = config.side(2), TOKEN_STRIDE
+
+    def dense_windows(frames: jax.Array):
+        after = 4 * side - frames.shape[1]
+        window = jnp.pad(frames, ((0, 0), (3, after), (3, after), (0, 0)))
+        origin = jnp.zeros((frames.shape[0],), jnp.int32)
+        return window, origin, origin
+
+    # Per /4 position: four /2 positions of the first convolution, one of the others.
+    macs = width * (4 * 27 + 9 + width)
+    return Source(
+        path=("stem",),
+        module=Stem(width, config.size, patch, config.mean, config.std),
+        stage=0,
+        shape=(side, side),
+        cell=patch // 4,
+        width=width,
+        macs=(patch // 4) ** 2 * macs,
+        window=patch + 3,
+        start=lambda row, column: (row * patch, column * patch),
+        border=3,
+        dense_windows=dense_windows,
+        dense_merge=lambda x: x,
+        halo=1,
+    )
