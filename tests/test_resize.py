@@ -1,0 +1,140 @@
+"""Pillow's resize inside a jitted function: the same bytes as Pillow's own."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from diffvis_jax.ops import resize
+from diffvis_jax.ops.resize import preprocess_in_graph, resize_bicubic_pil
+from diffvis_jax.preprocess import ImageError, PreprocessConfig, preprocess, vertical_first
+
+CLIP_COLOR = (122, 116, 104)
+needs_pillow_13 = pytest.mark.skipif(
+    int(Image.__version__.split(".")[0]) < 13,
+    reason="older versions of Pillow take the passes in another order",
+)
+
+
+def noise(*shape, seed=0, hard=False):
+    image = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    # Black and white makes the filter overshoot and clip.
+    return np.where(image > 127, np.uint8(255), np.uint8(0)) if hard else image
+
+
+def pillow(image, height, width):
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def assert_same(found, expected):
+    """Within one grey level is promised; on the platforms tried so far not one differs."""
+    difference = np.abs(np.asarray(found).astype(int) - expected)
+    assert difference.max(initial=0) <= 1, f"{difference.max()} grey levels apart"
+    share = (difference > 0).mean()
+    assert share <= 1e-3, f"{share:.2%} of the values differ"
+    if jax.default_backend() == "cpu":
+        assert share == 0, f"{share:.2%} of the values differ, by one grey level"
+
+
+@pytest.mark.parametrize("hard", [False, True])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ((90, 160), (64, 114)),  # shrink
+        ((50, 37), (224, 333)),  # enlarge
+        ((40, 200), (90, 60)),  # mixed: horizontally first
+        ((64, 64), (64, 31)),  # one axis only
+        ((64, 64), (31, 64)),
+        ((48, 48), (48, 48)),  # nothing to do
+        ((3, 900), (40, 16)),  # shrunk by far
+        ((1, 1), (5, 9)),
+        pytest.param((200, 40), (60, 90), marks=needs_pillow_13),  # mixed: vertically first
+        pytest.param((900, 300), (200, 200), marks=needs_pillow_13),
+    ],
+)
+def test_same_bytes_as_pillow(before, after, hard):
+    image = noise(*before, 3, hard=hard)
+    found = jax.jit(functools.partial(resize_bicubic_pil, height=after[0], width=after[1]))(image)
+    assert found.dtype == jnp.uint8
+    assert found.shape == (*after, 3)
+    assert_same(found, pillow(image, *after))
+
+
+def test_a_screen():
+    image = noise(540, 960, 3)
+    found = jax.jit(functools.partial(resize_bicubic_pil, height=288, width=512))(image)
+    assert_same(found, pillow(image, 288, 512))
+
+
+@needs_pillow_13
+@settings(max_examples=100, deadline=None)
+@given(*[st.integers(1, 60)] * 4)
+def test_the_order_of_passes_is_pillows(width, height, new_width, new_height):
+    image = Image.fromarray(noise(height, width, 3, hard=True))
+    bicubic = Image.Resampling.BICUBIC
+    first = vertical_first(width, height, new_width, new_height)
+    between = (width, new_height) if first else (new_width, height)
+    ours = image.resize(between, bicubic).resize((new_width, new_height), bicubic)
+    assert ours.tobytes() == image.resize((new_width, new_height), bicubic).tobytes()
+
+
+def test_leading_axes():
+    images = noise(2, 3, 20, 30, 3)
+    found = jax.jit(functools.partial(resize_bicubic_pil, height=12, width=40))(images)
+    assert found.shape == (2, 3, 12, 40, 3)
+    assert_same(found[1, 2], pillow(images[1, 2], 12, 40))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 4000), st.integers(1, 1200))
+def test_weights_are_a_partition_into_exact_digits(before, after):
+    stop = min(after, 7)
+    weights = resize._weights.__wrapped__(before, after, 0, stop)
+    # Every row sums to one, but for the rounding of each weight.
+    taps = 4 * max(before / after, 1) + 2
+    assert np.abs(weights.sum(axis=1) - 2**22).max() <= taps
+    digits = resize._digits(weights)
+    assert all(d.dtype == np.int8 for d in digits)
+    rebuilt = sum(d.astype(np.int64) * 256**power for power, d in enumerate(digits))
+    np.testing.assert_array_equal(rebuilt, weights)
+
+
+@pytest.mark.parametrize("mode", ["pad", "crop", "squash"])
+@pytest.mark.parametrize(
+    "shape", [(54, 96), (96, 54), (30, 41), (41, 30), (64, 64), (1, 7), (100, 3)]
+)
+def test_in_graph_equals_host(mode, shape):
+    config = PreprocessConfig(64, mode, CLIP_COLOR)
+    images = noise(2, *shape, 3)
+    found = jax.jit(functools.partial(preprocess_in_graph, config=config))(images)
+    assert found.shape == (2, 64, 64, 3)
+    assert found.dtype == jnp.uint8
+    assert_same(found, preprocess(images, config).astype(int))
+
+
+def test_config_may_be_static():
+    step = jax.jit(preprocess_in_graph, static_argnames="config")
+    config = PreprocessConfig(16, "pad")
+    assert_same(step(noise(1, 9, 16, 3), config=config), preprocess(noise(1, 9, 16, 3), config))
+
+
+@pytest.mark.parametrize(
+    "bad", [np.zeros((4, 4, 3), np.float32), np.zeros((4, 4), np.uint8), np.zeros((0, 4, 3), "u1")]
+)
+def test_bad_images(bad):
+    with pytest.raises(ImageError, match="must"):
+        resize_bicubic_pil(jnp.asarray(bad), 8, 8)
+    with pytest.raises(ImageError, match="must"):
+        preprocess_in_graph(jnp.asarray(bad)[None], PreprocessConfig(8))
+
+
+def test_bad_sizes():
+    with pytest.raises(ImageError, match="positive"):
+        resize_bicubic_pil(jnp.zeros((4, 4, 3), jnp.uint8), 0, 8)
+    with pytest.raises(ImageError, match=r"\[B, H, W, 3\]"):
+        preprocess_in_graph(jnp.zeros((4, 4, 3), jnp.uint8), PreprocessConfig(8))
