@@ -1,0 +1,115 @@
+"""Work that follows the change under static shapes: compaction, windows, write-back.
+
+Knows maps, no networks. B streams, P cells of a stream, K cells of a chunk, C channels.
+
+A `fori_loop` with a dynamic trip count over the compacted cells costs nothing when there is
+nothing to do, and keeps its buffers in place, where `lax.cond` would copy a large carry.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Carry = TypeVar("Carry")
+
+# Positions (rows of the matrix products) per chunk of cells. On CPU about what fills a product
+# without computing many more cells than are dirty; an accelerator wants few, large launches.
+_CHUNK_POSITIONS = {"cpu": 256}
+_CHUNK_POSITIONS_ELSEWHERE = 4096
+_MOST_CELLS_PER_CHUNK = {"cpu": 16}
+_MOST_CELLS_ELSEWHERE = 1024
+
+
+def chunk_size(positions_per_cell: int, cells: int) -> int:
+    """K for cells of that many positions, at most `cells`, on the default backend."""
+    backend = jax.default_backend()
+    positions = _CHUNK_POSITIONS.get(backend, _CHUNK_POSITIONS_ELSEWHERE)
+    most = _MOST_CELLS_PER_CHUNK.get(backend, _MOST_CELLS_ELSEWHERE)
+    return max(1, min(positions // positions_per_cell, most, cells))
+
+
+def for_each_chunk(
+    mask: jax.Array, size: int, body: Callable[[Carry, jax.Array], Carry], carry: Carry
+) -> Carry:
+    """Runs `body(carry, index)` over the marked cells, `size` at a time.
+
+    Args:
+      mask: bool of any shape, flattened.
+      size: K. A last chunk that is not full repeats its first cell, so a body must give a cell
+        the same result however often it stands in a chunk.
+      body: takes int32 `[K]` flat indices of marked cells.
+      carry: pytree of arrays, updated in place.
+    """
+    flat = mask.reshape(-1)
+    count = flat.sum(dtype=jnp.int32)
+    capacity = -(-flat.size // size) * size
+    index = jnp.nonzero(flat, size=capacity, fill_value=0)[0].astype(jnp.int32)
+
+    def run(i: jax.Array, carry: Carry) -> Carry:
+        chunk = lax.dynamic_slice_in_dim(index, i * size, size)
+        chunk = jnp.where(i * size + jnp.arange(size) < count, chunk, chunk[0])
+        return body(carry, chunk)
+
+    return lax.fori_loop(0, (count + size - 1) // size, run, carry)
+
+
+def for_each_stream(
+    mask: jax.Array, body: Callable[[Carry, jax.Array], Carry], carry: Carry
+) -> Carry:
+    """Runs `body(carry, b)` for every marked stream; `mask` is bool `[B]`."""
+    if mask.shape[0] == 1:  # the trip number is the stream
+        return lax.fori_loop(0, mask[0].astype(jnp.int32), lambda b, c: body(c, b), carry)
+    return for_each_chunk(mask, 1, lambda c, index: body(c, index[0]), carry)
+
+
+def inside(tree: Carry, index: jax.Array) -> Carry:
+    """Keeps work on `tree` inside the loop that `index` belongs to.
+
+    XLA moves what does not depend on the loop in front of it: casts and broadcasts of weights, up
+    to a whole dense pass. In front of a loop of no trips that work is done for nothing.
+    """
+    return lax.optimization_barrier((tree, index))[0]
+
+
+def read(x: jax.Array, stream, row, column, height: int, width: int) -> jax.Array:
+    """Cuts windows out of a map.
+
+    Args:
+      x: `[B, H, W, C]`.
+      stream, row, column: int `[K]` where each window begins.
+      height, width: positions along its sides.
+
+    Returns:
+      `[K, height, width, C]`.
+    """
+    shape = (1, height, width, x.shape[-1])
+
+    def one(k: jax.Array) -> jax.Array:
+        return lax.dynamic_slice(x, (stream[k], row[k], column[k], 0), shape)
+
+    count = stream.shape[0]
+    if jax.default_backend() != "cpu":
+        return jax.vmap(one)(jnp.arange(count))[:, 0]
+    windows = jnp.zeros((count, *shape[1:]), x.dtype)
+
+    def copy(k: jax.Array, windows: jax.Array) -> jax.Array:
+        return lax.dynamic_update_slice(windows, one(k), (k, 0, 0, 0))
+
+    return lax.fori_loop(0, count, copy, windows)
+
+
+def write(x: jax.Array, windows: jax.Array, stream, row, column) -> jax.Array:
+    """Puts windows `[K, h, w, C]` back into a map `[B, H, W, C]`, in place inside a loop.
+
+    One window a trip: XLA:CPU fuses a chain of updates into one pass over the whole map, which
+    made a step of a second out of one of 0.1 s (docs/benchmarks.md).
+    """
+
+    def copy(k: jax.Array, x: jax.Array) -> jax.Array:
+        window = lax.dynamic_slice_in_dim(windows, k, 1)
+        return lax.dynamic_update_slice(x, window, (stream[k], row[k], column[k], 0))
+
+    return lax.fori_loop(0, windows.shape[0], copy, x)

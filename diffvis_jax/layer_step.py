@@ -1,0 +1,264 @@
+"""One layer of a step: recompute the selected cells, densely or in chunks, and say what changed.
+
+B streams, P cells, K cells of a chunk, C channels, c positions along the side of a cell.
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from diffvis_jax import cells
+from diffvis_jax.cache import border
+from diffvis_jax.towers.layers import Global, Layer, Local, Params, Source, Tower, zero_outside
+
+# Share of a layer's cells above which one dense pass over the stream's map is cheaper than windows
+# (docs/benchmarks.md): windows repeat their halo and cost copies, more so where cells are small.
+_BREAK_EVEN = {"cpu": 0.7}
+_BREAK_EVEN_ELSEWHERE = 0.5
+
+
+def break_even() -> float:
+    return _BREAK_EVEN.get(jax.default_backend(), _BREAK_EVEN_ELSEWHERE)
+
+
+@flax.struct.dataclass
+class Outcome:
+    """What recomputing did: the new map, and per cell whether it moved.
+
+    Attributes:
+      map: the layer's output, bordered.
+      written: cells whose output was replaced by a different one.
+      held: cells that moved within the tolerance, and were kept as they were.
+      scale: RMS of the output, renewed where the pass was dense.
+    """
+
+    map: jax.Array  # [B, H', W', C]
+    written: jax.Array  # bool [B, P]
+    held: jax.Array  # bool [B, P]
+    scale: jax.Array  # float32 [B]
+
+
+@flax.struct.dataclass
+class Geometry:
+    """Where the cells of a layer are: static facts, gathered once."""
+
+    tower: Tower = flax.struct.field(pytree_node=False)
+    index: int = flax.struct.field(pytree_node=False)
+
+    @property
+    def layer(self) -> Layer:
+        return self.tower.layers[self.index]
+
+    @property
+    def edge_in(self) -> int:
+        return border(self.tower, self.index - 1)
+
+    @property
+    def edge_out(self) -> int:
+        return border(self.tower, self.index)
+
+    @property
+    def chunk(self) -> int:
+        return cells.chunk_size(self.layer.cell**2, self.tower.cells)
+
+    def locate(self, index: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Flat cell indices `[K]` over `[B, P]` -> stream, row, column, each `[K]`."""
+        cell = index % self.tower.cells
+        return index // self.tower.cells, cell // self.tower.columns, cell % self.tower.columns
+
+    @property
+    def whole(self) -> bool:
+        """Whether every cell lies inside the image (else some positions must stay zero)."""
+        height, width = self.layer.shape
+        cell = self.layer.cell
+        return (height, width) == (self.tower.rows * cell, self.tower.columns * cell)
+
+
+def _settle_chunk(
+    outcome: Outcome, geometry: Geometry, new: jax.Array, index: jax.Array, tolerance: jax.Array
+) -> Outcome:
+    """Compares recomputed cells `[K, c, c, C]` with the cached ones and writes what moved."""
+    layer, edge = geometry.layer, geometry.edge_out
+    stream, row, column = geometry.locate(index)
+    at_row, at_column = row * layer.cell, column * layer.cell
+    if not geometry.whole:
+        new = zero_outside(new, at_row, at_column, layer.shape[0])
+    new = new.astype(outcome.map.dtype)
+    height, width = new.shape[1:3]
+    old = cells.read(outcome.map, stream, at_row + edge, at_column + edge, height, width)
+    moved = new.astype(jnp.float32) - old.astype(jnp.float32)
+    # The strongest position decides: a caret in a large cell must not drown in its mean.
+    move = jnp.sqrt(jnp.square(moved).mean(-1)).max((1, 2))
+    # Written so that a NaN is sent on, not swallowed.
+    written = ~(move <= tolerance[stream] * outcome.scale[stream])
+    kept = jnp.where(written[:, None, None, None], new, old)
+    marks = outcome.written.reshape(-1), outcome.held.reshape(-1)
+    return outcome.replace(
+        map=cells.write(outcome.map, kept, stream, at_row + edge, at_column + edge),
+        written=marks[0].at[index].set(written).reshape(outcome.written.shape),
+        held=marks[1].at[index].set(~written & (move > 0)).reshape(outcome.held.shape),
+    )
+
+
+def _settle_dense(outcome: Outcome, geometry: Geometry, new: jax.Array, b: jax.Array) -> Outcome:
+    """Writes a whole new map `[1, H, W, C]` of stream b; every cell that differs is written."""
+    layer, edge, tower = geometry.layer, geometry.edge_out, geometry.tower
+    height, width = tower.rows * layer.cell, tower.columns * layer.cell
+    scale = jnp.sqrt(jnp.square(new).mean())
+    new = new.astype(outcome.map.dtype)
+    new = jnp.pad(new, ((0, 0), (0, height - new.shape[1]), (0, width - new.shape[2]), (0, 0)))
+    old = lax.dynamic_slice(outcome.map, (b, edge, edge, 0), new.shape)
+    by_cell = (tower.rows, layer.cell, tower.columns, layer.cell, layer.width)
+    differs = (new != old).reshape(by_cell).any((1, 3, 4)).reshape(1, -1)
+    return outcome.replace(
+        map=lax.dynamic_update_slice(outcome.map, new, (b, edge, edge, 0)),
+        written=lax.dynamic_update_slice(outcome.written, differs, (b, 0)),
+        scale=outcome.scale.at[b].set(scale),
+    )
+
+
+def source_step(
+    own: Params, geometry: Geometry, pixels: jax.Array, select, dense, outcome, tolerance
+) -> Outcome:
+    """The first layer: `pixels` is `uint8 [B, S', S', 3]`, bordered."""
+    layer = geometry.layer
+    assert isinstance(layer, Source)
+
+    def whole(outcome: Outcome, b: jax.Array) -> Outcome:
+        size = layer.border, geometry.tower.config.size
+        frame = lax.dynamic_slice(pixels, (b, size[0], size[0], 0), (1, size[1], size[1], 3))
+        return _settle_dense(outcome, geometry, layer.dense(cells.inside(own, b), frame), b)
+
+    def chunk(outcome: Outcome, index: jax.Array) -> Outcome:
+        stream, row, column = geometry.locate(index)
+        window = cells.read(pixels, stream, *layer.start(row, column), layer.window, layer.window)
+        new = layer.cells(cells.inside(own, index), window, row, column)
+        return _settle_chunk(outcome, geometry, new, index, tolerance)
+
+    outcome = cells.for_each_stream(dense, whole, outcome)
+    return cells.for_each_chunk(select & ~dense[:, None], geometry.chunk, chunk, outcome)
+
+
+def local_step(
+    own: Params, geometry: Geometry, before: jax.Array, select, dense, outcome, tolerance
+) -> Outcome:
+    """A convolutional layer: `before` is the map it reads, `[B, H', W', C]`, bordered."""
+    layer = geometry.layer
+    assert isinstance(layer, Local)
+    shift = geometry.edge_in - layer.before
+    reach = layer.before + layer.after
+
+    def whole(outcome: Outcome, b: jax.Array) -> Outcome:
+        side = layer.shape[0] * layer.stride + reach
+        window = lax.dynamic_slice(before, (b, shift, shift, 0), (1, side, side, before.shape[-1]))
+        origin = jnp.zeros((1,), jnp.int32)
+        new = layer.cells(cells.inside(own, b), window, origin, origin)
+        return _settle_dense(outcome, geometry, new, b)
+
+    def chunk(outcome: Outcome, index: jax.Array) -> Outcome:
+        stream, row, column = geometry.locate(index)
+        step, side = layer.cell * layer.stride, layer.cell * layer.stride + reach
+        window = cells.read(before, stream, row * step + shift, column * step + shift, side, side)
+        new = layer.cells(cells.inside(own, index), window, row, column)
+        return _settle_chunk(outcome, geometry, new, index, tolerance)
+
+    outcome = cells.for_each_stream(dense, whole, outcome)
+    return cells.for_each_chunk(select & ~dense[:, None], geometry.chunk, chunk, outcome)
+
+
+def key_value_step(
+    own: Params,
+    geometry: Geometry,
+    before: jax.Array,
+    dirty: jax.Array,
+    held: tuple[jax.Array, jax.Array],
+) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+    """Replaces the keys and values `[B, H, W, C]` of dirty cells; also says which were computed."""
+    layer, edge = geometry.layer, geometry.edge_in
+    assert isinstance(layer, Global)
+    dense = dirty.mean(-1) > break_even()
+
+    def whole(held, b):
+        shape = (1, *held[0].shape[1:])
+        new = layer.key_value(
+            cells.inside(own, b), lax.dynamic_slice(before, (b, edge, edge, 0), shape)
+        )
+        return tuple(
+            lax.dynamic_update_slice(old, part.astype(old.dtype), (b, 0, 0, 0))
+            for old, part in zip(held, new, strict=True)
+        )
+
+    def chunk(held, index):
+        stream, row, column = geometry.locate(index)
+        row, column, (height, width) = row * layer.cell, column * layer.cell, _cell_sides(geometry)
+        x = cells.read(before, stream, row + edge, column + edge, height, width)
+        new = layer.key_value(cells.inside(own, index), x)
+        return tuple(
+            cells.write(old, part.astype(old.dtype), stream, row, column)
+            for old, part in zip(held, new, strict=True)
+        )
+
+    held = cells.for_each_stream(dense, whole, held)
+    held = cells.for_each_chunk(dirty & ~dense[:, None], geometry.chunk, chunk, held)
+    return held, dirty | dense[:, None]
+
+
+def global_step(
+    own: Params,
+    geometry: Geometry,
+    before: jax.Array,
+    key_value: tuple[jax.Array, jax.Array],
+    select: jax.Array,
+    dense: jax.Array,
+    outcome: Outcome,
+    tolerance: jax.Array,
+) -> Outcome:
+    """Attention: the selected cells of a stream against all of that stream's keys and values."""
+    layer, edge, tower = geometry.layer, geometry.edge_in, geometry.tower
+    assert isinstance(layer, Global)
+    height, width = key_value[0].shape[1:3]
+    mask = None
+    if not geometry.whole:
+        mask = jnp.arange(height)[:, None] < layer.shape[0]
+        mask = (mask & (jnp.arange(width) < layer.shape[1])).reshape(-1)
+
+    def memory(b: jax.Array) -> tuple[jax.Array, ...]:
+        slices = (lax.dynamic_slice_in_dim(part, b, 1) for part in key_value)
+        return tuple(part.reshape(1, height * width, -1) for part in slices)
+
+    def whole(outcome: Outcome, b: jax.Array) -> Outcome:
+        x = lax.dynamic_slice(before, (b, edge, edge, 0), (1, height, width, before.shape[-1]))
+        new = layer.attend(
+            cells.inside(own, b), x.reshape(1, height * width, -1), *memory(b), mask
+        )
+        new = new.reshape(1, height, width, -1)[:, : layer.shape[0], : layer.shape[1]]
+        return _settle_dense(outcome, geometry, new, b)
+
+    def one_stream(outcome: Outcome, b: jax.Array) -> Outcome:
+        key, value = memory(b)
+
+        def chunk(outcome: Outcome, index: jax.Array) -> Outcome:
+            index += b * tower.cells
+            stream, row, column = geometry.locate(index)
+            rows, columns = row * layer.cell + edge, column * layer.cell + edge
+            x = cells.read(before, stream, rows, columns, *_cell_sides(geometry))
+            new = layer.attend(
+                cells.inside(own, index), x.reshape(1, -1, x.shape[-1]), key, value, mask
+            )
+            return _settle_chunk(outcome, geometry, new.reshape(x.shape), index, tolerance)
+
+        mine = lax.dynamic_slice_in_dim(select, b, 1)
+        return cells.for_each_chunk(mine, _query_chunk(geometry), chunk, outcome)
+
+    outcome = cells.for_each_stream(dense, whole, outcome)
+    return cells.for_each_stream(select.any(-1) & ~dense, one_stream, outcome)
+
+
+def _cell_sides(geometry: Geometry) -> tuple[int, int]:
+    return geometry.layer.cell, geometry.layer.cell
+
+
+def _query_chunk(geometry: Geometry) -> int:
+    """Cells of queries at a time: more than of windows, as each chunk reads all keys and values."""
+    return min(geometry.tower.cells, 4 * geometry.chunk)

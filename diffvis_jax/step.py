@@ -1,0 +1,419 @@
+"""The whole story: `encode`, `encode_step` and `audit`.
+
+B streams, S pixels along the side of a frame, g patches along the side, L layers, P cells, N
+tokens, D token width.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from diffvis_jax import cells, layer_step
+from diffvis_jax.cache import CLEAN, HELD, PENDING, Cache, Report, with_size
+from diffvis_jax.change import distance_to, grow, patch_difference
+from diffvis_jax.errors import CacheError, ConfigError, FrameError
+from diffvis_jax.layer_step import Geometry, Outcome
+from diffvis_jax.policy import Policy
+from diffvis_jax.towers import VisionConfig, build, clip
+from diffvis_jax.towers.clip import CLIPConfig
+from diffvis_jax.towers.layers import Global, Local, Params, Source, Tower
+
+FULL, PARTIAL, REUSE = 2, 1, 0
+
+
+# ---- the full encode --------------------------------------------------------------------------
+
+
+def encode(
+    params: Params, frames: jax.Array, *, config: VisionConfig, output: str = "tokens"
+) -> jax.Array | dict[str, jax.Array]:
+    """Encodes frames in full, without a cache.
+
+    Args:
+      params: of the vision tower.
+      frames: `uint8 [B, S, S, 3]`; FastViTHD takes any S, CLIP the config's.
+      config: of the tower; static.
+      output: "tokens": what the tower gives the projector; "intermediates": a dict of every
+        layer's map `[B, H, W, C]` by name, and the tokens. CLIP also has "patch" (the tokens),
+        "cls_patch", "last_hidden_state", "pooled" and "embedding" (see `towers.clip.outputs`).
+
+    Returns:
+      `[B, N, D]` float32 (FastViTHD at 1024 px: 256 x 3072), or what `output` names.
+    """
+    frames = jnp.asarray(frames)
+    _check_frames(frames)
+    config = with_size(config, frames.shape[1])
+    if output == "tokens":
+        return _encode_tower(params, frames, build(config))[0]
+    if output == "intermediates":
+        tokens, maps = _encode_tower(params, frames, build(config))
+        return {**maps, "tokens": tokens}
+    if isinstance(config, CLIPConfig):
+        found = clip.outputs(params, frames, config)
+        if output in found:
+            return found[output]
+        raise ConfigError(f"output must be 'tokens', 'intermediates' or one of {sorted(found)}")
+    raise ConfigError(f"output must be 'tokens' or 'intermediates', got {output!r}")
+
+
+def _encode_tower(params: Params, frames: jax.Array, tower: Tower):
+    maps: dict[str, jax.Array] = {}
+    x = frames
+    for layer in tower.layers:
+        if isinstance(layer, Global):
+            x = layer.dense(layer.own(params), x, tower.dtype)
+        else:
+            assert isinstance(layer, Source | Local)
+            x = layer.dense(layer.own(params), x)
+        x = x.astype(tower.dtype)
+        maps[layer.name] = x
+    return tower.readout(tower.readout_own(params), x), maps
+
+
+# ---- the differential step --------------------------------------------------------------------
+
+
+def encode_step(
+    params: Params,
+    cache: Cache,
+    frames: jax.Array,
+    *,
+    config: VisionConfig,
+    policy: Policy | None = None,
+) -> tuple[jax.Array, Cache, Report]:
+    """Encodes frames, recomputing only what changed since the cache's reference.
+
+    Pure; jit it with `config` static and the cache donated (`make_step` does both).
+
+    Args:
+      params: of the vision tower.
+      cache: from `init_cache`, or from the last step.
+      frames: `uint8 [B, S, S, 3]`, one frame for each stream.
+      config: of the tower; static.
+      policy: what may be left out; None = `Policy()`.
+
+    Returns:
+      tokens `[B, N, D]` float32, the new cache, and the report.
+
+    Raises:
+      FrameError: frames of another size, dtype or batch than the cache.
+      CacheError: a cache of another config.
+    """
+    policy = Policy() if policy is None else policy
+    frames = jnp.asarray(frames)
+    _check_frames(frames)
+    _check_cache(cache, frames, config)
+    tower = build(cache.config)
+    plan = _plan(tower, cache, frames, policy)
+
+    def work(_: jax.Array, state: tuple[Cache, jax.Array]) -> tuple[Cache, jax.Array]:
+        return _advance(params, tower, state[0], frames, policy, plan)
+
+    # A loop of one trip or none: a conditional that leaves the maps where they are.
+    done = jnp.zeros((cache.batch, tower.cells), jnp.float32)
+    needed = plan["active"].any().astype(jnp.int32)
+    cache, done = lax.fori_loop(0, needed, work, (cache, done))
+
+    macs = done.sum(-1)
+    layer_macs = jnp.array([layer.macs for layer in tower.layers], jnp.float32)
+    owed = (cache.pending != CLEAN).sum(-1) @ layer_macs
+    waiting = (cache.pending != CLEAN).any(1)[:, tower.lead :]
+    cache = cache.replace(
+        age=jnp.where(waiting, cache.age + 1, 0),
+        steps=jnp.where(plan["full"], 0, cache.steps + 1),
+        filled=jnp.ones_like(cache.filled),
+    )
+    report = Report(
+        path=jnp.where(plan["full"], FULL, jnp.where(macs > 0, PARTIAL, REUSE)).astype(jnp.int32),
+        changed_patches=plan["count"],
+        total_patches=jnp.full((cache.batch,), tower.grid**2, jnp.int32),
+        changed=plan["changed"],
+        skipped=plan["skipped"],
+        recomputed=macs / float(tower.macs),
+        cell_recomputed=done / (tower.macs / tower.cells),
+        pending=owed / float(tower.macs),
+        oldest_age=cache.age.max(-1),
+    )
+    return cache.tokens, cache, report
+
+
+def _plan(tower: Tower, cache: Cache, frames: jax.Array, policy: Policy) -> dict[str, jax.Array]:
+    """Looks at the pixels and decides for each stream: everything, something, or nothing.
+
+    Returns:
+      changed, copy: bool `[B, g, g]`, patches that differ, and that the reference takes over;
+      full, skipped, idle, active: bool `[B]`; count: int32 `[B]`.
+    """
+    side = tower.grid * tower.patch
+    difference = patch_difference(
+        _crop(frames, side), _crop(cache.reference, side), tower.patch, policy.metric
+    )
+    changed = (difference > policy.change_threshold) & cache.filled[:, None, None]
+    count = changed.sum((1, 2), dtype=jnp.int32)
+    due = (policy.keyframe_every > 0) & (cache.steps + 1 >= policy.keyframe_every)
+    full = ~cache.filled | due | (count > policy.max_changed_patches)
+    skipped = ~full & (count > 0) & (count <= policy.skip_small_patches)
+    acted = changed & ~skipped[:, None, None]
+    pending = (cache.pending != CLEAN).any((1, 2))
+    idle = ~full & ~acted.any((1, 2))
+    spends = (policy.settle > 0) | (policy.refresh_patches > 0)
+    return {
+        "changed": changed,
+        "acted": acted,
+        "copy": acted | full[:, None, None],
+        "full": full,
+        "skipped": skipped,
+        "idle": idle,
+        "count": count,
+        "active": full | ~idle | (pending & spends),
+    }
+
+
+def _crop(x: jax.Array, side: int) -> jax.Array:
+    return x[:, : min(side, x.shape[1]), : min(side, x.shape[2])]
+
+
+def _advance(
+    params: Params,
+    tower: Tower,
+    cache: Cache,
+    frames: jax.Array,
+    policy: Policy,
+    plan: dict[str, jax.Array],
+) -> tuple[Cache, jax.Array]:
+    """Walks through the layers; returns the cache, and MACs done per cell, float32 `[B, P]`."""
+    full, idle = plan["full"], plan["idle"]
+    cache = cache.replace(
+        pixels=_take_over(tower, cache.pixels, frames, plan["copy"]),
+        distance=jnp.where(
+            plan["acted"].any((1, 2))[:, None],
+            _to_cells(tower, distance_to(plan["acted"]), 0),
+            cache.distance,
+        ),
+    )
+    margins = policy.margins(tower.stages)
+    refreshed = _oldest(tower, cache, policy.refresh_patches)
+    budget = jnp.where(idle, policy.settle * float(tower.macs), 0).astype(jnp.float32)
+    tolerance = jnp.where(full | idle, 0.0, policy.tolerance).astype(jnp.float32)
+    done = jnp.zeros((cache.batch, tower.cells), jnp.float32)
+    maps, keys, values = list(cache.maps), list(cache.keys), list(cache.values)
+    pending, scales = [], []
+    dirty = _to_cells(tower, grow(plan["copy"], tower.layers[0].halo), False)  # type: ignore[attr-defined]
+    if tower.lead:
+        dirty = dirty | (full[:, None] & (jnp.arange(tower.cells) < tower.lead))
+    attention = 0
+    for index, layer in enumerate(tower.layers):
+        geometry, own = Geometry(tower, index), layer.own(params)
+        was = cache.pending[:, index]
+        need = (was == PENDING) | (idle[:, None] & (was == HELD)) | full[:, None]
+        if isinstance(layer, Source):
+            need |= dirty
+        elif isinstance(layer, Local):
+            grid = dirty.reshape(-1, tower.rows, tower.columns)
+            need |= grow(grid, layer.halo).reshape(dirty.shape)
+        else:
+            need |= dirty.any(-1, keepdims=True)
+        near = cache.distance <= margins[layer.stage]
+        allowed = jnp.where(idle[:, None], False, near) | refreshed | full[:, None]
+        settled, budget = _within_budget(need & idle[:, None], cache.distance, budget, layer.macs)
+        select = need & (allowed | settled)
+        dense = full | (select.mean(-1) > layer_step.break_even())
+        outcome = Outcome(
+            map=maps[index],
+            written=jnp.zeros_like(select),
+            held=jnp.zeros_like(select),
+            scale=cache.scale[:, index],
+        )
+        if isinstance(layer, Source):
+            outcome = layer_step.source_step(
+                own, geometry, cache.pixels, select, dense, outcome, tolerance
+            )
+        elif isinstance(layer, Local):
+            outcome = layer_step.local_step(
+                own, geometry, maps[index - 1], select, dense, outcome, tolerance
+            )
+        else:
+            assert isinstance(layer, Global)
+            held, replaced = layer_step.key_value_step(
+                own,
+                geometry,
+                maps[index - 1],
+                dirty | full[:, None],
+                (keys[attention], values[attention]),
+            )
+            keys[attention], values[attention] = held
+            done += replaced * float(layer.macs_key_value)
+            outcome = layer_step.global_step(
+                own, geometry, maps[index - 1], held, select, dense, outcome, tolerance
+            )
+            attention += 1
+        computed = select | dense[:, None]
+        done += computed * float(layer.macs)
+        left = jnp.where(need | (was == PENDING), PENDING, was)
+        pending.append(jnp.where(computed, jnp.where(outcome.held, HELD, CLEAN), left))
+        maps[index], dirty = outcome.map, outcome.written
+        scales.append(outcome.scale)
+    readout = dirty.any(-1) | full
+    done += readout[:, None] * (tower.readout_macs / tower.cells)
+    tokens = _read_out(params, tower, maps[-1], cache.tokens, readout)
+    return (
+        cache.replace(
+            maps=tuple(maps),
+            keys=tuple(keys),
+            values=tuple(values),
+            tokens=tokens,
+            scale=jnp.stack(scales, 1),
+            pending=jnp.stack(pending, 1).astype(jnp.uint8),
+        ),
+        done,
+    )
+
+
+def _take_over(
+    tower: Tower, pixels: jax.Array, frames: jax.Array, copy: jax.Array
+) -> jax.Array:
+    """Copies the marked patches of the frames into the bordered reference."""
+    source = tower.layers[0]
+    assert isinstance(source, Source)
+    edge, size = source.border, frames.shape[1]
+
+    def stream(pixels: jax.Array, b: jax.Array) -> jax.Array:
+        frame = lax.dynamic_slice_in_dim(frames, b, 1)
+        old = lax.dynamic_slice(pixels, (b, edge, edge, 0), frame.shape)
+        mask = lax.dynamic_slice_in_dim(copy, b, 1)
+        # Pixels beyond the last whole patch (CLIP) go with the patch before them.
+        at = jnp.minimum(jnp.arange(size) // tower.patch, tower.grid - 1)
+        new = jnp.where(mask[:, at][:, :, at][..., None], frame, old)
+        return lax.dynamic_update_slice(pixels, new, (b, edge, edge, 0))
+
+    return cells.for_each_stream(copy.any((1, 2)), stream, pixels)
+
+
+def _to_cells(tower: Tower, by_patch: jax.Array, lead: Any) -> jax.Array:
+    """`[B, g, g]` to `[B, P]`; cells that are no patch (the class token) get `lead`."""
+    flat = by_patch.reshape(by_patch.shape[0], -1)
+    return jnp.pad(flat, ((0, 0), (tower.lead, 0)), constant_values=lead)
+
+
+def _oldest(tower: Tower, cache: Cache, patches: jax.Array) -> jax.Array:
+    """The cells of the patches that have waited longest, at most that many; bool `[B, P]`."""
+    rank = jnp.argsort(jnp.argsort(-cache.age, axis=-1, stable=True), axis=-1)
+    chosen = (rank < patches) & (cache.age > 0)
+    return jnp.pad(chosen, ((0, 0), (tower.lead, 0)), constant_values=patches > 0)
+
+
+def _within_budget(
+    need: jax.Array, distance: jax.Array, budget: jax.Array, macs: int
+) -> tuple[jax.Array, jax.Array]:
+    """The cells that an idle step can pay for, nearest to the last change first.
+
+    Args:
+      need: bool `[B, P]`, cells of idle streams that need this layer.
+      distance: int32 `[B, P]`.
+      budget: float32 `[B]`, MACs left; at least one cell is done if any are left at all.
+      macs: of one cell.
+
+    Returns:
+      bool `[B, P]`, and the budget left.
+    """
+
+    def rank(_: jax.Array, chosen: jax.Array) -> jax.Array:
+        far = jnp.where(need, distance, jnp.iinfo(jnp.int32).max)
+        order = jnp.argsort(jnp.argsort(far, axis=-1, stable=True), axis=-1)
+        return need & (order < jnp.ceil(budget / macs)[:, None])
+
+    chosen = lax.fori_loop(0, need.any().astype(jnp.int32), rank, jnp.zeros_like(need))
+    return chosen, jnp.maximum(budget - chosen.sum(-1) * float(macs), 0)
+
+
+def _read_out(
+    params: Params, tower: Tower, last: jax.Array, tokens: jax.Array, which: jax.Array
+) -> jax.Array:
+    height, width = tower.layers[-1].shape
+
+    def stream(tokens: jax.Array, b: jax.Array) -> jax.Array:
+        own = cells.inside(tower.readout_own(params), b)
+        x = lax.dynamic_slice(last, (b, 0, 0, 0), (1, height, width, last.shape[-1]))
+        return lax.dynamic_update_slice(tokens, tower.readout(own, x), (b, 0, 0))
+
+    return cells.for_each_stream(which, stream, tokens)
+
+
+# ---- the truth about it -----------------------------------------------------------------------
+
+
+def audit(params: Params, cache: Cache, *, config: VisionConfig) -> jax.Array:
+    """Re-encodes the reference in full and returns the true error of the cached tokens.
+
+    Returns:
+      float32 `[B, N]`: for each token `|cached - full|` over the RMS norm of the full tokens of
+      its frame (0 = exact).
+
+    Raises:
+      CacheError: a cache of another config.
+    """
+    _check_cache(cache, cache.reference, config)
+    full = encode(params, cache.reference, config=cache.config)
+    assert isinstance(full, jax.Array)
+    error = jnp.linalg.norm(cache.tokens - full, axis=-1)
+    return error / jnp.sqrt(jnp.square(full).sum(-1).mean(-1, keepdims=True))
+
+
+def make_step(
+    config: VisionConfig, *, donate: bool = True
+) -> Callable[..., tuple[jax.Array, Cache, Report]]:
+    """The jitted step for serving: `step(params, cache, frames, policy) -> tokens, cache, report`.
+
+    The cache is donated: its buffers are reused, and the one passed in cannot be used again
+    (`donate=False` keeps it). One compilation serves all policies of one metric.
+    """
+    stages = build(config).stages
+    step = _donating_step if donate else _keeping_step
+
+    def run(params: Params, cache: Cache, frames: jax.Array, policy: Policy | None = None):
+        policy = Policy() if policy is None else policy
+        policy = policy.replace(margin=np.asarray(policy.margins(stages)))  # one shape for all
+        return step(params, cache, frames, config, policy)
+
+    return run
+
+
+def _step(params, cache, frames, config, policy):
+    return encode_step(params, cache, frames, config=config, policy=policy)
+
+
+_donating_step = jax.jit(_step, static_argnames="config", donate_argnums=1)
+_keeping_step = jax.jit(_step, static_argnames="config")
+jit_encode = functools.partial(jax.jit, static_argnames=("config", "output"))(encode)
+jit_audit = functools.partial(jax.jit, static_argnames="config")(audit)
+
+
+# ---- what does not fit ------------------------------------------------------------------------
+
+
+def _check_frames(frames: jax.Array) -> None:
+    shape = list(frames.shape)
+    if frames.dtype != jnp.uint8:
+        raise FrameError(f"frames must be uint8 pixels (0-255), got {frames.dtype} {shape}")
+    if frames.ndim != 4 or shape[1] != shape[2] or shape[3] != 3 or 0 in shape:
+        raise FrameError(f"frames must be [B, S, S, 3], got {shape}; dv.preprocess makes such")
+
+
+def _check_cache(cache: Cache, frames: jax.Array, config: VisionConfig) -> None:
+    size = cache.config.size
+    if cache.config != with_size(config, size if isinstance(config, type(cache.config)) else None):
+        raise CacheError(
+            f"the cache was made for {cache.config}, not for {config}: make one with init_cache"
+        )
+    if frames.shape[0] != cache.batch:
+        raise FrameError(f"{frames.shape[0]} frames for a cache of {cache.batch} streams")
+    if frames.shape[1] != size:
+        raise FrameError(
+            f"frames of {frames.shape[1]} px for a cache of {size} px: make another with "
+            f"init_cache(config, batch, size={frames.shape[1]})"
+        )
