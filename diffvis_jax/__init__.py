@@ -11,6 +11,7 @@ from diffvis_jax.preprocess_config import PreprocessConfig
 from diffvis_jax.step import audit, encode, encode_step, make_step
 from diffvis_jax.towers import CLIPConfig, FastViTHDConfig
 from diffvis_jax.towers.initialise import init_params
+from diffvis_jax.visualize import visualize_changed_patches
 
 __version__ = "0.1.0"
 
@@ -40,4 +41,5 @@ __all__ = [
     "make_step",
     "placement",
     "preprocess",
+    "visualize_changed_patches",
 ]

@@ -34,7 +34,7 @@ class DifferentialVisionEncoder:
     def reset_cache(self) -> None:
         """Forgets the stream, its statistics included."""
         self._cache: Cache | None = None
-        self._stats = dict.fromkeys(
+        self._stats: dict[str, int] = dict.fromkeys(
             (
                 "full_encodes",
                 "partial_encodes",
@@ -71,9 +71,7 @@ class DifferentialVisionEncoder:
             self._cache = init_cache(self.model.config, 1, size=frame.shape[1])
         # The donated cache is gone if the step fails: forget it first, keep the new one after.
         cache, self._cache = self._cache, None
-        tokens, self._cache, self.report = self._step(
-            self.model.params, cache, frame, self.policy
-        )
+        tokens, self._cache, self.report = self._step(self.model.params, cache, frame, self.policy)
         self._count(describe(self.report)[0])
         return tokens
 

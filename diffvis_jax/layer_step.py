@@ -3,6 +3,9 @@
 B streams, P cells, K cells of a chunk, C channels, c positions along the side of a cell.
 """
 
+import dataclasses
+from collections.abc import Iterable
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -94,7 +97,8 @@ def _settle_chunk(
     written = ~(move <= tolerance[stream] * outcome.scale[stream])
     kept = jnp.where(written[:, None, None, None], new, old)
     marks = outcome.written.reshape(-1), outcome.held.reshape(-1)
-    return outcome.replace(
+    return dataclasses.replace(
+        outcome,
         map=cells.write(outcome.map, kept, stream, at_row + edge, at_column + edge),
         written=marks[0].at[index].set(written).reshape(outcome.written.shape),
         held=marks[1].at[index].set(~written & (move > 0)).reshape(outcome.held.shape),
@@ -111,7 +115,8 @@ def _settle_dense(outcome: Outcome, geometry: Geometry, new: jax.Array, b: jax.A
     old = lax.dynamic_slice(outcome.map, (b, edge, edge, 0), new.shape)
     by_cell = (tower.rows, layer.cell, tower.columns, layer.cell, layer.width)
     differs = (new != old).reshape(by_cell).any((1, 3, 4)).reshape(1, -1)
-    return outcome.replace(
+    return dataclasses.replace(
+        outcome,
         map=lax.dynamic_update_slice(outcome.map, new, (b, edge, edge, 0)),
         written=lax.dynamic_update_slice(outcome.written, differs, (b, 0)),
         scale=outcome.scale.at[b].set(scale),
@@ -184,7 +189,7 @@ def key_value_step(
         new = layer.key_value(
             cells.inside(own, b), lax.dynamic_slice(before, (b, edge, edge, 0), shape)
         )
-        return tuple(
+        return _pair(
             lax.dynamic_update_slice(old, part.astype(old.dtype), (b, 0, 0, 0))
             for old, part in zip(held, new, strict=True)
         )
@@ -194,7 +199,7 @@ def key_value_step(
         row, column, (height, width) = row * layer.cell, column * layer.cell, _cell_sides(geometry)
         x = cells.read(before, stream, row + edge, column + edge, height, width)
         new = layer.key_value(cells.inside(own, index), x)
-        return tuple(
+        return _pair(
             cells.write(old, part.astype(old.dtype), stream, row, column)
             for old, part in zip(held, new, strict=True)
         )
@@ -223,15 +228,13 @@ def global_step(
         mask = jnp.arange(height)[:, None] < layer.shape[0]
         mask = (mask & (jnp.arange(width) < layer.shape[1])).reshape(-1)
 
-    def memory(b: jax.Array) -> tuple[jax.Array, ...]:
+    def memory(b: jax.Array) -> tuple[jax.Array, jax.Array]:
         slices = (lax.dynamic_slice_in_dim(part, b, 1) for part in key_value)
-        return tuple(part.reshape(1, height * width, -1) for part in slices)
+        return _pair(part.reshape(1, height * width, -1) for part in slices)
 
     def whole(outcome: Outcome, b: jax.Array) -> Outcome:
         x = lax.dynamic_slice(before, (b, edge, edge, 0), (1, height, width, before.shape[-1]))
-        new = layer.attend(
-            cells.inside(own, b), x.reshape(1, height * width, -1), *memory(b), mask
-        )
+        new = layer.attend(cells.inside(own, b), x.reshape(1, height * width, -1), *memory(b), mask)
         new = new.reshape(1, height, width, -1)[:, : layer.shape[0], : layer.shape[1]]
         return _settle_dense(outcome, geometry, new, b)
 
@@ -253,6 +256,11 @@ def global_step(
 
     outcome = cells.for_each_stream(dense, whole, outcome)
     return cells.for_each_stream(select.any(-1) & ~dense, one_stream, outcome)
+
+
+def _pair(parts: Iterable[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    first, second = parts
+    return first, second
 
 
 def _cell_sides(geometry: Geometry) -> tuple[int, int]:

@@ -82,9 +82,9 @@ class Policy:
             value = none
         if not isinstance(value, int | float | np.generic | str) and value is not None:
             return
-        if isinstance(value, str) or value is None or not low <= value <= high:
+        if isinstance(value, str) or value is None or not low <= float(value) <= high:
             raise ConfigError(f"{name} must be a number in {low:g}-{high:g}, got {value!r}")
-        if dtype is np.int32 and value != int(value):
+        if dtype is np.int32 and float(value) != int(value):
             raise ConfigError(f"{name} must be a whole number, got {value!r}")
         object.__setattr__(self, name, dtype(value))
 
@@ -100,7 +100,9 @@ class Policy:
         if margin.ndim == 0:
             return jnp.broadcast_to(margin, (stages,))
         if margin.shape[0] < stages:
-            raise ConfigError(f"margin has {margin.shape[0]} entries for a tower of {stages} stages")
+            raise ConfigError(
+                f"margin has {margin.shape[0]} entries for a tower of {stages} stages"
+            )
         return margin[:stages]
 
     @classmethod

@@ -4,6 +4,7 @@ B streams, S pixels along the side of a frame, g patches along the side, L layer
 tokens, D token width.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -123,7 +124,8 @@ def encode_step(
     layer_macs = jnp.array([layer.macs for layer in tower.layers], jnp.float32)
     owed = (cache.pending != CLEAN).sum(-1) @ layer_macs
     waiting = (cache.pending != CLEAN).any(1)[:, tower.lead :]
-    cache = cache.replace(
+    cache = dataclasses.replace(
+        cache,
         age=jnp.where(waiting, cache.age + 1, 0),
         steps=jnp.where(plan["full"], 0, cache.steps + 1),
         filled=jnp.ones_like(cache.filled),
@@ -188,7 +190,8 @@ def _advance(
 ) -> tuple[Cache, jax.Array]:
     """Walks through the layers; returns the cache, and MACs done per cell, float32 `[B, P]`."""
     full, idle = plan["full"], plan["idle"]
-    cache = cache.replace(
+    cache = dataclasses.replace(
+        cache,
         pixels=_take_over(tower, cache.pixels, frames, plan["copy"]),
         distance=jnp.where(
             plan["acted"].any((1, 2))[:, None],
@@ -262,7 +265,8 @@ def _advance(
     done += readout[:, None] * (tower.readout_macs / tower.cells)
     tokens = _read_out(params, tower, maps[-1], cache.tokens, readout)
     return (
-        cache.replace(
+        dataclasses.replace(
+            cache,
             maps=tuple(maps),
             keys=tuple(keys),
             values=tuple(values),
@@ -274,9 +278,7 @@ def _advance(
     )
 
 
-def _take_over(
-    tower: Tower, pixels: jax.Array, frames: jax.Array, copy: jax.Array
-) -> jax.Array:
+def _take_over(tower: Tower, pixels: jax.Array, frames: jax.Array, copy: jax.Array) -> jax.Array:
     """Copies the marked patches of the frames into the bordered reference."""
     source = tower.layers[0]
     assert isinstance(source, Source)
@@ -377,7 +379,9 @@ def make_step(
 
     def run(params: Params, cache: Cache, frames: jax.Array, policy: Policy | None = None):
         policy = Policy() if policy is None else policy
-        policy = policy.replace(margin=np.asarray(policy.margins(stages)))  # one shape for all
+        policy = dataclasses.replace(
+            policy, margin=np.asarray(policy.margins(stages))
+        )  # one shape for all
         return step(params, cache, frames, config, policy)
 
     return run

@@ -40,9 +40,7 @@ def _shift_add(x: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int) ->
         x = jnp.repeat(x, multiplier, axis=-1)
     kernel = kernel.astype(jnp.float32)
     # With a stride, taps of one parity read one plane: splitting first keeps every read contiguous.
-    planes = {
-        (i, j): x[:, i::stride, j::stride] for i in range(stride) for j in range(stride)
-    }
+    planes = {(i, j): x[:, i::stride, j::stride] for i in range(stride) for j in range(stride)}
     total = jnp.broadcast_to(bias.astype(jnp.float32), (x.shape[0], height, width, bias.shape[0]))
     for i in range(k):
         for j in range(k):

@@ -285,86 +285,100 @@ class SqueezeExcite(nn.Module):
 @functools.lru_cache(maxsize=64)
 def tower(config: FastViTHDConfig) -> Tower:
     """The tower's layers, in the order in which they run."""
-    grid, cell = config.grid, TOKEN_STRIDE // 4
     layers: list[Layer] = [_stem(config)]
-    for stage, (depth, width) in enumerate(zip(config.depths, config.widths, strict=True)):
-        hidden = width * config.mlp_ratio
-        ffn_macs = width * (49 + 2 * hidden)
-
-        def local(name, module, before, after, macs, stride=1, stage=stage, width=width):
-            positions = cell * cell
-            return Local(
-                path=(f"stage_{stage}", *name),
-                module=module,
-                stage=stage,
-                shape=(config.side(2 + stage),) * 2,
-                cell=cell,
-                width=width,
-                macs=positions * macs,
-                stride=stride,
-                before=before,
-                after=after,
-            )
-
-        if stage:
-            cell //= 2
-            module = Downsample(width, width // config.widths[stage - 1])
-            macs = width * (49 + width)
-            layers.append(local(("downsample",), module, 3, 2, macs, stride=2))
-        attends = stage >= 5 - config.attention_stages
-        if attends:
-            layers.append(local(("position",), DepthwiseLayer(7, width), 3, 3, 49 * width))
-        for block in range(depth):
-            name = f"block_{block}"
-            if not attends:
-                module = RepMixerBlock(width, hidden)
-                layers.append(local((name,), module, 4, 4, 9 * width + ffn_macs))
-                continue
-            positions = cell * cell
-            side = config.side(2 + stage)
-            layers.append(
-                Global(
-                    path=(f"stage_{stage}", name, "attention"),
-                    module=AttentionResidual(width, width // config.head_width),
-                    stage=stage,
-                    shape=(side, side),
-                    cell=cell,
-                    width=width,
-                    macs=positions * (2 * width * width + 2 * side * side * width),
-                    macs_key_value=positions * 2 * width * width,
-                )
-            )
-            layers.append(local((name, "ffn"), FfnResidual(width, hidden), 3, 3, ffn_macs))
-    last, width = len(config.depths) - 1, config.token_width
-    layers.append(
-        Local(
-            path=("head", "conv"),
-            module=DepthwiseLayer(3, width, initializer=_he),
-            stage=last,
-            shape=(grid, grid),
-            cell=1,
-            width=width,
-            macs=9 * width,
-            stride=1,
-            before=1,
-            after=1,
-        )
-    )
-    gate = SqueezeExcite(width, config.squeeze_width)
+    for stage in range(len(config.depths)):
+        layers += _stage(config, stage)
+    width, last = config.token_width, len(config.depths) - 1
+    expand = DepthwiseLayer(3, width, initializer=_he)
+    layers.append(_local(config, last, ("head", "conv"), expand, width, 9 * width, (1, 1)))
     return Tower(
         config=config,
-        rows=grid,
-        columns=grid,
+        rows=config.grid,
+        columns=config.grid,
         lead=0,
-        grid=grid,
+        grid=config.grid,
         patch=TOKEN_STRIDE,
         layers=tuple(layers),
-        readout_module=gate,
+        readout_module=SqueezeExcite(width, config.squeeze_width),
         readout_path=("head", "gate"),
         readout_macs=2 * width * config.squeeze_width,
-        tokens=grid * grid,
+        tokens=config.grid**2,
         token_width=width,
         dtype=jnp.dtype(config.dtype),
+    )
+
+
+def _stage(config: FastViTHDConfig, stage: int) -> list[Layer]:
+    """Downsampling, position encoding and blocks of one stage, as far as it has them."""
+    width = config.widths[stage]
+    hidden = width * config.mlp_ratio
+    ffn_macs = width * (49 + 2 * hidden)
+    local = functools.partial(_local, config, stage, width=width)
+    name = f"stage_{stage}"
+    layers: list[Layer] = []
+    if stage:
+        module = Downsample(width, width // config.widths[stage - 1])
+        macs = width * (49 + width)
+        path = (name, "downsample")
+        layers.append(local(path=path, module=module, macs=macs, reach=(3, 2), stride=2))
+    if stage < len(config.depths) - config.attention_stages:
+        module, macs = RepMixerBlock(width, hidden), 9 * width + ffn_macs
+        for block in range(config.depths[stage]):
+            path = (name, f"block_{block}")
+            layers.append(local(path=path, module=module, macs=macs, reach=(4, 4)))
+        return layers
+    position = DepthwiseLayer(7, width)
+    layers.append(local(path=(name, "position"), module=position, macs=49 * width, reach=(3, 3)))
+    for block in range(config.depths[stage]):
+        path = (name, f"block_{block}")
+        layers.append(_attention(config, stage, (*path, "attention")))
+        module = FfnResidual(width, hidden)
+        layers.append(local(path=(*path, "ffn"), module=module, macs=ffn_macs, reach=(3, 3)))
+    return layers
+
+
+def _cell(stage: int) -> int:
+    """Positions along the side of a cell: 64 px at a stride of 4 in stage 0, doubling after."""
+    return TOKEN_STRIDE // 4 // 2**stage
+
+
+def _local(
+    config: FastViTHDConfig,
+    stage: int,
+    path: tuple[str, ...],
+    module: nn.Module,
+    width: int,
+    macs: int,
+    reach: tuple[int, int],
+    stride: int = 1,
+) -> Local:
+    """A convolutional layer; `macs` are those of one output position."""
+    return Local(
+        path=path,
+        module=module,
+        stage=stage,
+        shape=(config.side(2 + stage), config.side(2 + stage)),
+        cell=_cell(stage),
+        width=width,
+        macs=_cell(stage) ** 2 * macs,
+        stride=stride,
+        before=reach[0],
+        after=reach[1],
+    )
+
+
+def _attention(config: FastViTHDConfig, stage: int, path: tuple[str, ...]) -> Global:
+    width, side = config.widths[stage], config.side(2 + stage)
+    positions = _cell(stage) ** 2
+    return Global(
+        path=path,
+        module=AttentionResidual(width, width // config.head_width),
+        stage=stage,
+        shape=(side, side),
+        cell=_cell(stage),
+        width=width,
+        macs=positions * (2 * width * width + 2 * side * side * width),
+        macs_key_value=positions * 2 * width * width,
     )
 
 

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 from typing import Any
 
+import flax.core
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,9 +42,7 @@ def init_params(config: VisionConfig, seed: int = 0) -> Params:
     """
     # A picture like a screen, half flat and half noise; small, since only the scale is wanted.
     small = config if isinstance(config, CLIPConfig) else with_size(config, _PICTURE_SIDE)
-    tower = (
-        clip.tower(small, small.layers) if isinstance(small, CLIPConfig) else build(small)
-    )
+    tower = clip.tower(small, small.layers) if isinstance(small, CLIPConfig) else build(small)
     picture = np.random.default_rng(seed).integers(0, 256, (1, small.size, small.size, 3), np.uint8)
     picture[:, : small.size // 2] = 255
     key = jax.random.key(seed)
@@ -59,7 +58,7 @@ def init_params(config: VisionConfig, seed: int = 0) -> Params:
     if isinstance(small, FastViTHDConfig):
         gate_key = jax.random.fold_in(key, len(tower.layers))
         gate = tower.readout_module.init(gate_key, jnp.zeros((1, 1, 1, small.token_width)))
-        _put(params, tower.readout_path, gate["params"])
+        _put(params, tower.readout_path, _plain(gate))
     else:
         params["post"] = {
             "norm_scale": jnp.ones((small.width,)),
@@ -78,11 +77,15 @@ def _draw(layer: Layer, width: int, key: jax.Array) -> Params:
     origin = jnp.zeros((1,), jnp.int32)
     if isinstance(layer, Source):
         pixels = jnp.zeros((1, layer.window, layer.window, 3), jnp.uint8)
-        return layer.module.init(key, pixels, origin, origin)["params"]
+        return _plain(layer.module.init(key, pixels, origin, origin))
     x = jnp.zeros((1, 8, 8, width))
     if isinstance(layer, Global):
-        return layer.module.init(key, x.reshape(1, 64, -1), method=_touch)["params"]
-    return layer.module.init(key, x, origin, origin, layer.shape[0])["params"]
+        return _plain(layer.module.init(key, x.reshape(1, 64, -1), method=_touch))
+    return _plain(layer.module.init(key, x, origin, origin, layer.shape[0]))
+
+
+def _plain(variables: Any) -> Params:
+    return flax.core.unfreeze(variables["params"])
 
 
 def _touch(module: Any, x: jax.Array) -> jax.Array:

@@ -31,8 +31,9 @@ def zero_outside(x: jax.Array, row: jax.Array, column: jax.Array, side: int) -> 
     """
     rows = row[:, None] + jnp.arange(x.shape[1])
     columns = column[:, None] + jnp.arange(x.shape[2])
-    inside = ((rows >= 0) & (rows < side))[:, :, None] & ((columns >= 0) & (columns < side))[:, None]
-    return jnp.where(inside[..., None], x, 0)
+    inside_rows = (rows >= 0) & (rows < side)
+    inside_columns = (columns >= 0) & (columns < side)
+    return jnp.where((inside_rows[:, :, None] & inside_columns[:, None])[..., None], x, 0)
 
 
 def subtree(params: Params, path: tuple[str, ...]) -> Params:

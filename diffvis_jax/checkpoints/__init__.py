@@ -1,0 +1,1 @@
+"""Reading PyTorch checkpoints, converting them, saving and loading ours."""

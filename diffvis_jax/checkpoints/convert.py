@@ -1,0 +1,193 @@
+"""From a PyTorch checkpoint to a weight directory: the order of events.
+
+Headers are read and a plan is made of them, which reports all problems together. Only then are
+tensors read, converted and written, one after the other.
+"""
+
+import resource
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from diffvis_jax.checkpoints import store
+from diffvis_jax.checkpoints.format import unflatten
+from diffvis_jax.checkpoints.hub import download
+from diffvis_jax.checkpoints.plan import Plan, make_plan
+from diffvis_jax.checkpoints.progress import Progress
+from diffvis_jax.checkpoints.reading import Checkpoint, open_checkpoint
+from diffvis_jax.checkpoints.rules import Rule
+from diffvis_jax.checkpoints.source_config import read_source_config
+from diffvis_jax.checkpoints.tensors import Tensor
+from diffvis_jax.checkpoints.writer import Writer, check_target
+from diffvis_jax.errors import CheckpointError
+
+# Files worth keeping beside the weights.
+_COPIED = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
+
+
+def convert(
+    source: str,
+    directory: str | Path,
+    *,
+    dtype: str = "float32",
+    size: int | None = None,
+    activation: str | None = None,
+    vision_only: bool = False,
+    verify: bool = False,
+    force: bool = False,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Converts a PyTorch checkpoint into a weight directory.
+
+    Args:
+      source: a directory, a file (`.safetensors`, `.bin`, `.pt`), or "hf:REPO[@REVISION]".
+      directory: where the result goes, such as "weights/NAME".
+      dtype: "float32" or "bfloat16", of the matrices (see `store.storage_dtype`).
+      size: side of a FastViTHD's input in pixels; None = as the files say.
+      activation: of a CLIP tower; None = as the files say.
+      vision_only: whether to leave a language model out.
+      verify: whether to compare with PyTorch before writing (needs the extra `parity`).
+      force: whether an existing weight directory is replaced.
+      say: where lines for the user go.
+
+    Returns:
+      The absolute path of the directory.
+
+    Raises:
+      CheckpointError: the source cannot be converted, with every reason found, or it differs from
+        PyTorch's; nothing is written then, and nothing that was there is lost.
+    """
+    check_target(Path(directory).expanduser().resolve(), force=force)
+    if verify:
+        from diffvis_jax.checkpoints.torch_reference import require_torch
+
+        require_torch()
+    path, revision = download(source) if source.startswith("hf:") else (Path(source), None)
+    path = path.expanduser()
+    checkpoint = open_checkpoint(path)
+    # A file named by itself may lie among files of other models; only its config is looked at.
+    files = read_source_config(checkpoint.directory)
+    plan = make_plan(
+        checkpoint.tensors,
+        files,
+        dtype=dtype,
+        size=size,
+        activation=activation,
+        vision_only=vision_only,
+    )
+    _describe(plan, checkpoint, say)
+
+    total = sum(len(tensors) for tensors in plan.tensors.values())
+    vision: dict[str, np.ndarray] = {}
+    bad: list[str] = []
+    with Writer(directory, force=force) as writer, Progress(total, "converting") as progress:
+        for tree in ("vision", "language"):
+            rules, tensors = plan.rules[tree], plan.tensors[tree]
+            for leaf_path, leaf in _leaves(rules, tensors, dtype, progress, bad):
+                writer.add(tree, leaf_path, leaf)
+                if verify and tree == "vision":
+                    vision[leaf_path] = leaf
+        if bad:
+            raise CheckpointError("\n  ".join(["weights that are not finite", *bad]))
+        if verify:
+            from diffvis_jax.checkpoints.verify import verify_tower
+
+            verify_tower(plan.config, unflatten(vision), plan.tensors["vision"], say)
+        copied = {name: checkpoint.directory / name for name in _COPIED}
+        copied["source_config.json"] = checkpoint.directory / "config.json"
+        copied |= {p.name: p for p in checkpoint.directory.glob("LICENSE*")}
+        result = writer.finish(
+            config=plan.config,
+            language_config=plan.language_config,
+            manifest_extra={
+                # Not the path: it is nobody's business where the files lay.
+                "source": source if revision else path.resolve().name,
+                "revision": revision,
+                "source_files": {p.name: p.stat().st_size for p in checkpoint.files},
+                "ignored": plan.ignored,
+            },
+            files={name: file for name, file in copied.items() if file.is_file()},
+        )
+    say(f"wrote {result.name}: {writer.bytes / 1e6:.1f} MB of parameters, {dtype}")
+    say(f"peak memory of this process: {_peak_memory() / 1e6:.0f} MB")
+    return result
+
+
+def _leaves(
+    rules: list[Rule],
+    tensors: Mapping[str, Tensor],
+    dtype: str,
+    progress: Callable[[str], None],
+    bad: list[str],
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Reads, converts and casts, rule by rule -> (path, leaf).
+
+    Tensors with NaN or infinity are added to `bad`; from the first of them on nothing is converted
+    any more, and the rest is read only to find the others.
+    """
+    for rule in rules:
+        read = {}
+        for key in rule.sources:
+            tensor = tensors[key]
+            read[key] = tensor.load()
+            if not _all_finite(read[key]):
+                bad.append(f"{tensor.name}: NaN or infinite weights")
+            progress(tensor.name)
+        if bad:
+            continue
+        built = rule.build(read)
+        del read
+        for (path, shape), array in zip(rule.targets.items(), built, strict=True):
+            if array.shape != shape:
+                raise AssertionError(f"{path}: built {array.shape}, declared {shape}")
+            target = store.storage_dtype(path, shape, dtype)
+            with np.errstate(over="ignore"):  # reported below, by name
+                leaf = np.array(array, target, order="C")
+            if not _all_finite(leaf):
+                bad.append(f"{path}: overflows {target.name}")
+                continue
+            yield path, leaf
+
+
+def _all_finite(array: np.ndarray) -> bool:
+    """Whether there is no NaN or infinity; a few megabytes at a time, to bound the memory."""
+    flat = array.reshape(-1)
+    step = 1 << 22
+    return all(bool(np.isfinite(flat[i : i + step]).all()) for i in range(0, flat.size, step))
+
+
+def _describe(plan: Plan, checkpoint: Checkpoint, say: Callable[[str], None]) -> None:
+    names = ", ".join(file.name for file in checkpoint.files)
+    say(f"read {len(checkpoint.tensors)} tensors in {names}")
+    say(f"tower: {plan.config}")
+    if plan.language_config is not None:
+        say(f"language model: {plan.language_config}")
+    reasons: dict[str, list[str]] = {}
+    for name, reason in plan.ignored.items():
+        reasons.setdefault(reason, []).append(name)
+    for reason, ignored in reasons.items():
+        more = f" and {len(ignored) - 1} more" if len(ignored) > 1 else ""
+        say(f"ignored: {ignored[0]}{more} ({reason})")
+    for note in plan.notes:
+        say(f"note: {note}")
+
+
+def _peak_memory() -> int:
+    """Bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

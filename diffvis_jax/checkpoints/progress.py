@@ -1,0 +1,45 @@
+"""A progress bar on a terminal; a line every tenth of the way elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+from typing import TextIO
+
+
+class Progress:
+    """Call it once for each step; use as a context manager."""
+
+    def __init__(self, total: int, label: str, stream: TextIO | None = None):
+        self._total, self._label = max(total, 1), label
+        self._stream = stream or sys.stderr
+        self._terminal = self._stream.isatty()
+        self._done, self._shown = 0, 0.0
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __call__(self, name: str) -> None:
+        self._done += 1
+        if not self._terminal:
+            tenth = self._done * 10 // self._total
+            if tenth > self._shown:
+                self._shown = tenth
+                print(f"{self._label} {self._done}/{self._total}", file=self._stream, flush=True)
+            return
+        now = time.monotonic()
+        if now - self._shown < 0.1 and self._done < self._total:
+            return
+        self._shown = now
+        filled = 24 * self._done // self._total
+        bar = "#" * filled + "-" * (24 - filled)
+        line = f"{self._label} [{bar}] {self._done}/{self._total} {name[-40:]}"
+        print(f"\r{line:<100}", end="", file=self._stream, flush=True)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._terminal and self._done:
+            print(file=self._stream)

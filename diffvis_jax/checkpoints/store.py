@@ -1,0 +1,292 @@
+"""Weight directories: how they are written, and how they are checked and loaded.
+
+    NAME/
+      vision/part_00/, ...   Orbax checkpoints, each some leaves of the tower's parameters
+      language/part_00/, ... likewise; only where there is a language model
+      config.json            kind and fields of the configs
+      manifest.json          source, and shape, dtype and checksum of every tensor
+      tokenizer.json, ...    files copied from the source
+
+A tree is split into parts because Orbax holds what it writes three times in memory.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from diffvis_jax.checkpoints.format import (
+    FORMAT,
+    FORMAT_VERSION,
+    Params,
+    checksum,
+    compare_shapes,
+    file_checksum,
+    flatten,
+    quiet_orbax,
+    raise_if,
+    read_json,
+    to_dtype,
+    unflatten,
+)
+from diffvis_jax.checkpoints.kinds import KINDS, expected_shapes
+from diffvis_jax.checkpoints.tensors import Shape
+from diffvis_jax.checkpoints.writer import Writer
+from diffvis_jax.errors import CheckpointError, ConfigError
+from diffvis_jax.language.config import QwenConfig
+
+
+def storage_dtype(path: str | tuple[str, ...], shape: Shape, dtype: Any) -> np.dtype:
+    """The dtype in which one parameter is kept; the single place that decides.
+
+    Matrix kernels, embeddings and the stem's dense convolution get `dtype`. Depthwise kernels,
+    biases, norms, the class token and positions stay float32: they are small, are not operands of
+    a matrix product, and lose more by rounding.
+
+    Args:
+      path: "stem/conv_0/kernel", or as a tuple.
+      shape: of the parameter.
+      dtype: "float32" or "bfloat16".
+    """
+    name = (path.split("/") if isinstance(path, str) else path)[-1]
+    matrix = len(shape) == 2 and name in ("kernel", "embedding")
+    dense = len(shape) == 4 and name == "kernel" and shape[2] > 1
+    return to_dtype(str(dtype)) if matrix or dense else np.dtype(np.float32)
+
+
+def save(
+    directory: str | os.PathLike[str],
+    *,
+    config: Any,
+    params: Mapping[str, Any],
+    language_config: QwenConfig | None = None,
+    language_params: Mapping[str, Any] | None = None,
+    manifest_extra: Mapping[str, Any] | None = None,
+    files: Mapping[str, Path] | Iterable[Path] = (),
+    force: bool = False,
+) -> Path:
+    """Writes parameters that are in memory as a weight directory.
+
+    Args:
+      directory: where to; parents are made.
+      config: `FastViTHDConfig` or `CLIPConfig`.
+      params: its parameters, nested dicts of float32 or bfloat16 arrays. They are stored in the
+        dtypes that `config.dtype` asks for (see `storage_dtype`).
+      language_config, language_params: likewise, both or neither.
+      manifest_extra: further entries of the manifest, such as the source.
+      files: to be copied into the directory; a mapping gives them other names.
+      force: whether an existing weight directory is replaced.
+
+    Returns:
+      The absolute path.
+
+    Raises:
+      CheckpointError: the directory exists, or the parameters are not those of the config.
+    """
+    if (language_config is None) != (language_params is None):
+        raise TypeError("language_config and language_params belong together: pass both or neither")
+    trees = [("vision", config, params)]
+    if language_config is not None and language_params is not None:
+        trees.append(("language", language_config, language_params))
+    with Writer(directory, force=force) as writer:
+        for tree, tree_config, tree_params in trees:
+            for path, leaf in flatten(tree_params).items():
+                leaf = np.asarray(leaf)
+                dtype = storage_dtype(path, leaf.shape, tree_config.dtype)
+                writer.add(tree, path, leaf.astype(dtype, copy=False))
+        return writer.finish(
+            config=config,
+            language_config=language_config,
+            manifest_extra=manifest_extra,
+            files=files,
+        )
+
+
+def load_vision(directory: str | os.PathLike[str], dtype: str | None = None) -> tuple[Any, Params]:
+    """Loads a tower.
+
+    Args:
+      directory: as written by `convert.py` or `save`.
+      dtype: "float32" or "bfloat16" to cast the matrices to; None = as stored.
+
+    Returns:
+      (config, params): the tower's frozen config and nested dicts of jax arrays on the default
+      device.
+
+    Raises:
+      CheckpointError: the directory is missing, foreign, half-written or damaged; lists every
+        problem found.
+    """
+    config, params = _load(Path(directory), "vision")
+    return (config, params) if dtype is None else cast(config, params, dtype)
+
+
+def load_language(
+    directory: str | os.PathLike[str], dtype: str | None = None
+) -> tuple[QwenConfig, Params]:
+    """Loads the language model and projector of a weight directory; as `load_vision`.
+
+    Raises:
+      CheckpointError: also when there is no language model.
+    """
+    config, params = _load(Path(directory), "language")
+    return (config, params) if dtype is None else cast(config, params, dtype)
+
+
+def cast(config: Any, params: Params, dtype: str) -> tuple[Any, Params]:
+    """The config and parameters with the matrices in another dtype."""
+    config = dataclasses.replace(config, dtype=dtype)
+    leaves = {
+        path: leaf.astype(storage_dtype(path, leaf.shape, dtype))
+        for path, leaf in flatten(params).items()
+    }
+    return config, unflatten(leaves)
+
+
+def read_manifest(directory: str | os.PathLike[str]) -> dict[str, Any]:
+    """The manifest of a weight directory.
+
+    Raises:
+      CheckpointError: this is no weight directory, or a half-written one.
+    """
+    directory = Path(directory).expanduser().resolve()
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory}: no such directory; convert.py writes one")
+    if not (directory / "manifest.json").is_file():
+        torch_files = [
+            p.name
+            for pattern in ("*.safetensors", "*.bin", "*.pt", "*.pth")
+            for p in sorted(directory.glob(pattern))
+        ]
+        if torch_files:
+            raise CheckpointError(
+                f"{directory} holds a PyTorch checkpoint ({torch_files[0]}); convert it first: "
+                "python convert.py SRC weights/NAME"
+            )
+        raise CheckpointError(
+            f"{directory}: no manifest.json, so this is no weight directory, or a half-written one"
+        )
+    manifest = read_json(directory / "manifest.json")
+    if manifest.get("format") != FORMAT:
+        raise CheckpointError(f"{directory}: manifest.json is not of this library")
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{directory}: format version {manifest.get('format_version')}, this library reads "
+            f"{FORMAT_VERSION}; convert the checkpoint again"
+        )
+    if not all(isinstance(manifest.get(name), dict) for name in ("tensors", "files")):
+        raise CheckpointError(f"{directory}: manifest.json is damaged, convert it again")
+    return manifest
+
+
+def _load(directory: Path, tree: str) -> tuple[Any, Params]:
+    directory = directory.expanduser().resolve()
+    manifest = read_manifest(directory)
+    config = _read_config(directory, tree)
+    tensors = {
+        name.removeprefix(f"{tree}/"): entry
+        for name, entry in manifest["tensors"].items()
+        if name.startswith(f"{tree}/")
+    }
+    problems = _check_files(directory, manifest["files"], tree)
+    problems += _check_entries(tree, tensors, config)
+    raise_if(problems, f"{directory}: damaged, convert the checkpoint again")
+
+    leaves: dict[str, jax.Array] = {}
+    for part in sorted({entry["part"] for entry in tensors.values()}):
+        entries = {path: entry for path, entry in tensors.items() if entry["part"] == part}
+        target = {
+            path: jax.ShapeDtypeStruct(tuple(entry["shape"]), to_dtype(entry["dtype"]))
+            for path, entry in entries.items()
+        }
+        loaded, part_problems = _load_part(directory / tree / f"part_{part:02d}", target)
+        problems += part_problems
+        for path, leaf in loaded.items():
+            if checksum(np.asarray(leaf)) != entries[path]["crc32"]:
+                problems.append(f"{tree}/{path}: checksum differs, its data was changed")
+        leaves |= loaded
+    raise_if(problems, f"{directory}: damaged, convert the checkpoint again")
+    return config, unflatten({path: leaves[path] for path in tensors})
+
+
+def _read_config(directory: Path, tree: str) -> Any:
+    document = read_json(directory / "config.json")
+    if tree == "language":
+        fields = document.get("language")
+        if fields is None:
+            raise CheckpointError(f"{directory} holds a vision tower only, no language model")
+        fields = dict(fields)
+        kind = fields.pop("kind", None)
+    else:
+        kind, fields = document.get("kind"), document.get("vision")
+    if kind not in KINDS or not isinstance(fields, dict):
+        raise CheckpointError(
+            f"{directory}: config.json is of kind {kind!r}, known are {sorted(KINDS)}"
+        )
+    known = {field.name for field in dataclasses.fields(KINDS[kind])}
+    if unknown := sorted(set(fields) - known):
+        raise CheckpointError(f"{directory}: config.json has unknown fields {unknown}")
+    try:
+        # JSON has no tuples, and configs must be hashable.
+        return KINDS[kind](**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    except (ConfigError, TypeError) as error:
+        raise CheckpointError(f"{directory}: config.json: {error}") from None
+
+
+def _check_files(directory: Path, files: Mapping[str, Any], tree: str) -> list[str]:
+    """What is wrong with the tree's files; found before Orbax meets damaged data."""
+    problems = []
+    for name, entry in files.items():
+        file = directory / name
+        if not name.startswith(f"{tree}/"):
+            continue  # a missing tokenizer is the tokenizer's business
+        size, crc32 = entry.get("size"), entry.get("crc32")
+        if not file.is_file():
+            problems.append(f"{name}: missing")
+        elif file.stat().st_size != size:
+            problems.append(f"{name}: {file.stat().st_size} bytes, expected {size}")
+        elif file_checksum(file) != crc32:
+            problems.append(f"{name}: checksum differs, its data was changed")
+    return problems
+
+
+def _check_entries(tree: str, tensors: Mapping[str, Any], config: Any) -> list[str]:
+    problems, found = [], {}
+    for path, entry in tensors.items():
+        try:
+            found[path] = tuple(entry["shape"])
+            dtype = to_dtype(entry["dtype"])
+            if not all(isinstance(entry[name], int) for name in ("part", "crc32")):
+                raise TypeError
+        except (KeyError, TypeError, ValueError):
+            problems.append(f"{tree}/{path}: malformed entry in manifest.json")
+            continue
+        expected = storage_dtype(path, found[path], config.dtype)
+        if dtype != expected:
+            problems.append(f"{tree}/{path}: {dtype.name}, expected {expected.name}")
+    return problems + compare_shapes(tree, found, expected_shapes(config))
+
+
+def _load_part(
+    directory: Path, target: Mapping[str, jax.ShapeDtypeStruct]
+) -> tuple[dict[str, jax.Array], list[str]]:
+    """Leaves by path, and problems. `target` says what must be there."""
+    import orbax.checkpoint as ocp
+
+    # Orbax would otherwise use the sharding of the machine that wrote the checkpoint.
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    abstract = {
+        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+        for path, leaf in target.items()
+    }
+    try:
+        with quiet_orbax(), ocp.StandardCheckpointer() as checkpointer:
+            return checkpointer.restore(directory, abstract), []
+    except Exception as error:
+        # Orbax and TensorStore raise whatever they like on damaged data.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        return {}, [f"{directory.parent.name}/{directory.name}: cannot be read ({reason})"]

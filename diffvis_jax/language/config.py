@@ -1,0 +1,81 @@
+"""What a converted language model is: Qwen2 (or Llama, which only lacks the biases), projector."""
+
+import dataclasses
+
+from diffvis_jax.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class QwenConfig:
+    """Architecture of a decoder and of the projector before it; the defaults are FastVLM-0.5B's.
+
+    Its parameters, V vocabulary rows, D width, H heads, G key-value heads, d head width, M mlp
+    width, P projector input:
+
+        projector/linear_{i}/{kernel, bias}     [P, D] first, then [D, D]; GELU (erf) between them
+        embed/embedding                         [V, D]
+        layer_{n}/input_norm/scale              [D]
+        layer_{n}/attention/query/{kernel,bias} [D, H d], [H d]; bias only with `qkv_bias`
+        layer_{n}/attention/key, value          [D, G d], [G d]
+        layer_{n}/attention/output/kernel       [H d, D]
+        layer_{n}/mlp_norm/scale                [D]
+        layer_{n}/mlp/{gate, up}/kernel         [D, M]
+        layer_{n}/mlp/down/kernel               [M, D]
+        final_norm/scale                        [D]
+        head/kernel                             [D, V], only when not `tied`
+
+    Attributes:
+      vocabulary: V, rows of the embedding. Files pad it beyond the tokenizer's last id; the rows
+        beyond were never trained, so their logits mean nothing.
+      width, layers, heads, kv_heads, head_width, mlp_width: D, depth, H, G, d, M.
+      rope_theta: base of the rotary embedding.
+      norm_epsilon: of the RMS norms.
+      qkv_bias: whether query, key and value have biases (Qwen2: yes, Llama: no).
+      tied: whether the output uses the embedding's matrix.
+      max_length: longest spliced sequence.
+      bos_id, pad_id: None where the source names none.
+      eos_ids: ids that end a generation.
+      image_token_id: id that the tokenizer gives `<image>`, where it has one. In `input_ids` an
+        image is always -200.
+      projector_layers: linear layers of the projector, 0 = the tower's tokens as they are.
+      projector_input: P, channels of a vision token.
+      dtype: dtype of the matrices, "float32" or "bfloat16".
+    """
+
+    vocabulary: int = 151936
+    width: int = 896
+    layers: int = 24
+    heads: int = 14
+    kv_heads: int = 2
+    head_width: int = 64
+    mlp_width: int = 4864
+    rope_theta: float = 1_000_000.0
+    norm_epsilon: float = 1e-6
+    qkv_bias: bool = True
+    tied: bool = True
+    max_length: int = 8192
+    bos_id: int | None = None
+    pad_id: int | None = None
+    eos_ids: tuple[int, ...] = (151645, 151643)
+    image_token_id: int | None = None
+    projector_layers: int = 2
+    projector_input: int = 3072
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        for name in ("vocabulary", "width", "layers", "heads", "kv_heads", "head_width"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.heads % self.kv_heads:
+            raise ConfigError(
+                f"{self.heads} heads cannot share {self.kv_heads} key-value heads evenly"
+            )
+        if self.head_width % 2:
+            raise ConfigError(f"rotary embedding needs an even head_width, got {self.head_width}")
+        if self.projector_layers == 0 and self.projector_input != self.width:
+            raise ConfigError(
+                f"without a projector the vision tokens ({self.projector_input} channels) must be "
+                f"as wide as the language model ({self.width})"
+            )
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ConfigError(f"dtype must be 'float32' or 'bfloat16', got {self.dtype!r}")

@@ -1,0 +1,136 @@
+"""Writes a measured session as one self-contained HTML page: pictures, numbers and script inside.
+
+The page itself is in `page.html`, `page.css` and `page.js` beside this file.
+"""
+
+import base64
+import html
+import io
+import json
+import os
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffvis_jax.preprocess_config import placement
+from diffvis_jax.recording import open_screenshot
+from diffvis_jax.session import SessionResult
+from diffvis_jax.towers import VisionConfig, build
+
+# Pictures are made narrower until all of them fit: a page has to open at once.
+PICTURE_WIDTHS = (1280, 960, 720, 480, 320)
+PICTURE_BYTES = 4_000_000
+
+
+def write_page(
+    target: str | os.PathLike[str],
+    result: SessionResult,
+    paths: Sequence[str | os.PathLike[str]],
+    labels: Sequence[str],
+    config: VisionConfig,
+    *,
+    title: str,
+    facts: Sequence[tuple[str, str]] = (),
+    notes: Sequence[str] = (),
+) -> Path:
+    """Writes the page.
+
+    Args:
+      target: the HTML file.
+      result: F measured frames.
+      paths: F image files, the original screenshots; equal paths are stored once.
+      labels: F texts, what happened before each frame.
+      config: of the tower: where its patches lie on the screenshots.
+      title: of the recording.
+      facts: names and values, shown under the title (model, policy, machine).
+      notes: sentences for the end of the page.
+
+    Returns:
+      The path.
+    """
+    pictures, which, sizes = _pictures(paths)
+    frames = []
+    for frame, picture, size, label in zip(result.frames, which, sizes, labels, strict=True):
+        frames.append(
+            {
+                **frame.numbers(),
+                "label": label,
+                "picture": picture,
+                "size": size,
+                "grid": _patches(size, config, frame.changed.shape[0]),
+                "changed": np.flatnonzero(frame.changed).tolist(),
+                "heat": [round(float(share), 3) for share in frame.cell_recomputed.reshape(-1)],
+            }
+        )
+    data = {"frames": frames, "pictures": pictures, "summary": result.summary()}
+    # "</script>" in a label would end the script element.
+    embedded = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+    filled = _part("page.html")
+    for name, text in {
+        "CSS": _part("page.css"),
+        "SCRIPT": _part("page.js"),
+        "TITLE": html.escape(title),
+        "FACTS": "".join(
+            f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>"
+            for name, value in facts
+        ),
+        "NOTES": "".join(f"<li>{html.escape(note)}</li>" for note in notes),
+        "DATA": embedded,  # last: a label may contain anything
+    }.items():
+        filled = filled.replace(f"<!--{name}-->", text)
+    written = Path(target)
+    written.write_text(filled, encoding="utf-8")
+    return written
+
+
+def _part(name: str) -> str:
+    return (resources.files("diffvis_jax.report") / name).read_text(encoding="utf-8")
+
+
+def _patches(size: tuple[int, int], config: VisionConfig, grid: int) -> dict[str, Any]:
+    """Where the patches lie on a screenshot of that size, in its pixels."""
+    where = placement(*size, config)
+    patch = build(config).patch
+    left, top, right, bottom = where.box_to_original((0, 0, patch, patch))
+    return {
+        "count": grid,
+        "left": round(float(left), 3),
+        "top": round(float(top), 3),
+        "width": round(float(right - left), 3),
+        "height": round(float(bottom - top), 3),
+    }
+
+
+def _pictures(
+    paths: Sequence[str | os.PathLike[str]],
+) -> tuple[list[str], list[int], list[tuple[int, int]]]:
+    """Screenshots as data URLs, the number of each frame's picture, and the original sizes."""
+    names = [os.fspath(path) for path in paths]
+    distinct = list(dict.fromkeys(names))
+    urls: list[str] = []
+    sizes: dict[str, tuple[int, int]] = {}
+    for width in PICTURE_WIDTHS:
+        urls = []
+        for path in distinct:
+            picture = open_screenshot(path)
+            sizes[path] = picture.size
+            urls.append(_data_url(picture, width))
+        if sum(map(len, urls)) <= PICTURE_BYTES:
+            break
+    numbers = {path: number for number, path in enumerate(distinct)}
+    return urls, [numbers[name] for name in names], [sizes[name] for name in names]
+
+
+def _data_url(picture: Any, width: int) -> str:
+    from PIL import Image, features
+
+    if picture.width > width:
+        height = max(1, round(picture.height * width / picture.width))
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+    kind = "webp" if features.check("webp") else "jpeg"
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, quality=80)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,0 +1,310 @@
+#!/usr/bin/env python3
+"""Full encodes side by side (ours, PyTorch's), and single changes: how much faster, how wrong.
+
+Everything is measured in one process after warm-up, `block_until_ready` on every result, medians,
+the contenders taking turns. A change goes from a fresh full encode of one recorded frame to the
+next frame; its missed change is judged against a full encode in the same dtype.
+"""
+
+import argparse
+import itertools
+import json
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import diffvis_jax as dv
+from diffvis_jax.checkpoints.progress import Progress
+from diffvis_jax.recording import read_recording
+from diffvis_jax.session import changed_tokens, missed_change
+from diffvis_jax.step import jit_encode
+
+BUNDLED = Path(__file__).parent / "data" / "session"
+
+# Scenario -> pairs of frames of the bundled session (its session.json says what happens).
+SCENARIOS: dict[str, tuple[tuple[str, str], ...]] = {
+    "identical frame": (("04", "04"),),
+    "one typed letter": (("00", "01"), ("01", "02")),
+    "three typed letters": (("07", "08"), ("08", "09"), ("09", "10"), ("10", "11")),
+    "cursor move": (("18", "19"),),
+    "hover": (("14", "15"), ("15", "16"), ("19", "20")),
+    "menu": (("13", "14"), ("16", "17")),
+    "dialog": (("05", "06"), ("12", "13")),
+    "scroll": (("21", "22"), ("22", "23")),
+    "page load": (("02", "03"), ("03", "04")),
+    "page switch": (("04", "05"), ("17", "18")),
+}
+POLICIES: dict[str, Callable[[], dv.Policy]] = {
+    "faithful": dv.Policy.faithful,
+    "fast": dv.Policy.fast,
+    "exact": dv.Policy.exact,
+    "classic": dv.Policy.classic,
+}
+
+
+def timed(run: Callable[[], Any]) -> tuple[float, Any]:
+    """Milliseconds of one run, and its result."""
+    start = time.perf_counter()
+    result = jax.block_until_ready(run())
+    return 1e3 * (time.perf_counter() - start), result
+
+
+def peak_memory_mb() -> float:
+    """Largest resident size of this process so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def median(values: list[float | None]) -> float | None:
+    """Median of the values there are; None if there are none."""
+    there = [value for value in values if value is not None]
+    return statistics.median(there) if there else None
+
+
+def race(runners: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Median milliseconds of each runner; they take turns, so that noise hits all alike."""
+    times: dict[str, list[float]] = {name: [] for name in runners}
+    with Progress(rounds * len(runners), "full encodes") as progress:
+        for _ in range(rounds):
+            for name, run in runners.items():
+                times[name].append(timed(run)[0])
+                progress(name)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def full_encodes(args: argparse.Namespace, frame: np.ndarray) -> list[dict[str, Any]]:
+    """Races the full encode in both dtypes, and PyTorch's if asked to."""
+    rows, runners, reference = [], {}, None
+    for dtype in ("float32", "bfloat16"):
+        config = dv.FastViTHDConfig(size=args.size, dtype=dtype)
+        params = dv.init_params(config, args.seed)
+        start = time.perf_counter()
+        compiled = jit_encode.lower(params, frame, config=config).compile()
+        tokens = np.asarray(compiled(params, frame))
+        compile_s = time.perf_counter() - start
+        reference = tokens if reference is None else reference
+        memory = compiled.memory_analysis()
+        assert memory is not None
+        error = np.linalg.norm(tokens - reference) / np.linalg.norm(reference)
+        runners[f"diffvis_jax {dtype}"] = lambda c=compiled, p=params: c(p, frame)
+        rows.append(
+            {
+                "name": f"diffvis_jax {dtype}",
+                "error": float(error),
+                "compile_s": compile_s,
+                "weights_mb": memory.argument_size_in_bytes / 1e6,
+                "work_mb": memory.temp_size_in_bytes / 1e6,
+            }
+        )
+        if args.torch and dtype == "float32":
+            contenders = torch_runners(config, params, frame)
+            for name, (run, tokens) in contenders.items():
+                error = np.linalg.norm(tokens - reference) / np.linalg.norm(reference)
+                runners[name] = run
+                rows.append({"name": name, "error": float(error)})
+    times = race(runners, args.rounds)
+    for row in rows:
+        row["ms"] = times[row["name"]]
+    return rows
+
+
+def torch_runners(config: dv.FastViTHDConfig, params: dict, frame: np.ndarray) -> dict[str, Any]:
+    """timm's FastViTHD with our weights: float32 and bfloat16, contiguous and channels-last."""
+    from diffvis_jax.checkpoints.torch_reference import require_torch, torch_fastvithd
+
+    require_torch()
+    import torch
+
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        for layout in (torch.contiguous_format, torch.channels_last):
+            network = torch_fastvithd(config, params).to(dtype=dtype, memory_format=layout)
+            pixels = torch.from_numpy(np.moveaxis(np.asarray(frame), -1, 1).copy()).float() / 255
+            pixels = pixels.to(dtype=dtype, memory_format=layout)
+
+            def run(network=network, pixels=pixels):
+                with torch.inference_mode():
+                    return network(pixels)
+
+            tokens = run().float().numpy()
+            last = " channels-last" if layout == torch.channels_last else ""
+            found[f"PyTorch {str(dtype).removeprefix('torch.')}{last}"] = (run, tokens)
+    return found
+
+
+def scenario_pairs(directory: Path) -> dict[str, list[tuple[Path, Path]]]:
+    """The named pairs of the bundled session; of any other recording, all consecutive frames."""
+    if directory == BUNDLED:
+        return {
+            name: [tuple(directory / f"frame_{n}.png" for n in pair) for pair in pairs]  # type: ignore[misc]
+            for name, pairs in SCENARIOS.items()
+        }
+    paths = read_recording(directory).paths
+    return {directory.name: list(itertools.pairwise(paths))}
+
+
+def changes(args: argparse.Namespace, model: dv.Model) -> list[dict[str, Any]]:
+    """One row for each scenario and policy: medians over its pairs and rounds."""
+    pairs = scenario_pairs(args.frames)
+    step, config, params = dv.make_step(model.config), model.config, model.params
+    cache = dv.init_cache(config, size=args.size)
+    rows = []
+    total = sum(map(len, pairs.values()))
+    with Progress(total * len(args.policies) * args.rounds, "changes") as progress:
+        for scenario, transitions in pairs.items():
+            seen: dict[str, list[dict[str, float | None]]] = {name: [] for name in args.policies}
+            full_times = []
+            for before_path, after_path in transitions:
+                before, after = (dv.preprocess(p, config) for p in (before_path, after_path))
+                frames = {"before": before, "after": after}
+                full = {}
+                for name, frame in frames.items():
+                    ms, tokens = timed(lambda f=frame: jit_encode(params, f, config=config))
+                    full_times.append(ms)
+                    full[name] = np.asarray(tokens[0])
+                moved = changed_tokens(model, before[0], after[0])
+                for policy in args.policies:
+                    for _ in range(args.rounds):
+                        keyframe = dv.Policy(keyframe_every=1)
+                        _, cache, _ = step(params, cache, before, keyframe)
+                        run = lambda: step(params, cache, after, POLICIES[policy]())  # noqa: E731, B023
+                        ms, (tokens, cache, report) = timed(run)
+                        tokens = np.asarray(tokens[0])
+                        seen[policy].append(
+                            {
+                                "changed": float(report.changed_patches[0])
+                                / float(report.total_patches[0]),
+                                "recomputed": float(report.recomputed[0]),
+                                "step_ms": ms,
+                                "missed_changed": missed_change(
+                                    tokens[moved], full["after"][moved], full["before"][moved]
+                                ),
+                                "missed_all": missed_change(tokens, full["after"], full["before"]),
+                            }
+                        )
+                        progress(f"{scenario} {policy}")
+            full_ms = statistics.median(full_times)
+            for policy, results in seen.items():
+                medians = {key: median([r[key] for r in results]) for key in results[0]}
+                ms, share = medians["step_ms"] or 0.0, medians["recomputed"] or 0.0
+                rows.append(
+                    {
+                        "scenario": scenario,
+                        "policy": policy,
+                        "full_ms": full_ms,
+                        **medians,
+                        "speed_up": full_ms / ms,
+                        "efficiency": share * full_ms / ms if share else None,
+                    }
+                )
+    return rows
+
+
+def show(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def print_full(rows: list[dict[str, Any]]) -> None:
+    print("| full encode | ms | relative difference from float32 | weights MB | work MB |")
+    print("|---|---|---|---|---|")
+    for row in rows:
+        sizes = [show(row.get(key), ".0f") for key in ("weights_mb", "work_mb")]
+        print(f"| {row['name']} | {row['ms']:.0f} | {row['error']:.1e} | {' | '.join(sizes)} |")
+
+
+def print_changes(rows: list[dict[str, Any]]) -> None:
+    print(
+        "| scenario | policy | patches changed | recomputed | full ms | step ms | speed-up "
+        "| efficiency | missed at changed tokens | missed over all |"
+    )
+    print("|" + "---|" * 10)
+    for row in rows:
+        cells = [
+            row["scenario"],
+            row["policy"],
+            f"{row['changed']:.1%}",
+            f"{row['recomputed']:.1%}",
+            f"{row['full_ms']:.0f}",
+            f"{row['step_ms']:.1f}",
+            f"{row['speed_up']:.1f}x",
+            show(row["efficiency"], ".2f"),
+            show(row["missed_changed"], ".3f"),
+            show(row["missed_all"], ".3f"),
+        ]
+        print("| " + " | ".join(cells) + " |")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    add = parser.add_argument
+    add("--frames", type=Path, default=BUNDLED, help="a recording (default: the bundled session)")
+    add("--size", type=int, default=1024, help="model input, pixels along the side (1024)")
+    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the changes")
+    add("--weights", help="directory written by convert.py (default: seeded random weights)")
+    add("--policies", default="faithful,fast,exact", help=f"of {', '.join(POLICIES)}")
+    add("--rounds", type=int, default=3, help="measurements of everything (3)")
+    add("--torch", action="store_true", help="race PyTorch too (extra: parity)")
+    add("--skip-full", action="store_true", help="leave out the race of full encodes")
+    add("--skip-changes", action="store_true", help="leave out the single changes")
+    add("--seed", type=int, default=0)
+    add("--json", type=Path, help="write all rows there")
+    args = parser.parse_args()
+    args.policies = [name.strip() for name in args.policies.split(",")]
+    unknown = sorted(set(args.policies) - set(POLICIES))
+    if unknown:
+        parser.error(f"--policies: unknown {unknown}; there are {', '.join(POLICIES)}")
+    if args.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    try:
+        result = measure(args)
+    except ValueError as error:
+        print(f"benchmark.py: {error}", file=sys.stderr)
+        return 2
+    if args.json:
+        whole = args.json.with_suffix(args.json.suffix + ".part")
+        whole.write_text(json.dumps(result, indent=1))
+        whole.replace(args.json)
+    return 0
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Measures what was asked for and prints the tables."""
+    frame = dv.preprocess(read_recording(args.frames).paths[0], dv.FastViTHDConfig(size=args.size))
+    if args.weights:
+        model = dv.load(args.weights, dtype=args.dtype)
+        args.size = model.config.size
+    result: dict[str, Any] = {
+        "jax": jax.__version__,
+        "device": jax.devices()[0].device_kind,
+        "arguments": {k: str(v) for k, v in vars(args).items()},
+    }
+    print(f"jax {result['jax']} on {result['device']}, {args.size} px, medians of {args.rounds}\n")
+    if not args.skip_full:
+        result["full"] = full_encodes(args, frame)
+        print_full(result["full"])
+        print(f"\npeak resident memory so far: {peak_memory_mb():.0f} MB\n")
+    if not args.skip_changes:
+        if not args.weights:
+            config = dv.FastViTHDConfig(size=args.size, dtype=args.dtype)
+            model = dv.Model(config, dv.init_params(config, args.seed), "random")
+            print("seeded random weights: the missed change says nothing about trained ones\n")
+        result["changes"] = changes(args, model)
+        print_changes(result["changes"])
+        print(f"\n{args.dtype}; cache {cache_mb(model, args.size):.0f} MB per stream")
+    result["peak_memory_mb"] = peak_memory_mb()
+    return result
+
+
+def cache_mb(model: dv.Model, size: int) -> float:
+    shapes = jax.eval_shape(lambda: dv.init_cache(model.config, size=size))
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes)) / 1e6
+
+
+if __name__ == "__main__":
+    sys.exit(main())
