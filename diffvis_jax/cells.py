@@ -69,7 +69,8 @@ def inside(tree: Carry, index: jax.Array) -> Carry:
     """Keeps work on `tree` inside the loop that `index` belongs to.
 
     XLA moves what does not depend on the loop in front of it: casts and broadcasts of weights, up
-    to a whole dense pass. In front of a loop of no trips that work is done for nothing.
+    to a whole dense pass (of one stream, whose number it knows to be 0). In front of a loop of no
+    trips that work is done for nothing.
     """
     return lax.optimization_barrier((tree, index))[0]
 

@@ -133,7 +133,8 @@ def source_step(
     def whole(outcome: Outcome, b: jax.Array) -> Outcome:
         size = layer.border, geometry.tower.config.size
         frame = lax.dynamic_slice(pixels, (b, size[0], size[0], 0), (1, size[1], size[1], 3))
-        return _settle_dense(outcome, geometry, layer.dense(cells.inside(own, b), frame), b)
+        held, frame = cells.inside((own, frame), b)
+        return _settle_dense(outcome, geometry, layer.dense(held, frame), b)
 
     def chunk(outcome: Outcome, index: jax.Array) -> Outcome:
         stream, row, column = geometry.locate(index)
@@ -158,7 +159,8 @@ def local_step(
         side = layer.shape[0] * layer.stride + reach
         window = lax.dynamic_slice(before, (b, shift, shift, 0), (1, side, side, before.shape[-1]))
         origin = jnp.zeros((1,), jnp.int32)
-        new = layer.cells(cells.inside(own, b), window, origin, origin)
+        held, window = cells.inside((own, window), b)
+        new = layer.cells(held, window, origin, origin)
         return _settle_dense(outcome, geometry, new, b)
 
     def chunk(outcome: Outcome, index: jax.Array) -> Outcome:
@@ -186,9 +188,8 @@ def key_value_step(
 
     def whole(held, b):
         shape = (1, *held[0].shape[1:])
-        new = layer.key_value(
-            cells.inside(own, b), lax.dynamic_slice(before, (b, edge, edge, 0), shape)
-        )
+        x = lax.dynamic_slice(before, (b, edge, edge, 0), shape)
+        new = layer.key_value(*cells.inside((own, x), b))
         return _pair(
             lax.dynamic_update_slice(old, part.astype(old.dtype), (b, 0, 0, 0))
             for old, part in zip(held, new, strict=True)
@@ -230,11 +231,12 @@ def global_step(
 
     def memory(b: jax.Array) -> tuple[jax.Array, jax.Array]:
         slices = (lax.dynamic_slice_in_dim(part, b, 1) for part in key_value)
-        return _pair(part.reshape(1, height * width, -1) for part in slices)
+        return cells.inside(_pair(part.reshape(1, height * width, -1) for part in slices), b)
 
     def whole(outcome: Outcome, b: jax.Array) -> Outcome:
         x = lax.dynamic_slice(before, (b, edge, edge, 0), (1, height, width, before.shape[-1]))
-        new = layer.attend(cells.inside(own, b), x.reshape(1, height * width, -1), *memory(b), mask)
+        held, x = cells.inside((own, x.reshape(1, height * width, -1)), b)
+        new = layer.attend(held, x, *memory(b), mask)
         new = new.reshape(1, height, width, -1)[:, : layer.shape[0], : layer.shape[1]]
         return _settle_dense(outcome, geometry, new, b)
 

@@ -285,7 +285,7 @@ def _take_over(tower: Tower, pixels: jax.Array, frames: jax.Array, copy: jax.Arr
     edge, size = source.border, frames.shape[1]
 
     def stream(pixels: jax.Array, b: jax.Array) -> jax.Array:
-        frame = lax.dynamic_slice_in_dim(frames, b, 1)
+        frame = cells.inside(lax.dynamic_slice_in_dim(frames, b, 1), b)
         old = lax.dynamic_slice(pixels, (b, edge, edge, 0), frame.shape)
         mask = lax.dynamic_slice_in_dim(copy, b, 1)
         # Pixels beyond the last whole patch (CLIP) go with the patch before them.
@@ -339,8 +339,8 @@ def _read_out(
     height, width = tower.layers[-1].shape
 
     def stream(tokens: jax.Array, b: jax.Array) -> jax.Array:
-        own = cells.inside(tower.readout_own(params), b)
         x = lax.dynamic_slice(last, (b, 0, 0, 0), (1, height, width, last.shape[-1]))
+        own, x = cells.inside((tower.readout_own(params), x), b)
         return lax.dynamic_update_slice(tokens, tower.readout(own, x), (b, 0, 0))
 
     return cells.for_each_stream(which, stream, tokens)

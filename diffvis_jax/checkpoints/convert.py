@@ -80,7 +80,7 @@ def convert(
     path, revision = download(source) if source.startswith("hf:") else (Path(source), None)
     path = path.expanduser()
     checkpoint = open_checkpoint(path)
-    # A file named by itself may lie among files of other models; only its config is looked at.
+    # Also for a file named by itself: config files of another model would contradict its weights.
     files = read_source_config(checkpoint.directory)
     plan = make_plan(
         checkpoint.tensors,

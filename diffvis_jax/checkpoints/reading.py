@@ -23,13 +23,11 @@ class Checkpoint:
       tensors: all of them, by the names in the files.
       directory: where the weight files are, and config and tokenizer files beside them.
       files: the weight files.
-      whole_directory: whether the user named the directory rather than one file in it.
     """
 
     tensors: dict[str, Tensor]
     directory: Path
     files: tuple[Path, ...]
-    whole_directory: bool
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -65,7 +63,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         )
     if not tensors:
         raise CheckpointError(f"{path}: no tensors in it")
-    return Checkpoint(tensors, directory, tuple(files), path.is_dir())
+    return Checkpoint(tensors, directory, tuple(files))
 
 
 def _open(file: Path) -> dict[str, Tensor]:

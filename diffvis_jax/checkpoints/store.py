@@ -34,28 +34,10 @@ from diffvis_jax.checkpoints.format import (
     unflatten,
 )
 from diffvis_jax.checkpoints.kinds import KINDS, expected_shapes
-from diffvis_jax.checkpoints.tensors import Shape
 from diffvis_jax.checkpoints.writer import Writer
 from diffvis_jax.errors import CheckpointError, ConfigError
 from diffvis_jax.language.config import QwenConfig
-
-
-def storage_dtype(path: str | tuple[str, ...], shape: Shape, dtype: Any) -> np.dtype:
-    """The dtype in which one parameter is kept; the single place that decides.
-
-    Matrix kernels, embeddings and the stem's dense convolution get `dtype`. Depthwise kernels,
-    biases, norms, the class token and positions stay float32: they are small, are not operands of
-    a matrix product, and lose more by rounding.
-
-    Args:
-      path: "stem/conv_0/kernel", or as a tuple.
-      shape: of the parameter.
-      dtype: "float32" or "bfloat16".
-    """
-    name = (path.split("/") if isinstance(path, str) else path)[-1]
-    matrix = len(shape) == 2 and name in ("kernel", "embedding")
-    dense = len(shape) == 4 and name == "kernel" and shape[2] > 1
-    return to_dtype(str(dtype)) if matrix or dense else np.dtype(np.float32)
+from diffvis_jax.towers.dtypes import storage_dtype
 
 
 def save(

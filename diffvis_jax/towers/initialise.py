@@ -17,6 +17,7 @@ import numpy as np
 from diffvis_jax.cache import with_size
 from diffvis_jax.towers import VisionConfig, build, clip, fastvithd
 from diffvis_jax.towers.clip import CLIPConfig
+from diffvis_jax.towers.dtypes import storage_dtype
 from diffvis_jax.towers.fastvithd import FastViTHDConfig
 from diffvis_jax.towers.layers import Global, Layer, Params, Source
 
@@ -66,7 +67,7 @@ def init_params(config: VisionConfig, seed: int = 0) -> Params:
         }
         if small.projection_width:
             shape = (small.width, small.projection_width)
-            draw = jax.random.normal(jax.random.fold_in(key, -1), shape)
+            draw = jax.random.normal(jax.random.fold_in(key, len(tower.layers)), shape)
             params["projection"] = {"kernel": draw * small.width**-0.5}
     return cast_params(params, config.dtype)
 
@@ -131,8 +132,6 @@ def cast_params(params: Params, dtype: str) -> Params:
     """
 
     def cast(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
-        depthwise = leaf.ndim == 4 and leaf.shape[2] == 1
-        matrix = path[-1].key == "kernel" and leaf.ndim >= 2 and not depthwise
-        return leaf.astype(dtype if matrix else jnp.float32)
+        return leaf.astype(storage_dtype([key.key for key in path], leaf.shape, dtype))
 
     return jax.tree_util.tree_map_with_path(cast, params)
