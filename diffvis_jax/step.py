@@ -116,7 +116,7 @@ def encode_step(
         return _advance(params, tower, state[0], frames, policy, plan)
 
     # A loop of one trip or none: a conditional that leaves the maps where they are.
-    done = jnp.zeros((cache.batch, tower.cells), jnp.float32)
+    done = jnp.zeros_like(cache.distance, jnp.float32)
     needed = plan["active"].any().astype(jnp.int32)
     cache, done = lax.fori_loop(0, needed, work, (cache, done))
 
@@ -203,7 +203,7 @@ def _advance(
     refreshed = _oldest(tower, cache, policy.refresh_patches)
     budget = jnp.where(idle, policy.settle * float(tower.macs), 0).astype(jnp.float32)
     tolerance = jnp.where(full | idle, 0.0, policy.tolerance).astype(jnp.float32)
-    done = jnp.zeros((cache.batch, tower.cells), jnp.float32)
+    done = jnp.zeros_like(cache.distance, jnp.float32)
     maps, keys, values = list(cache.maps), list(cache.keys), list(cache.values)
     pending, scales = [], []
     dirty = _to_cells(tower, grow(plan["copy"], tower.layers[0].halo), False)  # type: ignore[attr-defined]
@@ -213,7 +213,8 @@ def _advance(
     for index, layer in enumerate(tower.layers):
         geometry, own = Geometry(tower, index), layer.own(params)
         was = cache.pending[:, index]
-        need = (was == PENDING) | (idle[:, None] & (was == HELD)) | full[:, None]
+        held_back = (was == HELD) & (tolerance == 0)[:, None]
+        need = (was == PENDING) | held_back | full[:, None]
         if isinstance(layer, Source):
             need |= dirty
         elif isinstance(layer, Local):
@@ -410,7 +411,9 @@ def _check_frames(frames: jax.Array) -> None:
 
 def _check_cache(cache: Cache, frames: jax.Array, config: VisionConfig) -> None:
     size = cache.config.size
-    if cache.config != with_size(config, size if isinstance(config, type(cache.config)) else None):
+    # CLIP has one size: a cache of another is a cache of another config.
+    resizable = type(config) is type(cache.config) and not isinstance(config, CLIPConfig)
+    if cache.config != with_size(config, size if resizable else None):
         raise CacheError(
             f"the cache was made for {cache.config}, not for {config}: make one with init_cache"
         )

@@ -26,7 +26,7 @@ def visualize_changed_patches(
     placement: Placement | None = None,
     patch_size: int | None = None,
     color: Color = CHANGED,
-    alpha: float = 0.22,
+    alpha: float = 0.15,
     outline: int = 3,
     heat_color: Color = RECOMPUTED,
     heat_alpha: float = 0.35,

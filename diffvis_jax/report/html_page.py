@@ -21,7 +21,7 @@ from diffvis_jax.session import SessionResult
 from diffvis_jax.towers import VisionConfig, build
 
 # Pictures are made narrower until all of them fit: a page has to open at once.
-PICTURE_WIDTHS = (1280, 960, 720, 480, 320)
+PICTURE_WIDTHS = (1440, 1280, 960, 720, 480, 320)
 PICTURE_BYTES = 4_000_000
 
 

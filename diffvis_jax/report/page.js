@@ -27,7 +27,7 @@ const share = (x) => (x === null ? none : percent(x));
 const missed = (x) => (x === null ? none : x.toFixed(3));
 const error = (x) => (x === 0 ? "0" : x.toExponential(1));
 const times = (x) => (x === null ? none : x.toFixed(x >= 100 ? 0 : 1) + "\u00d7");
-const time = (ms) => ms.toFixed(ms >= 100 ? 0 : ms >= 10 ? 1 : 2) + " ms";
+const time = (ms) => ms.toFixed(ms >= 100 || ms === 0 ? 0 : ms >= 10 ? 1 : 2) + " ms";
 const seconds = (s) => s.toFixed(1) + " s";
 
 function pathText(frame) {
@@ -38,7 +38,7 @@ function pathText(frame) {
 // ---- totals ----
 
 for (const [value, text] of [
-  [times(summary.speed_up), "faster than full encodes, over all frames but the first"],
+  [times(summary.speed_up), "as fast as full encodes, over all frames but the first"],
   [seconds(summary.step_s_total),
     `differential steps; full encodes: ${seconds(summary.full_s_total)}`],
   [time(summary.full_ms_median), "one full encode (median)"],
@@ -223,7 +223,8 @@ function show(index) {
     ? "The first frame is encoded in full."
     : frame.missed_changed === null
       ? `${times(frame.speed_up)} the speed; nothing changed, error ${error(frame.error)}`
-      : `${times(frame.speed_up)} the speed, ${share(frame.missed_changed)} of the change missed`;
+      : `${times(frame.speed_up)} the speed; ${share(frame.missed_changed)} of the change `
+        + "at changed tokens missed";
   rows.forEach((row, i) => row.classList.toggle("now", i === now));
   hits.forEach((pair, i) => pair.forEach((hit) => hit.classList.toggle("now", i === now)));
 }

@@ -68,7 +68,7 @@ class Table:
         print(f"frames after the first: {paths}{settling}")
         print(
             f"time: {s['step_s_total']:.1f} s differential, {s['full_s_total']:.1f} s in full: "
-            f"{s['speed_up']:.1f} times faster over all; medians "
+            f"{s['speed_up']:.1f} times as fast over all; medians "
             f"{s['step_ms_median']:.0f} and {s['full_ms_median']:.0f} ms"
         )
         missed = [

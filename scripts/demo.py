@@ -1,0 +1,396 @@
+"""Encodes a recorded desktop session differentially, and shows what that saves and what it misses.
+
+With no options: the session bundled with the repository, FastViTHD at full size and 1024 px.
+Prints a line per frame, and writes pictures of the changed patches and a page to step through.
+"""
+
+import argparse
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+BUNDLED = Path(__file__).resolve().parent / "data" / "session"
+WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
+PICTURE_WIDTH = 1280  # of the overlays, in pixels
+
+RANDOM_NOTE = (
+    "The weights are random: times and recomputed shares are those of a trained tower, the missed "
+    "change is not. For trained weights see convert.py and --weights."
+)
+BFLOAT16_NOTE = (
+    "In bfloat16, rounding alone moves the tokens by about as much as a typed letter does: small "
+    "missed changes drown in it. --dtype float32 measures fidelity."
+)
+FLOAT32_NOTE = (
+    "Computed in float32, because rounding to bfloat16 alone moves the tokens by about as much "
+    "as a typed letter does."
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a wrong command line in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} (see --help)\n")
+
+
+def _number(low: float, high: float, what: str):
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"expected {what}, got {text!r}")
+        return value
+
+    return parse
+
+
+def _whole(low: int, high: int, what: str):
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"expected {what}, got {text!r}")
+        return value
+
+    return parse
+
+
+def _margin(text: str) -> float | tuple[float, ...]:
+    """`2`, `1,1,2,4,8`, or `none` for unlimited."""
+    if text.lower() == "none":
+        return math.inf
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = (-1.0,)
+    if not all(value >= 0 for value in values):
+        raise argparse.ArgumentTypeError(
+            "expected a number of patches >= 0, one for each stage separated by commas, or none; "
+            f"got {text!r}"
+        )
+    return values[0] if len(values) == 1 else values
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_argument_group("what is encoded")
+    what.add_argument(
+        "--frames",
+        metavar="DIR",
+        type=Path,
+        default=BUNDLED,
+        help="directory of screenshots, in the order of their names, or of its session.json "
+        "(default: the bundled session)",
+    )
+    what.add_argument(
+        "--num-frames",
+        metavar="N",
+        type=_whole(1, 10**6, "a whole number of frames >= 1"),
+        help="stop after so many frames (default: all)",
+    )
+    tower = parser.add_argument_group("the tower")
+    tower.add_argument(
+        "--weights",
+        metavar="NAME",
+        help="a directory in weights/, or any path, written by convert.py "
+        "(default: FastViTHD with random weights)",
+    )
+    tower.add_argument(
+        "--size",
+        metavar="PIXELS",
+        type=_whole(64, 4096, "a whole number of pixels, 64-4096"),
+        help="side of the tower's input (default: that of the weights; FastViTHD's is 1024)",
+    )
+    tower.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of the computation (default: float32; bfloat16 has a noise floor of its own)",
+    )
+    tower.add_argument(
+        "--seed",
+        metavar="N",
+        type=_whole(0, 2**31 - 1, "a whole number, 0-2147483647"),
+        default=0,
+        help="of the random weights (default: 0)",
+    )
+    policy = parser.add_argument_group("what may be left out")
+    policy.add_argument(
+        "--change-threshold",
+        metavar="SHARE",
+        type=_number(0, 1, "a share of the full scale, 0-1"),
+        default=0.0,
+        help="a patch has changed if a pixel differs by more than this, 0-1 (default: 0, at all)",
+    )
+    policy.add_argument(
+        "--margin",
+        metavar="PATCHES",
+        type=_margin,
+        help="how far around changed patches may be recomputed: a number, one for each stage of "
+        "the tower (1,1,2,4,8), or none for exact (default: the library's)",
+    )
+    policy.add_argument(
+        "--tolerance",
+        metavar="SHARE",
+        type=_number(0, 1e6, "a number >= 0"),
+        default=0.0,
+        help="how much a cell may move, relative to its layer's RMS, and still be kept "
+        "(default: 0)",
+    )
+    out = parser.add_argument_group("what is written")
+    out.add_argument(
+        "--output",
+        metavar="DIR",
+        type=Path,
+        default=Path("demo_output"),
+        help="directory of the pictures and the page (default: demo_output)",
+    )
+    out.add_argument(
+        "--visualize",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="write the pictures and the page (default: yes)",
+    )
+    out.add_argument("--json", metavar="FILE", type=Path, help="write all numbers as JSON")
+    return parser
+
+
+# ---- the run ----------------------------------------------------------------------------------
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status."""
+    args = build_parser().parse_args(arguments)
+    try:
+        return run(args)
+    except (ValueError, OSError) as error:  # the library's errors are ValueErrors
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+
+
+def run(args: argparse.Namespace) -> int:
+    """Checks everything that can be checked, then loads, encodes and reports."""
+    # Here, so that --help and wrong options do not wait for JAX.
+    import diffvis_jax as dv
+    from diffvis_jax.checkpoints.progress import Progress
+    from diffvis_jax.recording import read_recording
+    from diffvis_jax.report.table import Table
+    from diffvis_jax.session import run_session
+
+    recording = read_recording(args.frames).first(args.num_frames)
+    check_outputs(args)
+    policy = make_policy(args)
+    config = args.weights is None and random_config(args)
+    if config:
+        policy.margins(len(config.depths))
+        frames = dv.preprocess(list(recording.paths), config)
+        tell(f"drawing random weights (seed {args.seed})")
+        model = dv.Model(config, dv.init_params(config, seed=args.seed), "random weights")
+    else:
+        model = load_weights(args)
+        policy.margins(stages_of(model.config))
+        frames = dv.preprocess(list(recording.paths), model.config)
+
+    table = Table(model, recording, notes_of(args))
+    with Progress(len(frames), "encoding") as progress:
+
+        def on_frame(frame):
+            clear_line()
+            table.row(frame)
+            progress(recording.labels[frame.index])
+
+        table.head()
+        result = run_session(model, frames, policy, on_frame=on_frame, on_stage=tell)
+    table.totals(result)
+    write_outputs(args, model, policy, recording, result)
+    return 0
+
+
+def random_config(args: argparse.Namespace):
+    from diffvis_jax import FastViTHDConfig
+
+    return FastViTHDConfig(size=args.size or FastViTHDConfig.size, dtype=args.dtype)
+
+
+def load_weights(args: argparse.Namespace):
+    """Loads `weights/NAME`, or a path."""
+    import diffvis_jax as dv
+    from diffvis_jax.cache import with_size
+
+    named, given = WEIGHTS / args.weights, Path(args.weights)
+    directory = given if given.is_dir() and not named.is_dir() else named
+    if not directory.is_dir():
+        there = sorted(p.name for p in WEIGHTS.glob("*") if p.is_dir()) if WEIGHTS.is_dir() else []
+        raise dv.CheckpointError(
+            f"no weights '{args.weights}': neither in {WEIGHTS.name}/ "
+            f"({', '.join(there) or 'which is empty'}) nor a directory"
+        )
+    model = dv.load(directory, dtype=args.dtype)
+    return dv.Model(with_size(model.config, args.size), model.params, model.name)
+
+
+def stages_of(config: Any) -> int:
+    from diffvis_jax.towers import build
+
+    return build(config).stages
+
+
+def make_policy(args: argparse.Namespace):
+    import diffvis_jax as dv
+
+    chosen = {"change_threshold": args.change_threshold, "tolerance": args.tolerance}
+    if args.margin is not None:
+        chosen["margin"] = args.margin
+    return dv.Policy(**chosen)
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """Finds out before the work whether its results can be written.
+
+    Raises:
+      OSError: they cannot.
+    """
+    if args.json is not None:
+        if args.json.is_dir():
+            raise IsADirectoryError(f"--json names a directory: '{args.json}'")
+        if not args.json.absolute().parent.is_dir():
+            raise NotADirectoryError(f"--json: no such directory: '{args.json.parent}'")
+        if not os.access(args.json if args.json.exists() else args.json.absolute().parent, os.W_OK):
+            raise PermissionError(f"--json: cannot write '{args.json}'")
+    if args.visualize:
+        place = args.output.absolute()
+        while not place.exists():
+            place = place.parent
+        if not place.is_dir():
+            raise NotADirectoryError(f"--output: not a directory: '{place}'")
+        if not os.access(place, os.W_OK):
+            raise PermissionError(f"--output: cannot write to '{place}'")
+
+
+def notes_of(args: argparse.Namespace) -> list[str]:
+    """What has to be known to read the numbers."""
+    notes = [RANDOM_NOTE] if args.weights is None else []
+    return [*notes, BFLOAT16_NOTE if args.dtype == "bfloat16" else FLOAT32_NOTE]
+
+
+# ---- what is printed --------------------------------------------------------------------------
+
+
+def tell(text: str) -> None:
+    """A line about what goes on, beside the results."""
+    long = " (about a minute at full size)" if text.startswith("compiling") else ""
+    print(f"{text} ...{long}", file=sys.stderr, flush=True)
+
+
+def clear_line() -> None:
+    """Takes the progress bar away, where there is one, before a line is printed."""
+    if sys.stderr.isatty():
+        print("\r" + " " * 100 + "\r", end="", file=sys.stderr, flush=True)
+
+
+# ---- what is written --------------------------------------------------------------------------
+
+
+def write_outputs(
+    args: argparse.Namespace, model: Any, policy: Any, recording: Any, result: Any
+) -> None:
+    """Writes pictures, page and JSON, and says where they are."""
+    from diffvis_jax.report.table import machine_text, tower_text
+
+    if args.json is not None:
+        content = {
+            "recording": recording.title,
+            "tower": tower_text(model),
+            "machine": machine_text(),
+            "policy": policy_numbers(policy),
+            "notes": notes_of(args),
+            "summary": result.summary(),
+            "frames": [
+                {**frame.numbers(), "label": label, "file": path.name}
+                for frame, label, path in zip(
+                    result.frames, recording.labels, recording.paths, strict=True
+                )
+            ],
+        }
+        args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        print(f"numbers: {args.json}")
+    if args.visualize:
+        from diffvis_jax.report import write_page
+
+        args.output.mkdir(parents=True, exist_ok=True)
+        write_overlays(args.output, model, recording, result)
+        print(f"pictures: {args.output}{os.sep}frame_*.png")
+        page = write_page(
+            args.output / "index.html",
+            result,
+            recording.paths,
+            recording.labels,
+            model.config,
+            title=recording.title,
+            facts=[
+                ("tower", tower_text(model)),
+                ("machine", machine_text()),
+                ("policy", policy_text(policy)),
+            ],
+            notes=[*notes_of(args), *([recording.note] if recording.note else [])],
+        )
+        print(f"page: {page}")
+
+
+def policy_numbers(policy: Any) -> dict[str, Any]:
+    import numpy as np
+
+    margin = np.asarray(policy.margin, float)
+    return {
+        "margin": "unlimited" if np.isinf(margin).all() else margin.tolist(),
+        "tolerance": round(float(policy.tolerance), 6),
+        "change_threshold": round(float(policy.change_threshold), 6),
+        "settle": round(float(policy.settle), 6),
+    }
+
+
+def policy_text(policy: Any) -> str:
+    margin, *rest = policy_numbers(policy).items()
+    name, patches = margin
+    if isinstance(patches, list):
+        patches = " ".join(f"{number:g}" for number in patches)
+    return ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in [(name, patches), *rest])
+
+
+def write_overlays(directory: Path, model: Any, recording: Any, result: Any) -> None:
+    """One picture for each frame: the screenshot, with what changed and what was recomputed."""
+    import diffvis_jax as dv
+    from diffvis_jax.checkpoints.progress import Progress
+    from diffvis_jax.recording import open_screenshot
+    from diffvis_jax.towers import build
+
+    with Progress(len(result.frames), "drawing") as progress:
+        for frame, path in zip(result.frames, recording.paths, strict=True):
+            picture = open_screenshot(path)
+            width, height = picture.size
+            drawn = dv.visualize_changed_patches(
+                picture,
+                frame.changed,
+                heat=frame.cell_recomputed,
+                placement=dv.placement(width, height, model.config),
+                patch_size=build(model.config).patch,
+            )
+            drawn.thumbnail((PICTURE_WIDTH, PICTURE_WIDTH))
+            drawn.save(directory / f"frame_{frame.index:03d}.png")
+            progress(path.name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

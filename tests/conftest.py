@@ -1,0 +1,61 @@
+"""Settings for all tests. JAX must hear of them before it starts."""
+
+import jax
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Several CPU devices, so that sharding is tested for what it is. Products in full float32, so that
+# a difference is the library's and not the platform's.
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_default_matmul_precision", "highest")
+
+settings.register_profile(
+    "diffvis",
+    deadline=None,  # an example may be the one that compiles
+    derandomize=True,
+    database=None,
+    max_examples=10,
+    suppress_health_check=list(HealthCheck),
+)
+settings.load_profile("diffvis")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # JAX warns of donated buffers it could not use, and of silent casts: both are bugs here.
+    config.addinivalue_line("filterwarnings", "error")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`kit` means: with each of the tiny towers."""
+    if "kit" in metafunc.fixturenames:
+        metafunc.parametrize("kit", ["fastvithd", "odd", "clip"], indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def kit(request: pytest.FixtureRequest):
+    """One tiny tower with parameters and compiled functions."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def fastvithd():
+    """256 px: 4 x 4 tokens, cells fit the frame."""
+    from tiny import FASTVITHD, Kit
+
+    return Kit(FASTVITHD)
+
+
+@pytest.fixture(scope="session")
+def odd():
+    """200 px: 4 x 4 tokens, the last cells of every map reach beyond the frame."""
+    from tiny import ODD, Kit
+
+    return Kit(ODD)
+
+
+@pytest.fixture(scope="session")
+def clip():
+    """36 px in patches of 8: 4 x 4 tokens and the class token; 4 px are not seen."""
+    from tiny import CLIP, Kit
+
+    return Kit(CLIP)

@@ -1,0 +1,72 @@
+"""Comparing frames, and the geometry of marked patches, against loops in numpy."""
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import grown, patch_distance
+
+import diffvis_jax as dv
+from diffvis_jax.change import distance_to, grow, patch_difference
+
+masks = st.builds(
+    lambda seed, share: np.random.default_rng(seed).random((2, 5, 5)) < share,
+    st.integers(0, 2**16),
+    st.sampled_from([0.0, 0.05, 0.3, 1.0]),
+)
+
+
+@pytest.mark.parametrize("metric", ["max", "mean"])
+@pytest.mark.parametrize(("shape", "p"), [((12, 12), 4), ((13, 10), 4), ((5, 9), 1), ((5, 7), 8)])
+@given(seed=st.integers(0, 2**16))
+def test_every_patch_is_compared(shape, p, metric, seed):
+    a, b = np.random.default_rng(seed).integers(0, 256, (2, 2, *shape, 3), np.uint8)
+    b = np.where(np.random.default_rng(seed).random(b.shape) < 0.02, b, a)
+    found = patch_difference(a, b, p, metric)
+    np.testing.assert_allclose(found, patch_distance(a, b, p, metric), rtol=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["max", "mean"])
+def test_edge_patches_count_their_own_pixels(metric):
+    a = np.zeros((10, 10, 3), np.uint8)
+    b = a.copy()
+    b[8:, 8:] = 51  # the last patch has 2 x 2 pixels of its own: 0.2 throughout
+    found = np.asarray(dv.compute_patch_diff(a, b, 8, 0.199, metric))
+    assert found.tolist() == [[False, False], [False, True]]
+    assert not np.asarray(dv.compute_patch_diff(a, b, 8, 0.201, metric)).any()
+
+
+def test_extremes():
+    black, white = np.zeros((4, 4, 3), np.uint8), np.full((4, 4, 3), 255, np.uint8)
+    assert np.asarray(dv.compute_patch_diff(black, white, 2, 0.999)).all()
+    assert np.asarray(dv.compute_patch_diff(white, black, 2, 0.999)).all()  # no wrap-around
+    assert not np.asarray(dv.compute_patch_diff(black, white, 2, 1.0)).any()  # strictly more
+    assert not np.asarray(dv.compute_patch_diff(black, black, 2, 0.0)).any()
+
+
+def test_one_level_is_a_change_at_threshold_zero():
+    a = np.full((64, 64, 3), 7, np.uint8)
+    for value in (6, 8):
+        b = a.copy()
+        b[33, 62, 2] = value
+        for metric in ("max", "mean"):
+            found = dv.compute_patch_diff(a, b, 32, metric=metric)
+            assert np.asarray(found).tolist() == [[False, False], [False, True]]
+
+
+@given(mask=masks)
+def test_distance_is_chebyshev(mask):
+    found = np.asarray(jax.jit(distance_to)(mask))
+    for b, i, j in np.ndindex(found.shape):
+        marked = np.argwhere(mask[b])
+        if marked.size:
+            assert found[b, i, j] == np.abs(marked - (i, j)).max(-1).min()
+        else:
+            assert found[b, i, j] > 5
+
+
+@given(mask=masks, radius=st.integers(0, 3))
+def test_growth_is_a_square(mask, radius):
+    found = jax.jit(grow, static_argnums=1)(mask, radius)
+    np.testing.assert_array_equal(found, np.stack([grown(m, radius) for m in mask]))

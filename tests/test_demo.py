@@ -1,0 +1,266 @@
+"""The demo: its session, its numbers, its page, and what it says to bad input."""
+
+import base64
+import importlib.util
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import FASTVITHD as TINY
+from tiny import ROUNDING, random_params
+
+import diffvis_jax as dv
+from diffvis_jax.preprocess_config import ImageError
+from diffvis_jax.recording import read_recording
+from diffvis_jax.report import write_page
+from diffvis_jax.session import missed_change, run_session
+
+ROOT = Path(__file__).resolve().parents[1]
+SESSION = ROOT / "scripts" / "data" / "session"
+FLAGS = """--visualize --num-frames --change-threshold --margin --tolerance --frames --weights
+--size --dtype --seed --json --output"""
+
+
+@pytest.fixture(scope="module")
+def demo():
+    spec = importlib.util.spec_from_file_location("demo", ROOT / "scripts" / "demo.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def model():
+    return dv.Model(TINY, random_params(TINY), "random weights")
+
+
+def frames_of_a_session() -> np.ndarray:
+    """A still, a small change, two idle frames, another page."""
+    rng = np.random.default_rng(0)
+    first, other = rng.integers(0, 256, (2, TINY.size, TINY.size, 3), np.uint8)
+    second = first.copy()
+    second[70:80, 5:20] = 255 - second[70:80, 5:20]
+    return np.stack([first, second, second, second, other])
+
+
+@pytest.fixture(scope="module")
+def result(model):
+    # A margin of 1 leaves the other half pending: there is something to miss, and to settle.
+    return run_session(model, frames_of_a_session(), dv.Policy(margin=1, settle=1.0))
+
+
+# ---- the numbers ------------------------------------------------------------------------------
+
+
+def test_a_session_is_told_frame_by_frame(result):
+    frames = result.frames
+    assert [frame.path for frame in frames] == ["full", "partial", "partial", "reuse", "partial"]
+    assert [frame.changed_patches for frame in frames] == [0, 1, 0, 0, 16]
+    assert [frame.missed_changed is None for frame in frames] == [True, False, True, True, False]
+    assert frames[1].changed[1, 0]
+    assert frames[1].changed.sum() == 1
+    assert frames[1].cell_recomputed[1, 0] > frames[1].cell_recomputed[3, 3]
+    assert 0 < frames[1].missed_changed < frames[1].missed_all < 1
+    assert all(frame.step_ms > 0 and frame.full_ms > 0 for frame in frames)
+
+
+def test_idle_frames_settle_to_the_full_encode(result):
+    assert result.frames[1].error > 1e-4
+    assert result.frames[1].pending > 0
+    assert result.frames[2].error < ROUNDING
+    assert result.frames[2].pending == 0
+    assert result.frames[3].recomputed == 0
+
+
+def test_an_exact_policy_misses_nothing(model):
+    exact = run_session(model, frames_of_a_session(), dv.Policy.exact())
+    assert max(f.missed_all for f in exact.frames if f.missed_all is not None) < 1e-3
+
+
+def test_the_summary_adds_up(result):
+    summary, rest = result.summary(), result.frames[1:]
+    assert summary["paths"] == {"reuse": 1, "partial": 3, "full": 0}
+    assert summary["settling"] == 1
+    total = sum(f.full_ms for f in rest) / sum(f.step_ms for f in rest)
+    assert summary["speed_up"] == pytest.approx(total)
+    assert summary["missed_all_max"] == max(rest[0].missed_all, rest[3].missed_all)
+
+
+def test_missed_change_is_0_when_exact_and_1_when_nothing_was_done():
+    full, before = np.ones((4, 2)), np.zeros((4, 2))
+    assert missed_change(full, full, before) == 0
+    assert missed_change(before, full, before) == 1
+    assert missed_change(full, full, full) is None
+
+
+# ---- recordings -------------------------------------------------------------------------------
+
+
+def test_the_bundled_session_is_what_it_says():
+    recording = read_recording(SESSION)
+    assert len(set(recording.paths)) >= 16
+    assert all(recording.labels)
+    assert sum(path.stat().st_size for path in SESSION.iterdir()) < 4e6
+    assert set(SESSION.glob("*.png")) == set(recording.paths)
+    for path in set(recording.paths):
+        with Image.open(path) as image:
+            assert (image.format, image.size) == ("PNG", (1920, 1080))
+    assert any(a == b for a, b in zip(recording.paths, recording.paths[1:], strict=False))
+
+
+def test_frames_are_sorted_as_people_count(tmp_path):
+    for name in ("frame_10.png", "frame_2.png", "1.JPG", "notes.txt", ".hidden.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name, "png")
+    names = [path.name for path in read_recording(tmp_path).paths]
+    assert names == ["1.JPG", "frame_2.png", "frame_10.png"]
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("{", "does not read"),
+        ('{"steps": 3}', "does not read"),
+        ('{"steps": [{"label": "no frame"}]}', "does not read"),
+        ('{"steps": []}', "no frames"),
+        ('{"steps": [{"frame": "gone.png"}]}', "gone.png"),
+    ],
+)
+def test_a_broken_script_is_refused(tmp_path, script, message):
+    (tmp_path / "session.json").write_text(script)
+    with pytest.raises(ImageError, match=message):
+        read_recording(tmp_path)
+
+
+# ---- the page ---------------------------------------------------------------------------------
+
+
+def test_the_page_is_self_contained_and_holds_the_numbers(tmp_path, result):
+    paths = []
+    for index, frame in enumerate(frames_of_a_session()[[0, 1, 4]]):
+        paths.append(tmp_path / f"{index}.png")
+        Image.fromarray(frame).save(paths[-1])
+    labels = ["start", "</script><b>", "wait", "wait", "<!--CSS-->"]
+    order = [paths[0], paths[1], paths[1], paths[1], paths[2]]
+    page = write_page(
+        tmp_path / "page.html", result, order, labels, TINY, title="A & B", notes=["<note>"]
+    ).read_text(encoding="utf-8")
+    assert not re.search(r"(src|href)\s*=\s*[\"'](?!data:)", page)
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", page)
+    assert "A &amp; B" in page
+    assert "&lt;note&gt;" in page
+    embedded = re.search(r'id="data">(.*?)</script>', page, re.DOTALL)
+    assert embedded is not None
+    data = json.loads(embedded[1])
+    assert [frame["label"] for frame in data["frames"]] == labels
+    assert [frame["picture"] for frame in data["frames"]] == [0, 1, 1, 1, 2]
+    assert data["frames"][1]["changed"] == [4]
+    assert data["frames"][1]["grid"] == {"count": 4, "left": 0, "top": 0, "width": 64, "height": 64}
+    kind, content = data["pictures"][1].split(";base64,")
+    assert kind.startswith("data:image/")
+    assert Image.open(io.BytesIO(base64.b64decode(content))).size == (256, 256)
+
+
+# ---- the command ------------------------------------------------------------------------------
+
+
+def test_the_command_runs_from_end_to_end(demo, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "random_config", lambda args: TINY)
+    monkeypatch.setattr(dv, "init_params", random_params)
+    out, numbers = tmp_path / "out", tmp_path / "numbers.json"
+    status = demo.main(
+        ["--num-frames", "3", "--output", str(out), "--json", str(numbers), "--margin", "1,1,2,4,8"]
+    )
+    printed = capsys.readouterr().out
+    assert status == 0
+    assert "random weights" in printed
+    assert 'type "u"' in printed
+    content = json.loads(numbers.read_text())
+    assert content["frames"][0]["path"] == "full"
+    assert len(content["frames"]) == 3
+    assert content["policy"]["margin"] == [1, 1, 2, 4, 8]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "frame_000.png", "frame_001.png", "frame_002.png", "index.html",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def no_work(demo, monkeypatch):
+    """Fails a test that gets as far as drawing weights."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("work has begun")
+
+    monkeypatch.setattr(dv, "init_params", refuse)
+
+
+def complaint(demo, capsys, *arguments: str) -> str:
+    """Runs the command, which has to fail; returns the one line it says."""
+    try:
+        status = demo.main(list(arguments))
+    except SystemExit as stop:
+        status = stop.code
+    captured = capsys.readouterr()
+    assert status not in (0, None)
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--num-frames", "0"),
+        ("--num-frames", "many"),
+        ("--change-threshold", "1.5"),
+        ("--change-threshold", "nan"),
+        ("--tolerance", "-1"),
+        ("--margin", "1,x"),
+        ("--margin=-1",),
+        ("--margin", "1,2"),
+        ("--size", "0"),
+        ("--size", "big"),
+        ("--dtype", "int8"),
+        ("--seed", "-1"),
+        ("--weights", "no-such-weights"),
+        ("--frames", "no/such/directory"),
+        ("--frames", __file__),
+        ("--json", "no/such/directory/numbers.json"),
+        ("--json", "."),
+        ("--output", __file__),
+        ("--nonsense",),
+    ],
+)
+@pytest.mark.usefixtures("no_work")
+def test_nonsense_is_refused_in_one_line(demo, capsys, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    complaint(demo, capsys, *arguments)
+
+
+@pytest.mark.usefixtures("no_work")
+def test_bad_frames_are_named(demo, capsys, tmp_path):
+    output = ("--output", str(tmp_path / "out"))
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    assert "no images" in complaint(demo, capsys, "--frames", str(frames), *output)
+    Image.new("RGB", (300, 200)).save(frames / "a.png")
+    (frames / "b.png").write_text("not an image")
+    assert "b.png" in complaint(demo, capsys, "--frames", str(frames), *output)
+    whole = (frames / "a.png").read_bytes()
+    (frames / "b.png").write_bytes(whole[: len(whole) // 2])
+    assert "b.png" in complaint(demo, capsys, "--frames", str(frames), *output)
+
+
+def test_the_help_names_every_flag(demo, capsys):
+    with pytest.raises(SystemExit):
+        demo.main(["--help"])
+    said = capsys.readouterr().out
+    flags = re.findall(r"--[a-z-]+", FLAGS)
+    assert len(flags) == 12
+    assert all(flag in said for flag in flags)
