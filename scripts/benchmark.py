@@ -68,12 +68,15 @@ def median(values: list[float | None]) -> float | None:
 
 
 def race(runners: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median milliseconds of each runner; they take turns, so that noise hits all alike."""
+    """Median milliseconds of each runner: in turns, so that drift hits all alike, each turn
+    preceded by a run that is not counted, since one library's idle threads spin for a while and
+    slow down what comes next."""
     times: dict[str, list[float]] = {name: [] for name in runners}
     with Progress(rounds * len(runners), "full encodes") as progress:
         for _ in range(rounds):
             for name, run in runners.items():
-                times[name].append(timed(run)[0])
+                run()
+                times[name] += [timed(run)[0], timed(run)[0]]
                 progress(name)
     return {name: statistics.median(values) for name, values in times.items()}
 

@@ -1,0 +1,66 @@
+"""Compaction, windows and write-back, against loops in numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffvis_jax import cells
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 12])
+@given(seed=st.integers(0, 2**16), share=st.sampled_from([0.0, 0.1, 0.5, 1.0]))
+def test_every_marked_cell_is_visited(size, seed, share):
+    mask = np.random.default_rng(seed).random((2, 5)) < share
+
+    def body(carry, index):
+        marks, trips = carry
+        return marks.at[index].set(1 + index), trips + 1  # as often as it stands there: the same
+
+    run = jax.jit(lambda m: cells.for_each_chunk(m, size, body, (jnp.zeros(10, int), 0)))
+    marks, trips = run(mask)
+    expected = np.where(mask.reshape(-1), 1 + np.arange(10), 0)
+    np.testing.assert_array_equal(marks, expected)
+    assert trips == -(-mask.sum() // size)  # work follows the change
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+def test_every_marked_stream_is_visited_once(streams):
+    for bits in range(2**streams):
+        mask = np.array([bits >> b & 1 for b in range(streams)], bool)
+        visits = cells.for_each_stream(mask, lambda c, b: c.at[b].add(1), jnp.zeros(streams, int))
+        np.testing.assert_array_equal(visits, mask)
+
+
+WHERE = np.array([1, 0, 1]), np.array([0, 3, 2]), np.array([4, 0, 1])
+
+
+def test_windows_are_read_where_they_are():
+    x = np.random.default_rng(0).standard_normal((2, 6, 7, 3))
+    found = jax.jit(lambda x: cells.read(x, *map(jnp.asarray, WHERE), 3, 2))(x)
+    expected = [x[b, i : i + 3, j : j + 2] for b, i, j in zip(*WHERE, strict=True)]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_windows_are_written_where_they_belong():
+    x = np.random.default_rng(0).standard_normal((2, 6, 7, 3)).astype(np.float32)
+    windows = np.random.default_rng(1).standard_normal((3, 3, 2, 3)).astype(np.float32)
+    found = jax.jit(lambda x: cells.write(x, windows, *map(jnp.asarray, WHERE)))(x)
+    expected = x.copy()
+    for k, (b, i, j) in enumerate(zip(*WHERE, strict=True)):
+        expected[b, i : i + 3, j : j + 2] = windows[k]
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("positions", [1, 4, 64, 256, 4096])
+@pytest.mark.parametrize("count", [1, 16, 577])
+def test_chunks_are_of_a_sensible_size(positions, count):
+    assert 1 <= cells.chunk_size(positions, count) <= count
+
+
+def test_inside_changes_no_values():
+    tree = {"a": jnp.arange(3.0), "b": (jnp.ones((2, 2)),)}
+    found = jax.jit(cells.inside)(tree, jnp.int32(0))
+    assert jax.tree.all(jax.tree.map(np.array_equal, found, tree))

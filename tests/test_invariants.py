@@ -1,0 +1,530 @@
+"""What must hold after every step, whatever the frames: section by section of the promise."""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import EDITS, ROUNDING, deviation, edit, grown, patch_distance, report_of
+
+import diffvis_jax as dv
+from diffvis_jax.cache import CLEAN, HELD
+from diffvis_jax.layer_step import break_even
+from diffvis_jax.step import jit_audit
+from diffvis_jax.towers.layers import Global, Local, Source
+
+FULL, PARTIAL, REUSE = 2, 1, 0
+
+# A step of an episode: one (kind, seed) for each of two streams.
+one_edit = st.tuples(st.sampled_from(EDITS), st.integers(0, 2**16))
+episodes = st.lists(st.tuples(one_edit, one_edit), min_size=2, max_size=6)
+policies = st.builds(
+    dict,
+    change_threshold=st.sampled_from([0.0, 2 / 255, 0.1]),
+    margin=st.sampled_from([0, 1, (0, 1, 1, 2, 3), None]),
+    tolerance=st.sampled_from([0.0, 0.01, 0.3]),
+    settle=st.sampled_from([0.0, 0.05, 1.0]),
+    refresh_patches=st.sampled_from([0, 3]),
+    max_changed_patches=st.sampled_from([None, 6]),
+    skip_small_patches=st.sampled_from([0, 2]),
+)
+
+
+def play(first, episode):
+    """The frames of an episode, `[B, S, S, 3]` each."""
+    frames = first
+    for edits in episode:
+        frames = np.stack(
+            [edit(frames[b], kind, seed, first[b]) for b, (kind, seed) in enumerate(edits)]
+        )
+        yield frames
+
+
+def clean(cache) -> bool:
+    return not np.asarray(cache.pending).any()
+
+
+def same_bits(one, other) -> bool:
+    return np.asarray(one).tobytes() == np.asarray(other).tobytes()
+
+
+# ---- 1: equal to the full encode ---------------------------------------------------------------
+
+
+def test_empty_cache_gives_the_full_encode(kit):
+    frames, tokens, cache = kit.start()
+    assert kit.error(tokens, frames) < ROUNDING
+    assert same_bits(cache.reference, frames)
+    # Every layer's map, not only what comes out at the end.
+    for b in range(2):
+        maps = kit.maps(frames[b])
+        for layer, held in zip(kit.tower.layers, cache.maps, strict=True):
+            height, width = layer.shape
+            extra = held.shape[1] - kit.tower.rows * layer.cell
+            at = slice(extra // 2, extra // 2 + height), slice(extra // 2, extra // 2 + width)
+            assert deviation(held[b][at], maps[layer.name][0]) < ROUNDING, layer.name
+
+
+@given(episode=episodes)
+def test_exact_tokens_equal_the_encoded_reference(kit, episode):
+    first, _, cache = kit.start(dv.Policy.exact())
+    for frames in play(first, episode):
+        tokens, cache, _ = kit.step(kit.params, cache, frames, dv.Policy.exact())
+        assert kit.error(tokens, cache.reference) < ROUNDING
+        assert clean(cache)
+
+
+@given(episode=episodes, threshold=st.sampled_from([2 / 255, 0.1, 0.5]))
+def test_exact_means_the_reference_also_with_a_threshold(fastvithd, episode, threshold):
+    kit, policy = fastvithd, dv.Policy.exact(change_threshold=threshold)
+    first, _, cache = kit.start(policy)
+    for frames in play(first, episode):
+        tokens, cache, _ = kit.step(kit.params, cache, frames, policy)
+        assert kit.error(tokens, cache.reference) < ROUNDING
+
+
+def test_positions_beyond_the_frame_stay_zero(odd):
+    # The dense network pads with zeros there; a step must not leave anything behind.
+    frames, _, cache = odd.start()
+    for row in range(4):
+        frames = odd.change_patch(frames, row, 3)
+        frames = odd.change_patch(frames, 3, row)
+        _, cache, _ = odd.step(odd.params, cache, frames, dv.Policy.exact())
+    for layer, held in zip(odd.tower.layers, cache.maps, strict=True):
+        border = (held.shape[1] - odd.tower.rows * layer.cell) // 2
+        valid = np.zeros(held.shape[1:3], bool)
+        at = slice(border, border + layer.shape[0])
+        valid[at, at] = True
+        if not isinstance(layer, Global):
+            assert not np.asarray(held)[:, ~valid].any(), layer.name
+
+
+# ---- 2, 3: the reference -----------------------------------------------------------------------
+
+
+def check_reference(kit, policy, episode):
+    first, _, cache = kit.start(policy)
+    seen = kit.tower.grid * kit.tower.patch  # CLIP ignores what is left of the last patch
+    for frames in play(first, episode):
+        _, cache, report = kit.step(kit.params, cache, frames, policy)
+        apart = patch_distance(
+            frames[:, :seen, :seen],
+            np.asarray(cache.reference)[:, :seen, :seen],
+            kit.tower.patch,
+            policy.metric,
+        )
+        kept = ~np.asarray(report.skipped)
+        assert (apart[kept] <= float(policy.change_threshold) + 1e-7).all()
+
+
+@given(episode=episodes, values=policies)
+def test_frames_stay_within_the_threshold_of_the_reference(kit, episode, values):
+    check_reference(kit, dv.Policy(**values), episode)
+
+
+@given(episode=episodes, values=policies)
+def test_frames_stay_within_the_mean_threshold(clip, episode, values):
+    check_reference(clip, dv.Policy(**values, metric="mean"), episode)
+
+
+@given(episode=episodes)
+def test_without_a_threshold_the_reference_is_the_frame(fastvithd, episode):
+    first, _, cache = fastvithd.start()
+    for frames in play(first, episode):
+        _, cache, _ = fastvithd.step(fastvithd.params, cache, frames, dv.Policy())
+        assert same_bits(cache.reference, frames)
+
+
+@pytest.mark.parametrize("metric", ["max", "mean"])
+def test_slow_fade_is_picked_up(clip, metric):
+    kit, p = clip, clip.tower.patch
+    policy = dv.Policy(metric=metric, change_threshold=3.5 / 255, settle=0)
+    first, _, cache = kit.start(policy)
+    first[:, 8 : 8 + p, 16 : 16 + p] = 100  # patch (1, 2)
+    _, cache, _ = kit.step(kit.params, cache, first, policy)
+    for grey in range(1, 10):
+        frames = first.copy()
+        frames[:, 8 : 8 + p, 16 : 16 + p] = 100 + grey
+        _, cache, report = kit.step(kit.params, cache, frames, policy)
+        held = int(cache.reference[0, 8, 16, 0]) - 100
+        # Each step moves by 1, below 3.5; the fourth since the last update passes it.
+        assert held == grey // 4 * 4
+        assert report_of(report, 0)["path"] == ("reuse" if grey % 4 else "partial")
+        assert np.argwhere(report.changed[0]).tolist() == ([] if grey % 4 else [[1, 2]])
+
+
+# ---- 4: nothing changed ------------------------------------------------------------------------
+
+
+def test_nothing_changed_gives_the_same_bits(kit):
+    frames, _, cache = kit.start()
+    frames = kit.change_patch(frames, 1, 1)
+    before, cache, _ = kit.step(kit.params, cache, frames, dv.Policy.exact())
+    after, kept, report = kit.step(kit.params, cache, frames, dv.Policy.exact())
+    assert same_bits(before, after)
+    assert all(same_bits(a, b) for a, b in zip(cache.maps, kept.maps, strict=True))
+    assert np.asarray(report.path).tolist() == [REUSE, REUSE]
+    assert not np.asarray(report.recomputed).any()
+    assert not np.asarray(report.cell_recomputed).any()
+    assert not np.asarray(report.changed_patches).any()
+
+
+@pytest.mark.parametrize("settle", [1.0, 0.3, 0.07])
+def test_idle_steps_settle_within_the_bound(kit, settle):
+    """Layers settle in order, so no cell is computed twice: all of them cost at most one encode,
+    and every idle step but the last spends at least its share."""
+    frames, _, cache = kit.start()
+    frames = kit.change_patch(frames, 1, 2)
+    policy = dv.Policy(margin=0, settle=settle)
+    tokens, cache, report = kit.step(kit.params, cache, frames, policy)
+    late = kit.error(tokens, frames)
+    assert late > 100 * ROUNDING
+    assert float(report.pending[0]) > 0
+    steps, spent = 0, np.zeros(2)
+    while not clean(cache):
+        steps += 1
+        assert steps <= math.ceil(1 / settle)
+        tokens, cache, report = kit.step(kit.params, cache, frames, policy)
+        assert (np.asarray(report.path) == PARTIAL).all()
+        spent += np.asarray(report.recomputed)
+        if not clean(cache):
+            assert (np.asarray(report.recomputed) > 0.99 * settle).all()
+    assert kit.error(tokens, frames) < ROUNDING
+    assert not np.asarray(report.pending).any()
+    assert not np.asarray(report.oldest_age).any()
+    # Keys, values and the readout are not in the budget, and come again with every step.
+    assert (spent < 1.01 + 0.35 * steps).all()
+    tokens, _, report = kit.step(kit.params, cache, frames, policy)
+    assert np.asarray(report.path).tolist() == [REUSE, REUSE]
+
+
+def test_without_settling_an_idle_step_leaves_pending_cells_alone(fastvithd):
+    kit, policy = fastvithd, dv.Policy(margin=0, settle=0)
+    frames, _, cache = kit.start()
+    frames = kit.change_patch(frames, 1, 2)
+    before, cache, _ = kit.step(kit.params, cache, frames, policy)
+    after, cache, report = kit.step(kit.params, cache, frames, policy)
+    assert same_bits(before, after)
+    assert np.asarray(report.path).tolist() == [REUSE, REUSE]
+    assert (np.asarray(report.pending) > 0).all()
+    assert np.asarray(report.oldest_age).tolist() == [2, 2]
+
+
+def test_settling_goes_outwards(fastvithd):
+    kit, tower = fastvithd, fastvithd.tower
+    frames, _, cache = kit.start()
+    frames = kit.change_patch(frames, 0, 0)
+    policy = dv.Policy(margin=(9, 9, 9, 0, 0))
+    _, cache, _ = kit.step(kit.params, cache, frames, policy)
+    before = np.asarray(cache.pending[0]) != CLEAN
+    # The first layer with something pending settles first; there, the nearest cells.
+    layer = int(np.argmax(before.any(-1)))
+    share = 2.5 * tower.layers[layer].macs / tower.macs  # two cells of it, and a third begun
+    policy = dv.Policy(margin=(9, 9, 9, 0, 0), settle=share)
+    _, cache, _ = kit.step(kit.params, cache, frames, policy)
+    settled = before[layer] & (np.asarray(cache.pending[0, layer]) == CLEAN)
+    distance = np.maximum(*np.divmod(np.arange(16), 4))
+    assert before[layer].sum() > 8
+    assert settled.sum() == 3
+    assert distance[settled].max() <= distance[before[layer] & ~settled].min()
+
+
+# ---- nothing is forgotten ----------------------------------------------------------------------
+
+
+@given(episode=episodes, values=policies)
+def test_pending_work_is_never_forgotten(kit, episode, values):
+    first, _, cache = kit.start()
+    policy = dv.Policy(**values)
+    for frames in play(first, episode):
+        _, cache, _ = kit.step(kit.params, cache, frames, policy)
+    reference = np.asarray(cache.reference)
+    tokens, cache, _ = kit.step(kit.params, cache, reference, dv.Policy(settle=1))
+    assert clean(cache)
+    assert kit.error(tokens, reference) < ROUNDING
+
+
+@given(episode=episodes, values=policies)
+def test_an_exact_step_makes_up_for_everything(kit, episode, values):
+    first, _, cache = kit.start()
+    for frames in play(first, episode):
+        _, cache, _ = kit.step(kit.params, cache, frames, dv.Policy(**values))
+    frames = kit.change_patch(np.asarray(cache.reference), 2, 1)
+    tokens, cache, _ = kit.step(kit.params, cache, frames, dv.Policy.exact())
+    assert clean(cache)
+    assert kit.error(tokens, frames) < ROUNDING
+
+
+@pytest.mark.parametrize("name", ["fastvithd", "clip"])
+def test_an_exact_step_sends_what_a_tolerance_held_back(name, request):
+    kit = request.getfixturevalue(name)
+    first, _, cache = kit.start()
+    frames = kit.change_patch(first, 0, 0)
+    _, cache, _ = kit.step(kit.params, cache, frames, dv.Policy(margin=None, tolerance=1e6))
+    assert (np.asarray(cache.pending) == HELD).any()
+    frames = kit.change_patch(frames, 3, 3)
+    tokens, cache, _ = kit.step(kit.params, cache, frames, dv.Policy.exact())
+    assert clean(cache)
+    assert kit.error(tokens, frames) < ROUNDING
+
+
+def test_small_moves_add_up(fastvithd):
+    """Each move is within the tolerance, their sum is not: it is sent on."""
+    kit, policy = fastvithd, dv.Policy(margin=None, tolerance=0.02, settle=0)
+    frames, _, cache = kit.start()
+    frames[:, :64, :64] = 100
+    _, cache, _ = kit.step(kit.params, cache, frames, dv.Policy.exact())
+    held = []
+    for grey in range(101, 121):
+        frames = frames.copy()
+        frames[:, :64, :64] = grey
+        tokens, cache, _ = kit.step(kit.params, cache, frames, policy)
+        held.append(int(cache.pending[0, 0, 0]))
+        if grey == 101:
+            assert held == [HELD]  # the first move alone is too small
+    assert CLEAN in held  # it went through
+    assert held.count(HELD) > held.count(CLEAN)  # now and then
+    tokens, cache, _ = kit.step(kit.params, cache, frames, policy.replace(settle=np.float32(1)))
+    assert kit.error(tokens, frames) < ROUNDING
+
+
+# ---- 5: streams --------------------------------------------------------------------------------
+
+
+def assert_same_report(one: dict, other: dict) -> None:
+    assert one.pop("path") == other.pop("path")
+    assert one == pytest.approx(other, rel=1e-5)
+
+
+@given(episode=episodes, values=policies)
+@pytest.mark.parametrize("name", ["fastvithd", "clip"])
+def test_permuting_streams_permutes_results(name, request, episode, values):
+    kit, policy = request.getfixturevalue(name), dv.Policy(**values)
+    first, _, cache = kit.start()
+    swapped = jax.tree.map(lambda x: x[::-1], cache)
+    for frames in play(first, episode):
+        tokens, cache, report = kit.step(kit.params, cache, frames, policy)
+        other, swapped, swapped_report = kit.step(kit.params, swapped, frames[::-1], policy)
+        assert deviation(other[::-1], tokens) < ROUNDING
+        for b in range(2):
+            assert_same_report(report_of(swapped_report, 1 - b), report_of(report, b))
+
+
+@given(episode=episodes, values=policies)
+def test_streams_together_equal_single_streams(clip, episode, values):
+    """FastViTHD: in test_transforms.py, one stream a device."""
+    kit = clip
+    first, _, cache = kit.start()
+    singles = [
+        kit.serve(kit.params, dv.init_cache(kit.config, 1), first[b : b + 1])[1] for b in range(2)
+    ]
+    policy = dv.Policy(**values)
+    for frames in play(first, episode):
+        tokens, cache, report = kit.step(kit.params, cache, frames, policy)
+        for b in range(2):
+            token, singles[b], single = kit.serve(kit.params, singles[b], frames[b : b + 1], policy)
+            assert deviation(tokens[b : b + 1], token) < ROUNDING
+            assert_same_report(report_of(single, 0), report_of(report, b))
+            np.testing.assert_array_equal(singles[b].pending[0], cache.pending[b])
+
+
+def test_a_stream_may_start_later(clip):
+    """An empty stream beside one that is being followed: full beside partial."""
+    kit = clip
+    frames, _, cache = kit.start()
+    empty = dv.init_cache(kit.config, 2)
+    cache = jax.tree.map(lambda old, new: old.at[1].set(new[1]), cache, empty)
+    frames = kit.change_patch(frames, 0, 3)
+    tokens, cache, report = kit.step(kit.params, cache, frames, dv.Policy.exact())
+    assert np.asarray(report.path).tolist() == [PARTIAL, FULL]
+    assert kit.error(tokens, frames) < ROUNDING
+
+
+# ---- 6: nothing is compiled after warm-up ------------------------------------------------------
+
+
+@pytest.fixture
+def compilations():
+    """Counts compilations from here on."""
+    events = []
+
+    def listen(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            events.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield events
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.mark.parametrize("name", ["fastvithd", "clip"])
+def test_an_episode_compiles_nothing(name, request, compilations):
+    kit = request.getfixturevalue(name)
+    frames, _, cache = kit.start()
+    sweep = [
+        dv.Policy(),
+        dv.Policy.exact(),
+        dv.Policy.fast(),
+        dv.Policy(margin=2),
+        dv.Policy(margin=[0, 1, 2, 3, 4.5]),
+        dv.Policy(margin=None, tolerance=0.1),
+        dv.Policy(change_threshold=0.05, settle=0.5, refresh_patches=2),
+        dv.Policy(max_changed_patches=0),
+        dv.Policy(skip_small_patches=3, keyframe_every=4),
+        dv.Policy(settle=0),
+    ]
+    jax.block_until_ready(kit.step(kit.params, cache, frames, None))
+    del compilations[:]
+    seed = 0
+    for policy in sweep:
+        for kind in EDITS:
+            seed += 1
+            frames = np.stack([edit(x, kind, seed + b, x) for b, x in enumerate(frames)])
+            _, cache, report = kit.step(kit.params, cache, frames, policy)
+            dv.describe(report)
+    assert compilations == []
+
+
+def test_the_count_of_compilations_counts(compilations):
+    jax.jit(lambda x: x * 3 + 1)(np.arange(3))
+    assert compilations
+
+
+# ---- 8: the report -----------------------------------------------------------------------------
+
+
+def test_first_step_is_a_whole_encode(kit):
+    frames = kit.frames()
+    _, _, report = kit.step(kit.params, dv.init_cache(kit.config, 2), frames)
+    np.testing.assert_allclose(report.recomputed, 1, rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(report.cell_recomputed).mean(-1), 1, rtol=1e-5)
+    assert report_of(report, 1) == {
+        "path": "full",
+        "changed_patches": 0,
+        "total_patches": 16,
+        "skipped": False,
+        "recomputed": pytest.approx(1),
+        "pending": 0,
+        "oldest_age": 0,
+    }
+
+
+def test_margin_zero_is_counted_by_hand(kit):
+    frames, _, cache = kit.start()
+    changed = kit.change_patch(frames, 2, 1, stream=0)  # the other stream stays as it is
+    _, cache, report = kit.step(kit.params, cache, changed, dv.Policy(margin=0))
+    tower = kit.tower
+    cells = 1 + tower.lead  # the patch; CLIP's class token stands beside every change
+    macs, seen = tower.readout_macs, 0
+    for layer in tower.layers:
+        computed = cells if seen or isinstance(layer, Local | Global) else 1
+        if isinstance(layer, Global):
+            # The embedding of the class token does not change: nothing of its keys to replace
+            # before the first attention has moved it.
+            macs += (cells if seen else 1) * layer.macs_key_value
+            seen += 1
+        macs += computed * layer.macs
+    assert float(report.recomputed[0]) == pytest.approx(macs / tower.macs, rel=1e-5)
+    assert float(report.recomputed[1]) == 0
+    assert np.asarray(report.path).tolist() == [PARTIAL, REUSE]
+    assert np.asarray(report.changed_patches).tolist() == [1, 0]
+    assert np.argwhere(report.changed).tolist() == [[0, 2, 1]]
+    # Where it was done: at the patch (and the class token), but for the readout.
+    where = np.asarray(report.cell_recomputed[0]) - tower.readout_macs / tower.macs
+    done = np.flatnonzero(where > 1e-6).tolist()
+    assert done == ([0, 10] if tower.lead else [9])
+    # What is owed: pending cells at their cost.
+    owed = sum(
+        int((np.asarray(cache.pending[0, i]) != CLEAN).sum()) * layer.macs
+        for i, layer in enumerate(tower.layers)
+    )
+    assert owed > 0
+    assert float(report.pending[0]) == pytest.approx(owed / tower.macs, rel=1e-5)
+    assert float(report.pending[1]) == 0
+
+
+@pytest.mark.parametrize("patch", [(0, 0), (1, 2), (3, 3)])
+def test_exact_work_lies_between_what_changed_and_what_could(fastvithd, patch):
+    """An independent count: from the full encodes before and after, and from geometry alone."""
+    kit, tower = fastvithd, fastvithd.tower
+    frames, _, cache = kit.start()
+    after = kit.change_patch(frames, *patch)
+    _, _, report = kit.step(kit.params, cache, after, dv.Policy.exact())
+    maps = [kit.maps(x[0]) for x in (frames, after)]
+
+    def count(truth: bool) -> float:
+        moved, macs = np.zeros((4, 4), bool), 0.0
+        moved[patch] = True
+        for layer in tower.layers:
+            if isinstance(layer, Global):
+                macs += (
+                    moved.sum() * layer.macs_key_value
+                    if moved.mean() <= break_even()
+                    else (moved.size * layer.macs_key_value)
+                )
+                need = np.full((4, 4), moved.any())
+            else:
+                assert isinstance(layer, Source | Local)
+                need = grown(moved, layer.halo)
+            if need.mean() > break_even():
+                need = np.ones((4, 4), bool)
+            macs += need.sum() * layer.macs
+            by_cell = (4, layer.cell, 4, layer.cell, -1)
+            differs = (maps[0][layer.name] != maps[1][layer.name]).reshape(by_cell).any((1, 3, 4))
+            moved = differs if truth else need
+        return (macs + tower.readout_macs) / tower.macs
+
+    low, high = count(truth=True), count(truth=False)
+    assert low * 0.9999 <= float(report.recomputed[0]) <= high * 1.0001
+    assert high < 1  # else the bound says nothing
+
+
+@given(episode=episodes, values=policies)
+def test_reports_agree_with_the_frames_and_the_cache(kit, episode, values):
+    policy = dv.Policy(**values)
+    first, _, cache = kit.start(policy)
+    macs = np.array([layer.macs for layer in kit.tower.layers], np.float64)
+    seen = kit.tower.grid * kit.tower.patch
+    for frames in play(first, episode):
+        before = cache
+        tokens, cache, report = kit.step(kit.params, cache, frames, policy)
+        apart = patch_distance(
+            frames[:, :seen, :seen],
+            np.asarray(before.reference)[:, :seen, :seen],
+            kit.tower.patch,
+            "max",
+        )
+        changed = apart > values["change_threshold"] + 1e-7
+        count = changed.sum((1, 2))
+        np.testing.assert_array_equal(report.changed, changed)
+        np.testing.assert_array_equal(report.changed_patches, count)
+        full = count > (values["max_changed_patches"] or 99)
+        np.testing.assert_array_equal(np.asarray(report.path) == FULL, full)
+        skipped = ~full & (count > 0) & (count <= values["skip_small_patches"])
+        np.testing.assert_array_equal(report.skipped, skipped)
+        np.testing.assert_array_equal(np.asarray(report.path) == REUSE, report.recomputed == 0)
+        np.testing.assert_allclose(np.asarray(report.recomputed)[full], 1, rtol=1e-5)
+        np.testing.assert_allclose(
+            np.asarray(report.cell_recomputed).mean(-1), report.recomputed, rtol=1e-4
+        )
+        owed = ((np.asarray(cache.pending) != CLEAN).sum(-1) @ macs) / kit.tower.macs
+        np.testing.assert_allclose(report.pending, owed, rtol=1e-5)
+        assert ((np.asarray(report.oldest_age) > 0) == (owed > 0)).all()
+        for b in np.flatnonzero(np.asarray(report.path) == REUSE):
+            assert same_bits(before.tokens[b], tokens[b])
+
+
+@pytest.mark.parametrize("name", ["fastvithd", "clip"])
+def test_audit_is_the_true_error(name, request):
+    kit = request.getfixturevalue(name)
+    frames, _, cache = kit.start()
+    frames = kit.change_patch(frames, 1, 1)
+    tokens, cache, _ = kit.step(kit.params, cache, frames, dv.Policy(margin=0))
+    full = kit.full(frames).astype(np.float64)
+    norm = np.sqrt((full**2).sum(-1).mean(-1))
+    expected = np.sqrt(((np.asarray(tokens) - full) ** 2).sum(-1)) / norm[:, None]
+    found = np.asarray(jit_audit(kit.params, cache, config=kit.config))
+    assert expected.max() > 1e-3
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)

@@ -1,0 +1,148 @@
+"""The fast lowerings against the plain definition."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from tiny import deviation
+
+from diffvis_jax.ops import pointwise
+from diffvis_jax.ops.attention import attention, layer_norm
+from diffvis_jax.ops.depthwise import depthwise_conv
+
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape, dtype=jnp.float32):
+    return jnp.asarray(RNG.standard_normal(shape), dtype)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("multiplier", [1, 2])
+@pytest.mark.parametrize(("k", "height", "width"), [(3, 9, 8), (7, 13, 14), (7, 7, 8)])
+def test_depthwise_equals_the_grouped_convolution(k, height, width, stride, multiplier):
+    x = normal(2, height, width, 6)
+    kernel, bias = normal(k, k, 1, 6 * multiplier), normal(6 * multiplier)
+    found = jax.jit(depthwise_conv, static_argnums=3)(x, kernel, bias, stride)
+    expected = bias + lax.conv_general_dilated(
+        x, kernel, (stride, stride), "VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=6,
+    )  # fmt: skip
+    assert found.dtype == jnp.float32
+    assert deviation(found, expected) < 1e-6
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_gradient_is_that_of_the_grouped_convolution(stride):
+    x, kernel, bias, weights = normal(1, 8, 8, 4), normal(3, 3, 1, 4), normal(4), normal(6, 6, 4)
+
+    def grouped(x, kernel, bias):
+        return bias + lax.conv_general_dilated(
+            x, kernel, (stride, stride), "VALID",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=4,
+        )  # fmt: skip
+
+    def gradients(conv):
+        def loss(*operands):
+            y = conv(*operands)
+            return (y * weights[: y.shape[1], : y.shape[2]]).sum()
+
+        return jax.jit(jax.grad(loss, (0, 1, 2)))(x, kernel, bias)
+
+    found = gradients(lambda *operands: depthwise_conv(*operands, stride))
+    for ours, expected in zip(found, gradients(grouped), strict=True):
+        assert deviation(ours, expected) < 1e-5
+
+
+def test_depthwise_sums_bfloat16_in_float32():
+    x, kernel, bias = normal(1, 9, 9, 4, dtype=jnp.bfloat16), normal(7, 7, 1, 4), normal(4)
+    found = depthwise_conv(x, kernel, bias)
+    assert deviation(found, depthwise_conv(x.astype(jnp.float32), kernel, bias)) < 1e-6
+
+
+def plain_attention(q, k, v, heads, mask=None):
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    d = q.shape[-1] // heads
+    found = np.zeros(q.shape)
+    for b in range(q.shape[0]):
+        for h in range(heads):
+            at = slice(h * d, (h + 1) * d)
+            scores = q[b, :, at] @ k[b, :, at].T / math.sqrt(d)
+            if mask is not None:
+                scores[:, ~mask] = -np.inf
+            weights = np.exp(scores - scores.max(-1, keepdims=True))
+            found[b, :, at] = weights / weights.sum(-1, keepdims=True) @ v[b, :, at]
+    return found
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("rows", "tokens", "heads"), [(11, 11, 1), (3, 11, 4), (1, 16, 2)])
+def test_attention_equals_plain_softmax(rows, tokens, heads, masked):
+    q, k, v = normal(2, rows, 16), normal(2, tokens, 16), normal(2, tokens, 16)
+    mask = np.arange(tokens) % 3 != 1 if masked else None
+    found = jax.jit(lambda *x: attention(*x, heads=heads, mask=mask))(q, k, v)
+    assert deviation(found, plain_attention(q, k, v, heads, mask)) < 2e-6
+
+
+def test_attention_survives_large_scores():
+    q, k, v = 300 * normal(1, 4, 8), 300 * normal(1, 5, 8), normal(1, 5, 8)
+    found = attention(q, k, v, heads=2)
+    assert deviation(found, plain_attention(q, k, v, 2)) < 1e-4
+
+
+def test_attention_ignores_what_the_mask_hides():
+    q, k, v = normal(1, 4, 8), normal(1, 5, 8), normal(1, 5, 8)
+    mask = np.array([True, True, False, True, True])
+    other = attention(q, k.at[:, 2].set(99), v.at[:, 2].set(99), heads=2, mask=mask)
+    np.testing.assert_array_equal(other, attention(q, k, v, heads=2, mask=mask))
+
+
+@pytest.mark.parametrize("rows", [1, 7, 8, 20, 24])
+def test_feed_forward_in_chunks_is_the_same(monkeypatch, rows):
+    x = normal(rows, 6)
+    fc1 = {"kernel": normal(6, 12), "bias": normal(12)}
+    fc2 = {"kernel": normal(12, 6), "bias": normal(6)}
+    hidden = np.asarray(x, np.float64) @ np.asarray(fc1["kernel"]) + np.asarray(fc1["bias"])
+    hidden = np.vectorize(lambda t: t * 0.5 * (1 + math.erf(t / math.sqrt(2))))(hidden)
+    expected = hidden @ np.asarray(fc2["kernel"]) + np.asarray(fc2["bias"])
+    assert deviation(pointwise.feed_forward(x, fc1, fc2), expected) < 1e-6
+    monkeypatch.setattr(pointwise, "_CPU_HIDDEN_FLOATS", 8 * 12)  # chunks of 8 rows
+    found = pointwise.feed_forward(x.reshape(1, rows, 6), fc1, fc2)
+    assert found.shape == (1, rows, 6)
+    assert deviation(found[0], expected) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("name", "definition"),
+    [
+        ("gelu", lambda t: t * 0.5 * (1 + math.erf(t / math.sqrt(2)))),
+        ("quick_gelu", lambda t: t / (1 + math.exp(-1.702 * t))),
+        (
+            "gelu_pytorch_tanh",
+            lambda t: 0.5 * t * (1 + math.tanh(math.sqrt(2 / math.pi) * (t + 0.044715 * t**3))),
+        ),
+    ],
+)
+def test_activations(name, definition):
+    x = np.linspace(-9, 9, 181)
+    found = pointwise.ACTIVATIONS[name](jnp.asarray(x, jnp.float32))
+    assert np.abs(found - np.vectorize(definition)(x)).max() < 2e-6
+
+
+def test_layer_norm_is_pytorchs():
+    x, scale, bias = 3 + 5 * normal(4, 16), normal(16), normal(16)
+    y = np.asarray(x, np.float64)
+    y = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + 1e-5)
+    expected = y * np.asarray(scale) + np.asarray(bias)
+    assert deviation(layer_norm(x, scale, bias, 1e-5), expected) < 1e-6
+
+
+def test_linear_takes_the_kernels_dtype_and_sums_in_float32():
+    x, kernel = normal(5, 300), normal(300, 4, dtype=jnp.bfloat16)
+    found = pointwise.linear(x, kernel, normal(4) * 0)
+    assert found.dtype == jnp.float32
+    rounded = np.asarray(x.astype(jnp.bfloat16), np.float64) @ np.asarray(kernel, np.float64)
+    assert deviation(found, rounded) < 1e-5

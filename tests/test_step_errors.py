@@ -1,0 +1,158 @@
+"""Bad input: the documented error, with a message that names what was wrong."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import CLIP, FASTVITHD, ODD, random_params
+
+import diffvis_jax as dv
+
+FRAME = np.zeros((1, 36, 36, 3), np.uint8)
+BAD_FRAMES = {
+    "float": (FRAME.astype(np.float32), "float32"),
+    "float16": (FRAME.astype(np.float16), "float16"),
+    "int32": (FRAME.astype(np.int32), "int32"),
+    "bool": (FRAME.astype(bool), "bool"),
+    "one picture": (FRAME[0], r"\[36, 36, 3\]"),
+    "not square": (FRAME[:, :30], r"\[1, 30, 36, 3\]"),
+    "grey": (FRAME[..., :1], r"\[1, 36, 36, 1\]"),
+    "alpha": (np.concatenate([FRAME, FRAME[..., :1]], -1), r"\[1, 36, 36, 4\]"),
+    "channels first": (FRAME.transpose(0, 3, 1, 2), r"\[1, 3, 36, 36\]"),
+    "no streams": (FRAME[:0], r"\[0, 36, 36, 3\]"),
+    "no pixels": (FRAME[:, :0, :0], r"\[1, 0, 0, 3\]"),
+}
+
+
+@pytest.fixture
+def cache():
+    return dv.init_cache(CLIP)
+
+
+CALLS = {
+    "encode": lambda params, cache, frames: dv.encode(params, frames, config=CLIP),
+    "encode_step": lambda *given: dv.encode_step(*given, config=CLIP),
+    "make_step": lambda *given: dv.make_step(CLIP)(*given),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FRAMES)
+@pytest.mark.parametrize("call", CALLS)
+def test_bad_frames(call, name, cache):
+    frames, message = BAD_FRAMES[name]
+    with pytest.raises(dv.FrameError, match=message):
+        CALLS[call](random_params(CLIP), cache, frames)
+
+
+def test_frames_of_another_size_than_the_cache():
+    cache = dv.init_cache(FASTVITHD)
+    frames = np.zeros((1, 200, 200, 3), np.uint8)
+    with pytest.raises(dv.FrameError, match=r"200 px for a cache of 256 px.*size=200"):
+        dv.encode_step(random_params(FASTVITHD), cache, frames, config=FASTVITHD)
+
+
+def test_frames_of_another_batch_than_the_cache(cache):
+    with pytest.raises(dv.FrameError, match="2 frames for a cache of 1 streams"):
+        dv.encode_step(random_params(CLIP), cache, np.repeat(FRAME, 2, 0), config=CLIP)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [dataclasses.replace(CLIP, activation="gelu"), dataclasses.replace(CLIP, size=40), FASTVITHD],
+    ids=["activation", "size", "tower"],
+)
+def test_cache_of_another_config(cache, config):
+    params = random_params(CLIP)
+    with pytest.raises(dv.CacheError, match="init_cache"):
+        dv.encode_step(params, cache, FRAME, config=config)
+    with pytest.raises(dv.CacheError, match="init_cache"):
+        dv.audit(params, cache, config=config)
+
+
+def test_a_config_serves_caches_of_other_sizes():
+    cache = dv.init_cache(FASTVITHD, size=200)
+    assert cache.config == dataclasses.replace(FASTVITHD, size=200)
+    assert cache.reference.shape == (1, 200, 200, 3)
+    assert dv.init_cache(FASTVITHD, size=None).reference.shape == (1, 256, 256, 3)
+    assert dv.init_cache(ODD, 3, size=65).tokens.shape == (3, 4, 256)
+
+
+@pytest.mark.parametrize("batch", [0, -1, 1.0, None, "2"])
+def test_bad_batch(batch):
+    with pytest.raises(dv.CacheError, match="batch must be a whole number"):
+        dv.init_cache(CLIP, batch)
+
+
+def test_clip_has_one_size():
+    with pytest.raises(dv.ConfigError, match="36 px only, not 48"):
+        dv.init_cache(CLIP, size=48)
+    with pytest.raises(dv.ConfigError, match="36 px only, not 48"):
+        dv.encode(random_params(CLIP), np.zeros((1, 48, 48, 3), np.uint8), config=CLIP)
+
+
+@pytest.mark.parametrize("size", [0, -64])
+def test_bad_size(size):
+    with pytest.raises(dv.ConfigError, match="size"):
+        dv.init_cache(FASTVITHD, size=size)
+
+
+@pytest.mark.parametrize("config", [None, {"size": 36}, dv.CLIPConfig], ids=str)
+def test_not_a_config(config):
+    with pytest.raises(dv.ConfigError, match="config must be"):
+        dv.init_cache(config)
+    with pytest.raises(dv.ConfigError, match="config must be"):
+        dv.encode({}, FRAME, config=config)
+    with pytest.raises(dv.ConfigError, match="config must be"):
+        dv.make_step(config)
+
+
+@pytest.mark.parametrize(
+    ("make", "changes", "message"),
+    [
+        (FASTVITHD, {"depths": (1, 1, 1)}, "5 stages"),
+        (FASTVITHD, {"widths": (8, 12, 32, 64, 128)}, "multiple of the one before"),
+        (FASTVITHD, {"token_width": 200}, "token_width 200"),
+        (FASTVITHD, {"head_width": 24}, "heads of 24"),
+        (FASTVITHD, {"dtype": "float16"}, "dtype"),
+        (CLIP, {"heads": 5}, "5 heads"),
+        (CLIP, {"activation": "relu"}, "relu"),
+        (CLIP, {"patch": 0}, "patch"),
+        (CLIP, {"size": 7}, "size 7"),
+        (CLIP, {"layers": 1}, "2 layers"),
+        (CLIP, {"dtype": "int8"}, "dtype"),
+    ],
+)
+def test_bad_architectures(make, changes, message):
+    with pytest.raises(dv.ConfigError, match=message):
+        dataclasses.replace(make, **changes)
+
+
+def test_unknown_outputs():
+    frames = np.zeros((1, 64, 64, 3), np.uint8)
+    with pytest.raises(dv.ConfigError, match="intermediates"):
+        dv.encode(random_params(FASTVITHD), frames, config=FASTVITHD, output="pooled")
+    with pytest.raises(dv.ConfigError, match="cls_patch"):
+        dv.encode(random_params(CLIP), FRAME, config=CLIP, output="features")
+
+
+def test_errors_are_value_errors():
+    for error in (dv.ConfigError, dv.FrameError, dv.CacheError, dv.CheckpointError):
+        assert issubclass(error, ValueError)
+
+
+def test_compute_patch_diff_refuses():
+    a = np.zeros((8, 8, 3), np.uint8)
+    with pytest.raises(dv.FrameError, match="float32"):
+        dv.compute_patch_diff(a.astype(np.float32), a, 4)
+    with pytest.raises(dv.FrameError, match="b must be uint8"):
+        dv.compute_patch_diff(a, a[None], 4)
+    with pytest.raises(dv.FrameError, match="one shape"):
+        dv.compute_patch_diff(a, a[:4], 4)
+    with pytest.raises(dv.ConfigError, match="patch_size"):
+        dv.compute_patch_diff(a, a, 0)
+    with pytest.raises(dv.ConfigError, match="median"):
+        dv.compute_patch_diff(a, a, 4, metric="median")
+    for threshold in (-0.1, 1.1, float("nan")):
+        with pytest.raises(dv.ConfigError, match="threshold"):
+            dv.compute_patch_diff(jnp.asarray(a), a, 4, threshold)

@@ -1,0 +1,236 @@
+"""The step under JAX's transformations: jit, scan, shard_map, donation, gradients."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from tiny import ROUNDING, deviation, edit
+
+import diffvis_jax as dv
+from diffvis_jax import towers
+from diffvis_jax.step import jit_encode
+from diffvis_jax.towers.initialise import cast_params
+
+
+def episode(kit, steps: int, streams: int):
+    """`uint8 [T, B, S, S, 3]`."""
+    frames = [kit.frames(seed=3, batch=streams)]
+    for t in range(1, steps):
+        kinds = ("rectangle", "nothing", "pixel", "scroll")
+        last = frames[-1]
+        frames.append(
+            np.stack([edit(x, kinds[(t + b) % 4], 9 * t + b, x) for b, x in enumerate(last)])
+        )
+    return np.stack(frames)
+
+
+def one_by_one(kit, frames, policy):
+    """The same episode with `kit.step`, two streams at a time -> tokens, reports, last caches."""
+    tokens, reports, caches = [], [], []
+    for b in range(0, frames.shape[1], 2):
+        cache, some, told = dv.init_cache(kit.config, 2), [], []
+        for pictures in frames[:, b : b + 2]:
+            token, cache, report = kit.step(kit.params, cache, pictures, policy)
+            some.append(token)
+            told.append(report)
+        tokens.append(np.stack(some))
+        reports.append(jax.tree.map(lambda *x: np.stack(x), *told))
+        caches.append(cache)
+    join = lambda axis: lambda *x: np.concatenate(x, axis)  # noqa: E731
+    return join(1)(*tokens), jax.tree.map(join(1), *reports), jax.tree.map(join(0), *caches)
+
+
+def scanned(kit):
+    def over_time(params, cache, frames, policy):
+        def body(cache, pictures):
+            tokens, cache, report = dv.encode_step(
+                params, cache, pictures, config=kit.config, policy=policy
+            )
+            return cache, (tokens, report)
+
+        return jax.lax.scan(body, cache, frames)
+
+    return over_time
+
+
+@pytest.mark.parametrize("name", ["fastvithd", "clip"])
+def test_jit_scan_shard_map_and_donation_in_one(name, request):
+    """Four streams on four devices, over time, with the cache donated: equal to single steps."""
+    kit = request.getfixturevalue(name)
+    mesh = jax.make_mesh((4,), ("streams",), axis_types=(jax.sharding.AxisType.Auto,))
+    run = jax.jit(
+        jax.shard_map(
+            scanned(kit),
+            mesh=mesh,
+            in_specs=(P(), P("streams"), P(None, "streams"), P()),
+            out_specs=(P("streams"), P(None, "streams")),
+        ),
+        donate_argnums=1,
+    )
+    frames = episode(kit, 5, 4)
+    for policy in (dv.Policy.exact(), dv.Policy(margin=[0, 0, 1, 1, 2])):
+        policy = policy.replace(margin=np.asarray(policy.margins(5)))
+        cache = jax.device_put(dv.init_cache(kit.config, 4), NamedSharding(mesh, P("streams")))
+        held = [x.addressable_shards[1].data.unsafe_buffer_pointer() for x in cache.maps]
+        new, (tokens, report) = run(kit.params, cache, frames, policy)
+        kept = [x.addressable_shards[1].data.unsafe_buffer_pointer() for x in new.maps]
+        assert kept == held  # the maps stayed where they were
+        assert cache.maps[0].is_deleted()
+        expected, told, caches = one_by_one(kit, frames, policy)
+        assert deviation(tokens, expected) < ROUNDING
+        np.testing.assert_array_equal(report.path, told.path)
+        np.testing.assert_allclose(report.recomputed, told.recomputed, rtol=1e-5)
+        np.testing.assert_array_equal(new.pending, caches.pending)
+        assert deviation(new.maps[-1], caches.maps[-1]) < ROUNDING
+
+
+def test_inside_a_callers_jit(clip):
+    kit = clip
+
+    @jax.jit
+    def served(params, cache, frames):
+        policy = dv.Policy.exact(change_threshold=1 / 255)  # made under the trace
+        tokens, cache, report = dv.encode_step(
+            params, cache, frames[:, ::-1], config=kit.config, policy=policy
+        )
+        return tokens.mean(-1), cache, report.recomputed.sum()
+
+    first = kit.frames()
+    cache = dv.init_cache(kit.config, 2)
+    for frames in (first, kit.change_patch(first, 1, 1)):
+        means, cache, _ = served(kit.params, cache, frames)
+        assert deviation(means, kit.full(frames[:, ::-1]).mean(-1)) < 10 * ROUNDING
+
+
+def test_scan_over_frames(clip):
+    frames = episode(clip, 6, 2)
+    policy = dv.Policy()
+    policy = policy.replace(margin=np.asarray(policy.margins(1)))
+    _, (tokens, report) = jax.jit(scanned(clip))(
+        clip.params, dv.init_cache(clip.config, 2), frames, policy
+    )
+    expected, told, _ = one_by_one(clip, frames, policy)
+    assert deviation(tokens, expected) < ROUNDING
+    np.testing.assert_array_equal(report.path, told.path)
+
+
+def test_without_jit_is_the_same(clip):
+    frames = clip.frames(batch=1)
+    cache = dv.init_cache(clip.config)
+    tokens = dv.encode_step(clip.params, cache, frames, config=clip.config)[0]
+    assert clip.error(tokens, frames) < ROUNDING
+    tokens = dv.encode(clip.params, frames, config=clip.config)
+    assert clip.error(tokens, frames) < ROUNDING
+
+
+# ---- donation ----------------------------------------------------------------------------------
+
+
+def test_donated_and_kept_agree(clip):
+    frames = clip.frames(batch=1)
+    donated = kept = None
+    for policy in (dv.Policy(), dv.Policy(margin=0), dv.Policy.exact()):
+        results = []
+        for step, cache in ((clip.serve, donated), (dv.make_step(clip.config, donate=False), kept)):
+            cache = dv.init_cache(clip.config) if cache is None else cache
+            results.append(step(clip.params, cache, frames, policy))
+        (tokens, donated, _), (other, kept, _) = results
+        np.testing.assert_array_equal(tokens, other)
+        assert all(
+            np.array_equal(a, b)
+            for a, b in zip(jax.tree.leaves(donated), jax.tree.leaves(kept), strict=True)
+        )
+        frames = clip.change_patch(frames, 2, 2, seed=int(frames[0, 0, 0, 0]))
+
+
+def test_a_kept_cache_can_be_used_again(clip):
+    frames, _, cache = clip.start()
+    before = jax.tree.map(np.array, cache)
+    one = clip.step(clip.params, cache, clip.change_patch(frames, 0, 0))[0]
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, cache, before)))
+    two = clip.step(clip.params, cache, clip.change_patch(frames, 0, 0))[0]
+    np.testing.assert_array_equal(one, two)
+
+
+def test_a_donated_cache_is_aliased(clip):
+    frames, cache = clip.frames(batch=1), dv.init_cache(clip.config)
+
+    def step(params, cache, frames):
+        return dv.encode_step(params, cache, frames, config=clip.config)
+
+    compiled = jax.jit(step, donate_argnums=1).lower(clip.params, cache, frames).compile()
+    maps = sum(x.nbytes for x in (*cache.maps, *cache.keys, *cache.values, cache.pixels))
+    assert compiled.memory_analysis().alias_size_in_bytes >= maps
+    pointers = [x.unsafe_buffer_pointer() for x in (*cache.maps, *cache.keys, *cache.values)]
+    _, new, _ = clip.serve(clip.params, cache, frames)
+    kept = [x.unsafe_buffer_pointer() for x in (*new.maps, *new.keys, *new.values)]
+    assert kept == pointers
+    assert cache.maps[0].is_deleted()
+
+
+def test_no_two_leaves_of_a_new_cache_share_memory(kit):
+    leaves = jax.tree.leaves(dv.init_cache(kit.config, 2))
+    pointers = {x.unsafe_buffer_pointer() for x in leaves}
+    assert len(pointers) == len(leaves)
+    assert sum(x.nbytes for x in leaves) == dv.init_cache(kit.config, 2).nbytes
+
+
+# ---- gradients ---------------------------------------------------------------------------------
+
+
+def grouped(x, kernel, bias, stride=1):
+    return bias + jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), "VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=x.shape[-1],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["fastvithd", "clip"])
+def test_the_full_encode_is_differentiable(name, request, monkeypatch):
+    kit = request.getfixturevalue(name)
+    frames = kit.frames(batch=1)
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((kit.tower.tokens, kit.tower.token_width)).astype(np.float32)
+
+    def loss(params):
+        return (dv.encode(params, frames, config=kit.config) * weights).sum()
+
+    # The gradient of 15 depthwise convolutions as shifts takes a minute to compile: that of one
+    # is in test_ops.py, here they are grouped convolutions.
+    monkeypatch.setattr(towers.fastvithd, "depthwise_conv", grouped)
+    gradient = jax.jit(jax.grad(loss))(kit.params)
+    used = {path: x for path, x in jax.tree_util.tree_leaves_with_path(gradient) if np.any(x)}
+    assert all(np.isfinite(x).all() for x in used.values())
+    # CLIP: the last block, the post norm and the projection do not reach the tokens.
+    unused = {p[0].key for p, x in jax.tree_util.tree_leaves_with_path(gradient) if not np.any(x)}
+    assert unused <= {"block_2", "post", "projection"}
+    direction = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(np.float32), kit.params)
+    slopes = jax.tree.map(lambda a, b: float((a * b).sum()), gradient, direction)
+    slope = sum(jax.tree.leaves(slopes))
+
+    def moved(step):
+        params = jax.tree.map(lambda x, d: x + step * d, kit.params, direction)
+        tokens = jit_encode(params, frames, config=kit.config, output="intermediates")["tokens"]
+        return float((np.asarray(tokens[0], np.float64) * weights).sum())
+
+    step = 3e-4 if name == "fastvithd" else 1e-3
+    assert slope == pytest.approx((moved(step) - moved(-step)) / (2 * step), rel=0.02)
+
+
+def test_bfloat16_step_equals_its_encode(clip):
+    config = dataclasses.replace(clip.config, dtype="bfloat16")
+    params = cast_params(clip.params, "bfloat16")
+    frames = clip.frames(batch=1)
+    step = dv.make_step(config)
+    tokens, cache, _ = step(params, dv.init_cache(config), frames, dv.Policy.exact())
+    frames = clip.change_patch(frames, 1, 1)
+    tokens, cache, _ = step(params, cache, frames, dv.Policy.exact())
+    assert cache.maps[1].dtype == cache.keys[0].dtype == jnp.bfloat16
+    full = jit_encode(params, frames, config=config)
+    assert tokens.dtype == full.dtype == jnp.float32
+    assert deviation(tokens, full) < 2e-2  # a bit of bfloat16 is 0.4 %
+    assert deviation(full, clip.full(frames)) < 5e-2
