@@ -6,8 +6,8 @@ from diffvis_jax.encoder import DifferentialVisionEncoder
 from diffvis_jax.errors import CacheError, CheckpointError, ConfigError, FrameError
 from diffvis_jax.model import Model, load
 from diffvis_jax.policy import Policy
-from diffvis_jax.preprocess import ImageError, Placement, placement, preprocess
 from diffvis_jax.preprocess_config import PreprocessConfig
+from diffvis_jax.preprocessing import ImageError, Placement, placement, preprocess
 from diffvis_jax.step import audit, encode, encode_step, make_step
 from diffvis_jax.towers import CLIPConfig, FastViTHDConfig
 from diffvis_jax.towers.initialise import init_params

@@ -94,12 +94,13 @@ def read(x: jax.Array, stream, row, column, height: int, width: int) -> jax.Arra
     count = stream.shape[0]
     if jax.default_backend() != "cpu":
         return jax.vmap(one)(jnp.arange(count))[:, 0]
-    windows = jnp.zeros((count, *shape[1:]), x.dtype)
+    # Begun with the first window, not with zeros: under shard_map the two have different types.
+    windows = jnp.broadcast_to(one(jnp.int32(0)), (count, *shape[1:]))
 
     def copy(k: jax.Array, windows: jax.Array) -> jax.Array:
         return lax.dynamic_update_slice(windows, one(k), (k, 0, 0, 0))
 
-    return lax.fori_loop(0, count, copy, windows)
+    return lax.fori_loop(1, count, copy, windows)
 
 
 def write(x: jax.Array, windows: jax.Array, stream, row, column) -> jax.Array:

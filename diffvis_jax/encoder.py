@@ -9,7 +9,7 @@ from diffvis_jax.cache import Cache, Report, describe, init_cache
 from diffvis_jax.errors import FrameError
 from diffvis_jax.model import Model
 from diffvis_jax.policy import Policy
-from diffvis_jax.preprocess import preprocess
+from diffvis_jax.preprocessing import preprocess
 from diffvis_jax.step import jit_audit, make_step
 
 

@@ -81,7 +81,8 @@ class Geometry:
 def _settle_chunk(
     outcome: Outcome, geometry: Geometry, new: jax.Array, index: jax.Array, tolerance: jax.Array
 ) -> Outcome:
-    """Compares recomputed cells `[K, c, c, C]` with the cached ones and writes what moved."""
+    """Compares recomputed cells `[K, c, c, C]` with the cached ones and writes what moved by more
+    than the tolerance, float32 `[B, P]`."""
     layer, edge = geometry.layer, geometry.edge_out
     stream, row, column = geometry.locate(index)
     at_row, at_column = row * layer.cell, column * layer.cell
@@ -94,7 +95,7 @@ def _settle_chunk(
     # The strongest position decides: a caret in a large cell must not drown in its mean.
     move = jnp.sqrt(jnp.square(moved).mean(-1)).max((1, 2))
     # Written so that a NaN is sent on, not swallowed.
-    written = ~(move <= tolerance[stream] * outcome.scale[stream])
+    written = ~(move <= tolerance.reshape(-1)[index] * outcome.scale[stream])
     kept = jnp.where(written[:, None, None, None], new, old)
     marks = outcome.written.reshape(-1), outcome.held.reshape(-1)
     return dataclasses.replace(

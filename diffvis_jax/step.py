@@ -202,7 +202,9 @@ def _advance(
     margins = policy.margins(tower.stages)
     refreshed = _oldest(tower, cache, policy.refresh_patches)
     budget = jnp.where(idle, policy.settle * float(tower.macs), 0).astype(jnp.float32)
-    tolerance = jnp.where(full | idle, 0.0, policy.tolerance).astype(jnp.float32)
+    # What is made up for is made up for in full.
+    makes_up = (full | idle)[:, None] | refreshed
+    tolerance = jnp.where(makes_up, 0.0, policy.tolerance).astype(jnp.float32)
     done = jnp.zeros_like(cache.distance, jnp.float32)
     maps, keys, values = list(cache.maps), list(cache.keys), list(cache.values)
     pending, scales = [], []
@@ -213,7 +215,7 @@ def _advance(
     for index, layer in enumerate(tower.layers):
         geometry, own = Geometry(tower, index), layer.own(params)
         was = cache.pending[:, index]
-        held_back = (was == HELD) & (tolerance == 0)[:, None]
+        held_back = (was == HELD) & (tolerance == 0)
         need = (was == PENDING) | held_back | full[:, None]
         if isinstance(layer, Source):
             need |= dirty

@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from diffvis_jax import preprocess as preprocess_module
+from diffvis_jax import preprocessing as preprocess_module
 from diffvis_jax.errors import ConfigError
-from diffvis_jax.preprocess import ImageError, PreprocessConfig, placement, preprocess
+from diffvis_jax.preprocessing import ImageError, PreprocessConfig, placement, preprocess
 
 DATA = pathlib.Path(__file__).parent / "data" / "preproc.npz"
 MODES = ("pad", "crop", "squash")
@@ -430,7 +430,7 @@ def test_something_else_as_config():
 
 def test_neither_pil_nor_jax_at_module_level():
     package = pathlib.Path(preprocess_module.__file__).parent
-    for name in ("preprocess.py", "preprocess_config.py"):
+    for name in ("preprocessing.py", "preprocess_config.py"):
         for node in ast.parse((package / name).read_text()).body:
             modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []

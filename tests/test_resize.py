@@ -12,7 +12,7 @@ from PIL import Image
 
 from diffvis_jax.ops import resize
 from diffvis_jax.ops.resize import preprocess_in_graph, resize_bicubic_pil
-from diffvis_jax.preprocess import ImageError, PreprocessConfig, preprocess, vertical_first
+from diffvis_jax.preprocessing import ImageError, PreprocessConfig, preprocess, vertical_first
 
 CLIP_COLOR = (122, 116, 104)
 needs_pillow_13 = pytest.mark.skipif(

@@ -9,8 +9,8 @@ are whole numbers of at most 256, which bfloat16 holds exactly, and so are their
 below 2^24, in whatever order they are added: three bfloat16 products with float32 accumulation
 give the integer sum that Pillow computes.
 
-On a CPU prefer `diffvis_jax.preprocess`, Pillow itself: 24 ms for 1920 x 1080 padded to 1024, where
-this takes 92 ms (2 cores, JAX 0.10.2).
+On a CPU prefer `diffvis_jax.preprocessing`, Pillow itself: 24 ms for 1920 x 1080 padded to 1024,
+where this takes 92 ms (2 cores, JAX 0.10.2).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def resize_bicubic_pil(image: jax.Array, height: int, width: int) -> jax.Array:
 
 
 def preprocess_in_graph(images: jax.Array, config: HasPreprocess | PreprocessConfig) -> jax.Array:
-    """`diffvis_jax.preprocess` inside a jitted function, for raw captures on the accelerator.
+    """`diffvis_jax.preprocessing` inside a jitted function, for raw captures on the accelerator.
 
     B images of one size H x W, S the model's size. The same bytes as `preprocess` gives; padding
     and the cropped-away parts are never computed. Jittable with `config` closed over or static;
