@@ -216,7 +216,7 @@ def _advance(
         geometry, own = Geometry(tower, index), layer.own(params)
         was = cache.pending[:, index]
         held_back = (was == HELD) & (tolerance == 0)
-        need = (was == PENDING) | held_back | full[:, None]
+        need = (was == PENDING) | full[:, None]
         if isinstance(layer, Source):
             need |= dirty
         elif isinstance(layer, Local):
@@ -224,6 +224,8 @@ def _advance(
             need |= grow(grid, layer.halo).reshape(dirty.shape)
         else:
             need |= dirty.any(-1, keepdims=True)
+        left = jnp.where(need, PENDING, was)  # of what is not computed now
+        need |= held_back
         near = cache.distance <= margins[layer.stage]
         allowed = jnp.where(idle[:, None], False, near) | refreshed | full[:, None]
         settled, budget = _within_budget(need & idle[:, None], cache.distance, budget, layer.macs)
@@ -260,7 +262,6 @@ def _advance(
             attention += 1
         computed = select | dense[:, None]
         done += computed * float(layer.macs)
-        left = jnp.where(need | (was == PENDING), PENDING, was)
         pending.append(jnp.where(computed, jnp.where(outcome.held, HELD, CLEAN), left))
         maps[index], dirty = outcome.map, outcome.written
         scales.append(outcome.scale)

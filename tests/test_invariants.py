@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tiny import EDITS, ROUNDING, deviation, edit, grown, patch_distance, report_of
 
 import diffvis_jax as dv
-from diffvis_jax.cache import CLEAN, HELD
+from diffvis_jax.cache import CLEAN, HELD, PENDING
 from diffvis_jax.layer_step import break_even
 from diffvis_jax.step import jit_audit
 from diffvis_jax.towers.layers import Global, Local, Source
@@ -143,16 +143,20 @@ def test_slow_fade_is_picked_up(clip, metric):
     policy = dv.Policy(metric=metric, change_threshold=3.5 / 255, settle=0)
     first, _, cache = kit.start(policy)
     first[:, 8 : 8 + p, 16 : 16 + p] = 100  # patch (1, 2)
+    first[:, 24 : 24 + p, :p] = 0
     _, cache, _ = kit.step(kit.params, cache, first, policy)
     for grey in range(1, 10):
         frames = first.copy()
         frames[:, 8 : 8 + p, 16 : 16 + p] = 100 + grey
+        # The second stream has something to do in every step, in another patch.
+        frames[1, 24 : 24 + p, :p] = 200 * (grey % 2)
         _, cache, report = kit.step(kit.params, cache, frames, policy)
-        held = int(cache.reference[0, 8, 16, 0]) - 100
         # Each step moves by 1, below 3.5; the fourth since the last update passes it.
-        assert held == grey // 4 * 4
+        assert np.asarray(cache.reference)[:, 8, 16, 0].tolist() == [100 + grey // 4 * 4] * 2
         assert report_of(report, 0)["path"] == ("reuse" if grey % 4 else "partial")
-        assert np.argwhere(report.changed[0]).tolist() == ([] if grey % 4 else [[1, 2]])
+        changed = [] if grey % 4 else [[1, 2]]
+        assert np.argwhere(report.changed[0]).tolist() == changed
+        assert np.argwhere(report.changed[1]).tolist() == [*changed, [3, 0]]
 
 
 # ---- 4: nothing changed ------------------------------------------------------------------------
@@ -294,8 +298,11 @@ def test_small_moves_add_up(fastvithd):
 
 
 def assert_same_report(one: dict, other: dict) -> None:
-    assert one.pop("path") == other.pop("path")
-    assert one == pytest.approx(other, rel=1e-5)
+    """Work may differ a little: what is recomputed without need differs by rounding, or not."""
+    for name in ("recomputed", "pending"):
+        assert one.pop(name) == pytest.approx(other.pop(name), abs=0.05)
+    assert one.pop("oldest_age") - other.pop("oldest_age") in (-1, 0, 1)
+    assert one == other
 
 
 @given(episode=episodes, values=policies)
@@ -327,7 +334,24 @@ def test_streams_together_equal_single_streams(clip, episode, values):
             token, singles[b], single = kit.serve(kit.params, singles[b], frames[b : b + 1], policy)
             assert deviation(tokens[b : b + 1], token) < ROUNDING
             assert_same_report(report_of(single, 0), report_of(report, b))
-            np.testing.assert_array_equal(singles[b].pending[0], cache.pending[b])
+
+
+def test_a_busy_stream_leaves_an_idle_one_alone(kit):
+    """Bit by bit: also what a tolerance held back in it, and what is pending."""
+    first, _, cache = kit.start()
+    policy = dv.Policy(margin=(0, 0, 1, 1, 1), tolerance=0.03, settle=0)
+    frames = kit.change_patch(first, 1, 1)
+    tokens, cache, _ = kit.step(kit.params, cache, frames, policy)
+    assert {CLEAN, HELD, PENDING} == set(np.unique(cache.pending[0]).tolist())
+    frames = kit.change_patch(frames, 2, 2, stream=1)
+    new_tokens, new, report = kit.step(kit.params, cache, frames, policy)
+    assert np.asarray(report.path).tolist() == [REUSE, PARTIAL]
+    assert same_bits(tokens[0], new_tokens[0])
+    for field in ("pixels", "maps", "keys", "values", "scale", "pending", "distance"):
+        pairs = jax.tree.map(
+            lambda *x: same_bits(x[0][0], x[1][0]), *(getattr(x, field) for x in (cache, new))
+        )
+        assert jax.tree.all(pairs), field
 
 
 def test_a_stream_may_start_later(clip):
