@@ -339,7 +339,7 @@ def test_streams_together_equal_single_streams(clip, episode, values):
 def test_a_busy_stream_leaves_an_idle_one_alone(kit):
     """Bit by bit: also what a tolerance held back in it, and what is pending."""
     first, _, cache = kit.start()
-    policy = dv.Policy(margin=(0, 0, 1, 1, 1), tolerance=0.03, settle=0)
+    policy = dv.Policy(margin=1, tolerance=0.3, settle=0)
     frames = kit.change_patch(first, 1, 1)
     tokens, cache, _ = kit.step(kit.params, cache, frames, policy)
     assert {CLEAN, HELD, PENDING} == set(np.unique(cache.pending[0]).tolist())
