@@ -80,6 +80,8 @@ class Policy:
         value = getattr(self, name)
         if value is None and none is not None:
             value = none
+        if isinstance(value, np.ndarray) and not value.ndim:
+            value = value[()]
         if not isinstance(value, int | float | np.generic | str) and value is not None:
             return
         if isinstance(value, str) or value is None or not low <= float(value) <= high:

@@ -75,7 +75,7 @@ def race(runners: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]
     with Progress(rounds * len(runners), "full encodes") as progress:
         for _ in range(rounds):
             for name, run in runners.items():
-                run()
+                timed(run)
                 times[name] += [timed(run)[0], timed(run)[0]]
                 progress(name)
     return {name: statistics.median(values) for name, values in times.items()}

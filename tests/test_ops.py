@@ -102,15 +102,15 @@ def test_attention_ignores_what_the_mask_hides():
 
 @pytest.mark.parametrize("rows", [1, 7, 8, 20, 24])
 def test_feed_forward_in_chunks_is_the_same(monkeypatch, rows):
-    x = normal(rows, 6)
+    x, residual = normal(rows, 6), normal(rows, 6)
     fc1 = {"kernel": normal(6, 12), "bias": normal(12)}
     fc2 = {"kernel": normal(12, 6), "bias": normal(6)}
     hidden = np.asarray(x, np.float64) @ np.asarray(fc1["kernel"]) + np.asarray(fc1["bias"])
     hidden = np.vectorize(lambda t: t * 0.5 * (1 + math.erf(t / math.sqrt(2))))(hidden)
-    expected = hidden @ np.asarray(fc2["kernel"]) + np.asarray(fc2["bias"])
-    assert deviation(pointwise.feed_forward(x, fc1, fc2), expected) < 1e-6
+    expected = hidden @ np.asarray(fc2["kernel"]) + np.asarray(fc2["bias"]) + np.asarray(residual)
+    assert deviation(pointwise.feed_forward(x, residual, fc1, fc2), expected) < 1e-6
     monkeypatch.setattr(pointwise, "_CPU_HIDDEN_FLOATS", 8 * 12)  # chunks of 8 rows
-    found = pointwise.feed_forward(x.reshape(1, rows, 6), fc1, fc2)
+    found = pointwise.feed_forward(*(a.reshape(1, rows, 6) for a in (x, residual)), fc1, fc2)
     assert found.shape == (1, rows, 6)
     assert deviation(found[0], expected) < 1e-6
 

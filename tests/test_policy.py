@@ -198,6 +198,7 @@ def test_tolerance_trades_error_for_work(fastvithd):
         ("tolerance", -1e-9),
         ("tolerance", math.nan),
         ("settle", -1),
+        ("settle", np.array(-1.0)),
         ("settle", 1.01),
         ("settle", math.nan),
         ("max_changed_patches", -1),

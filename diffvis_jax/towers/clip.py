@@ -173,7 +173,7 @@ class _Mlp(nn.Module):
         nn.share_scope(self, norm)
         fc1 = _Linear((c.width, c.mlp_width), name="fc1")()
         fc2 = _Linear((c.mlp_width, c.width), c.layers**-0.5, name="fc2")()
-        return x + feed_forward(norm(x), fc1, fc2, ACTIVATIONS[c.activation])
+        return feed_forward(norm(x), x, fc1, fc2, ACTIVATIONS[c.activation])
 
 
 class Block(nn.Module):

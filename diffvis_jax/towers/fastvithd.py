@@ -154,33 +154,38 @@ class Stem(nn.Module):
 
 
 def _dense_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """VALID 3x3 stride-2 convolution `[K, h, w, I]` -> `[K, h', w', O]` as one product.
+    """VALID 3x3 stride-2 convolution `[K, 2h + 1, 2w + 1, I]` -> `[K, h, w, O]` as one product.
 
     With three input channels the patches of 27 values make a better matrix than a convolution.
+    Even and odd rows apart, neighbouring columns side by side: no read is strided.
     """
-    k = kernel.shape[0]
-    height, width = ((side - k) // 2 + 1 for side in x.shape[1:3])
-    taps = [
-        x[:, i : i + 2 * height - 1 : 2, j : j + 2 * width - 1 : 2]
-        for i in range(k)
-        for j in range(k)
-    ]
-    return linear(jnp.concatenate(taps, -1), kernel.reshape(-1, kernel.shape[-1]))
+    x = jnp.pad(x.astype(kernel.dtype), ((0, 0), (0, 1), (0, 1), (0, 0)))
+    count, height, width, channels = (n // m for n, m in zip(x.shape, (1, 2, 2, 1), strict=True))
+    pairs = x.reshape(count, height, 2, width, 2 * channels)
+
+    def row(parity: int) -> jax.Array:
+        x = pairs[:, :, parity]
+        return jnp.concatenate([x[:, :, :-1], x[:, :, 1:, :channels]], -1)
+
+    even, odd = row(0), row(1)
+    taps = jnp.concatenate([even[:, :-1], odd[:, :-1], even[:, 1:]], -1)
+    return linear(taps, kernel.reshape(-1, kernel.shape[-1]))
 
 
 class ConvFfn(nn.Module):
-    """depthwise 7x7 (BatchNorm folded) -> 1x1 -> GELU -> 1x1 (layer scale folded)."""
+    """x + depthwise 7x7 (BatchNorm folded) -> 1x1 -> GELU -> 1x1 (layer scale folded)."""
 
     width: int
     hidden: int
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """`[K, h + 6, w + 6, C]` -> `[K, h, w, C]`, without the residual."""
+        """`[K, h + 6, w + 6, C]` -> `[K, h, w, C]`."""
         conv = _Affine((7, 7, 1, self.width), name="conv")()
         fc1 = _Affine((self.width, self.hidden), name="fc1")()
         fc2 = _Affine((self.hidden, self.width), _scaled, name="fc2")()
-        return feed_forward(depthwise_conv(x, **conv).astype(fc1["kernel"].dtype), fc1, fc2)
+        mixed = depthwise_conv(x, **conv).astype(fc1["kernel"].dtype)
+        return feed_forward(mixed, x[:, 3:-3, 3:-3], fc1, fc2)
 
 
 class RepMixerBlock(nn.Module):
@@ -193,7 +198,7 @@ class RepMixerBlock(nn.Module):
     def __call__(self, x: jax.Array, row: jax.Array, column: jax.Array, side: int) -> jax.Array:
         mixed = depthwise_conv(x, **_Affine((3, 3, 1, self.width), _near_identity, name="mixer")())
         mixed = zero_outside(mixed, row - 3, column - 3, side)
-        return mixed[:, 3:-3, 3:-3] + ConvFfn(self.width, self.hidden, name="ffn")(mixed)
+        return ConvFfn(self.width, self.hidden, name="ffn")(mixed)
 
 
 class Downsample(nn.Module):
@@ -262,7 +267,7 @@ class FfnResidual(nn.Module):
     def __call__(self, x: jax.Array, row: jax.Array, column: jax.Array, side: int) -> jax.Array:
         ffn = ConvFfn(self.width, self.hidden)
         nn.share_scope(self, ffn)
-        return x[:, 3:-3, 3:-3].astype(jnp.float32) + ffn(x)
+        return ffn(x)
 
 
 class SqueezeExcite(nn.Module):
