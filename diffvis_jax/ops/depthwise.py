@@ -1,5 +1,7 @@
 """Depthwise convolution with the lowering that is fast on each platform."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -29,6 +31,7 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int
     )
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _shift_add(x: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int) -> jax.Array:
     k = kernel.shape[0]
     multiplier = kernel.shape[-1] // x.shape[-1]
@@ -48,6 +51,64 @@ def _shift_add(x: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int) ->
             row, column = i // stride, j // stride
             total += plane[:, row : row + height, column : column + width] * kernel[i, j]
     return total
+
+
+# Derived by JAX, the gradient is 49 padded maps to add and 49 reductions to compile for each
+# convolution: minutes for a whole tower, and ten times slower to run (docs/benchmarks.md).
+def _shift_add_forward(x: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int):
+    return _shift_add(x, kernel, bias, stride), (x, kernel, bias)
+
+
+def _shift_add_backward(stride: int, held: tuple[jax.Array, ...], grad: jax.Array):
+    x, kernel, bias = held
+    return (
+        _input_gradient(grad, kernel, x.shape, stride).astype(x.dtype),
+        _kernel_gradient(grad, x, kernel.shape, stride).astype(kernel.dtype),
+        grad.sum((0, 1, 2)).astype(bias.dtype),
+    )
+
+
+_shift_add.defvjp(_shift_add_forward, _shift_add_backward)
+
+
+def _input_gradient(
+    grad: jax.Array, kernel: jax.Array, shape: tuple[int, ...], stride: int
+) -> jax.Array:
+    """The transposed convolution: the flipped kernel over the gradient spread by the stride."""
+    k, width = kernel.shape[0], shape[-1]
+    spans = [(n - 1) * stride + 1 for n in grad.shape[1:3]]
+    pads = [(k - 1, n - span, stride - 1) for n, span in zip(shape[1:3], spans, strict=True)]
+    spread = lax.pad(grad, jnp.zeros((), grad.dtype), ((0, 0, 0), *pads, (0, 0, 0)))
+    back = _shift_add(spread, kernel[::-1, ::-1], jnp.zeros(kernel.shape[-1]), 1)
+    return back.reshape(*shape, kernel.shape[-1] // width).sum(-1)
+
+
+def _kernel_gradient(
+    grad: jax.Array, x: jax.Array, shape: tuple[int, ...], stride: int
+) -> jax.Array:
+    """For each tap the product of the gradient with what the tap has read, summed."""
+    k = shape[0]
+    multiplier = shape[-1] // x.shape[-1]
+    x = x.astype(jnp.float32)
+    if multiplier > 1:
+        x = jnp.repeat(x, multiplier, axis=-1)
+    batch, height, width, channels = grad.shape
+    # Whole planes of one parity each, so that one compiled tap serves all.
+    rows, columns = ((n + (k - 1) // stride) for n in (height, width))
+    x = jnp.pad(
+        x[:, : rows * stride, : columns * stride],
+        [(0, 0)]
+        + [(0, max(0, n * stride - m)) for n, m in zip((rows, columns), x.shape[1:3], strict=True)]
+        + [(0, 0)],
+    )
+    planes = x.reshape(batch, rows, stride, columns, stride, channels).transpose(2, 4, 0, 1, 3, 5)
+
+    def tap(number: jax.Array) -> jax.Array:
+        i, j = number // k, number % k
+        start = (i % stride, j % stride, 0, i // stride, j // stride, 0)
+        return (lax.dynamic_slice(planes, start, (1, 1, *grad.shape))[0, 0] * grad).sum((0, 1, 2))
+
+    return lax.map(tap, jnp.arange(k * k)).reshape(shape)
 
 
 def _grouped(x: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int) -> jax.Array:
