@@ -3,6 +3,7 @@
 import dataclasses
 import os
 
+from diffvis_jax.grounding.find import Head
 from diffvis_jax.towers import VisionConfig
 from diffvis_jax.towers.layers import Params
 
@@ -15,11 +16,13 @@ class Model:
       config: frozen config of the tower.
       params: nested dict of arrays; matrix kernels in the config's dtype.
       name: where it came from, for people.
+      head: the grounding head that was trained with the tower, if there is one.
     """
 
     config: VisionConfig
     params: Params
     name: str = ""
+    head: Head | None = None
 
 
 def load(directory: str | os.PathLike[str], dtype: str | None = None) -> Model:
@@ -32,7 +35,9 @@ def load(directory: str | os.PathLike[str], dtype: str | None = None) -> Model:
     Raises:
       CheckpointError: not such a directory, or a damaged one; the message says what is wrong.
     """
-    from diffvis_jax.checkpoints.store import load_vision  # orbax is slow to import
+    from diffvis_jax.checkpoints import store  # orbax is slow to import
 
-    config, params = load_vision(directory, dtype=dtype)
-    return Model(config=config, params=params, name=os.path.basename(os.path.normpath(directory)))
+    config, params = store.load_vision(directory, dtype=dtype)
+    head = Head(*store.load_grounding(directory)) if store.has_grounding(directory) else None
+    name = os.path.basename(os.path.normpath(directory))
+    return Model(config=config, params=params, name=name, head=head)

@@ -10,11 +10,15 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from diffvis_jax.cache import describe, init_cache
 from diffvis_jax.change import compute_patch_diff
 from diffvis_jax.errors import FrameError
+from diffvis_jax.grounding.compare import Agreement, agreement
+from diffvis_jax.grounding.decode import Element
+from diffvis_jax.grounding.find import find_elements
 from diffvis_jax.model import Model
 from diffvis_jax.policy import Policy
 from diffvis_jax.step import jit_encode, make_step
@@ -38,6 +42,8 @@ class FrameResult:
       error: norm of tokens - full tokens, over that of the full tokens.
       changed: bool `[g, g]`.
       cell_recomputed: float32 `[g, g]`, share of each patch's dense MACs done.
+      elements, full_elements: what can be clicked, in pixels of the frame, as found on the
+        step's tokens and on those of the full encode; None for a model without a head.
     """
 
     index: int
@@ -53,20 +59,36 @@ class FrameResult:
     error: float
     changed: np.ndarray  # bool [g, g]
     cell_recomputed: np.ndarray  # float32 [g, g]
+    elements: list[Element] | None = None
+    full_elements: list[Element] | None = None
 
     @property
     def speed_up(self) -> float | None:
         """Time of the full encode of this frame over that of the step; None for the first frame."""
         return self.full_ms / self.step_ms if self.index else None
 
+    @property
+    def agreement(self) -> Agreement | None:
+        """How far the elements found agree with those of the full encode; None without a head."""
+        if self.elements is None or self.full_elements is None:
+            return None
+        return agreement(self.elements, self.full_elements)
+
     def numbers(self) -> dict[str, Any]:
-        """All but the arrays, for JSON."""
+        """All but the arrays and elements, for JSON."""
         plain = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
-            if field.name not in ("changed", "cell_recomputed")
+            if field.name not in ("changed", "cell_recomputed", "elements", "full_elements")
         }
-        return {**plain, "speed_up": self.speed_up}
+        found = self.agreement
+        return {
+            **plain,
+            "speed_up": self.speed_up,
+            "elements_both": found.both if found else None,
+            "elements_lost": found.only_second if found else None,
+            "elements_added": found.only_first if found else None,
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +117,9 @@ class SessionResult:
         at_changed = [f.missed_changed for f in rest if f.missed_changed is not None]
         over_all = [f.missed_all for f in rest if f.missed_all is not None]
         paths = [frame.path for frame in rest]
+        same = [found.same for frame in rest if (found := frame.agreement)]
         return {
+            "same_elements": sum(same) if same else None,
             "frames": len(self.frames),
             "paths": {path: paths.count(path) for path in ("reuse", "partial", "full")},
             "settling": sum(f.path == "partial" and not f.changed_patches for f in rest),
@@ -144,6 +168,11 @@ def run_session(
 
     def encode_full(frame: np.ndarray) -> jax.Array:
         return jax.block_until_ready(jit_encode(params, frame, config=config))
+
+    def elements_of(tokens: np.ndarray) -> list[Element] | None:
+        return (
+            None if model.head is None else find_elements(model.head, jnp.asarray(tokens[None]))[0]
+        )
 
     def fresh_cache():
         return init_cache(config, 1, size=frames.shape[1])
@@ -196,6 +225,8 @@ def run_session(
             changed=np.asarray(report.changed[0]),
             # A class token, if there is one, comes first and is no patch.
             cell_recomputed=np.asarray(report.cell_recomputed[0])[-(grid**2) :].reshape(grid, grid),
+            elements=elements_of(tokens),
+            full_elements=elements_of(full),
         )
         results.append(result)
         if on_frame:

@@ -5,6 +5,7 @@ from typing import Any
 from diffvis_jax.checkpoints import clip_keys, fastvithd_keys, language_keys
 from diffvis_jax.checkpoints.rules import target_shapes
 from diffvis_jax.checkpoints.tensors import Shape
+from diffvis_jax.grounding.head import HeadConfig, head_shapes
 from diffvis_jax.language.config import QwenConfig
 from diffvis_jax.towers.clip import CLIPConfig
 from diffvis_jax.towers.fastvithd import FastViTHDConfig
@@ -13,6 +14,7 @@ KINDS: dict[str, type] = {
     "fastvithd": FastViTHDConfig,
     "clip": CLIPConfig,
     "qwen2": QwenConfig,
+    "grounding_head": HeadConfig,
 }
 _TABLES = {"fastvithd": fastvithd_keys, "clip": clip_keys, "qwen2": language_keys}
 
@@ -31,4 +33,6 @@ def kind_of(config: Any) -> str:
 
 def expected_shapes(config: Any) -> dict[str, Shape]:
     """Path of every parameter of that architecture, such as "stem/conv_0/kernel" -> its shape."""
+    if isinstance(config, HeadConfig):
+        return head_shapes(config)
     return target_shapes(_TABLES[kind_of(config)].rules(config))

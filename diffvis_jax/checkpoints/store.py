@@ -3,6 +3,7 @@
     NAME/
       vision/part_00/, ...   Orbax checkpoints, each some leaves of the tower's parameters
       language/part_00/, ... likewise; only where there is a language model
+      grounding/part_00/     likewise; only where there is a grounding head
       config.json            kind and fields of the configs
       manifest.json          source, and shape, dtype and checksum of every tensor
       tokenizer.json, ...    files copied from the source
@@ -36,8 +37,12 @@ from diffvis_jax.checkpoints.format import (
 from diffvis_jax.checkpoints.kinds import KINDS, expected_shapes
 from diffvis_jax.checkpoints.writer import Writer
 from diffvis_jax.errors import CheckpointError, ConfigError
+from diffvis_jax.grounding.head import HeadConfig
 from diffvis_jax.language.config import QwenConfig
 from diffvis_jax.towers.dtypes import storage_dtype
+
+# Trees that a directory may hold beside its tower.
+_FURTHER = {"language": "language model", "grounding": "grounding head"}
 
 
 def save(
@@ -47,6 +52,8 @@ def save(
     params: Mapping[str, Any],
     language_config: QwenConfig | None = None,
     language_params: Mapping[str, Any] | None = None,
+    grounding_config: HeadConfig | None = None,
+    grounding_params: Mapping[str, Any] | None = None,
     manifest_extra: Mapping[str, Any] | None = None,
     files: Mapping[str, Path] | Iterable[Path] = (),
     force: bool = False,
@@ -59,6 +66,7 @@ def save(
       params: its parameters, nested dicts of float32 or bfloat16 arrays. They are stored in the
         dtypes that `config.dtype` asks for (see `storage_dtype`).
       language_config, language_params: likewise, both or neither.
+      grounding_config, grounding_params: of the head, both or neither.
       manifest_extra: further entries of the manifest, such as the source.
       files: to be copied into the directory; a mapping gives them other names.
       force: whether an existing weight directory is replaced.
@@ -69,11 +77,15 @@ def save(
     Raises:
       CheckpointError: the directory exists, or the parameters are not those of the config.
     """
-    if (language_config is None) != (language_params is None):
-        raise TypeError("language_config and language_params belong together: pass both or neither")
     trees = [("vision", config, params)]
-    if language_config is not None and language_params is not None:
-        trees.append(("language", language_config, language_params))
+    for tree, tree_config, tree_params in (
+        ("language", language_config, language_params),
+        ("grounding", grounding_config, grounding_params),
+    ):
+        if (tree_config is None) != (tree_params is None):
+            raise TypeError(f"{tree}_config and {tree}_params belong together: both or neither")
+        if tree_config is not None and tree_params is not None:
+            trees.append((tree, tree_config, tree_params))
     with Writer(directory, force=force) as writer:
         for tree, tree_config, tree_params in trees:
             for path, leaf in flatten(tree_params).items():
@@ -83,6 +95,7 @@ def save(
         return writer.finish(
             config=config,
             language_config=language_config,
+            grounding_config=grounding_config,
             manifest_extra=manifest_extra,
             files=files,
         )
@@ -117,6 +130,24 @@ def load_language(
     """
     config, params = _load(Path(directory), "language")
     return (config, params) if dtype is None else cast(config, params, dtype)
+
+
+def load_grounding(directory: str | os.PathLike[str]) -> tuple[HeadConfig, Params]:
+    """Loads the grounding head of a weight directory; as `load_vision`.
+
+    Raises:
+      CheckpointError: also when there is none.
+    """
+    return _load(Path(directory), "grounding")
+
+
+def has_grounding(directory: str | os.PathLike[str]) -> bool:
+    """Whether a weight directory holds a grounding head.
+
+    Raises:
+      CheckpointError: this is no weight directory.
+    """
+    return any(name.startswith("grounding/") for name in read_manifest(directory)["tensors"])
 
 
 def cast(config: Any, params: Params, dtype: str) -> tuple[Any, Params]:
@@ -197,10 +228,10 @@ def _load(directory: Path, tree: str) -> tuple[Any, Params]:
 
 def _read_config(directory: Path, tree: str) -> Any:
     document = read_json(directory / "config.json")
-    if tree == "language":
-        fields = document.get("language")
+    if tree in _FURTHER:
+        fields = document.get(tree)
         if fields is None:
-            raise CheckpointError(f"{directory} holds a vision tower only, no language model")
+            raise CheckpointError(f"{directory} holds a vision tower, but no {_FURTHER[tree]}")
         fields = dict(fields)
         kind = fields.pop("kind", None)
     else:

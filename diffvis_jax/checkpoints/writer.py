@@ -22,6 +22,7 @@ from diffvis_jax.checkpoints.format import (
 )
 from diffvis_jax.checkpoints.kinds import expected_shapes, kind_of
 from diffvis_jax.errors import CheckpointError
+from diffvis_jax.grounding.head import HeadConfig
 from diffvis_jax.language.config import QwenConfig
 
 _PART_BYTES = 256 << 20  # leaves are gathered to about this much before they are written
@@ -56,7 +57,7 @@ class Writer:
         shutil.rmtree(self._temporary, ignore_errors=True)
 
     def add(self, tree: str, path: str, leaf: Any) -> None:
-        """Adds one parameter of the tree "vision" or "language"."""
+        """Adds one parameter of the tree "vision", "language" or "grounding"."""
         array = np.asarray(leaf)
         if tree != self._pending_tree or self._pending_bytes > _PART_BYTES:
             self._flush()
@@ -85,6 +86,7 @@ class Writer:
         *,
         config: Any,
         language_config: QwenConfig | None = None,
+        grounding_config: HeadConfig | None = None,
         manifest_extra: Mapping[str, Any] | None = None,
         files: Mapping[str, Path] | Iterable[Path] = (),
     ) -> Path:
@@ -93,6 +95,7 @@ class Writer:
         Args:
           config: of the tower.
           language_config: of the language model, if its parameters were added.
+          grounding_config: of the grounding head, if its parameters were added.
           manifest_extra: further entries of the manifest, such as the source.
           files: to be copied into the directory; a mapping gives them other names.
 
@@ -101,7 +104,8 @@ class Writer:
         """
         self._flush()
         problems = []
-        for tree, tree_config in (("vision", config), ("language", language_config)):
+        further = {"language": language_config, "grounding": grounding_config}
+        for tree, tree_config in {"vision": config, **further}.items():
             found = {
                 name.removeprefix(f"{tree}/"): tuple(entry["shape"])
                 for name, entry in self._tensors.items()
@@ -116,11 +120,9 @@ class Writer:
         for name, file in files.items():
             shutil.copyfile(file, self._temporary / name)
         document = {"kind": kind_of(config), "vision": dataclasses.asdict(config)}
-        if language_config is not None:
-            document["language"] = {
-                "kind": kind_of(language_config),
-                **dataclasses.asdict(language_config),
-            }
+        for tree, tree_config in further.items():
+            if tree_config is not None:
+                document[tree] = {"kind": kind_of(tree_config), **dataclasses.asdict(tree_config)}
         write_json(self._temporary / "config.json", document)
         manifest = {
             "format": FORMAT,

@@ -80,6 +80,7 @@ def _input_gradient(
     pads = [(k - 1, n - span, stride - 1) for n, span in zip(shape[1:3], spans, strict=True)]
     spread = lax.pad(grad, jnp.zeros((), grad.dtype), ((0, 0, 0), *pads, (0, 0, 0)))
     back = _shift_add(spread, kernel[::-1, ::-1], jnp.zeros(kernel.shape[-1]), 1)
+    assert isinstance(back, jax.Array)
     return back.reshape(*shape, kernel.shape[-1] // width).sum(-1)
 
 

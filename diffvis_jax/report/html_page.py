@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from diffvis_jax.grounding.decode import Element
+from diffvis_jax.grounding.find import on_screenshot
 from diffvis_jax.preprocess_config import placement
 from diffvis_jax.recording import open_screenshot
 from diffvis_jax.session import SessionResult
@@ -63,6 +65,8 @@ def write_page(
                 "grid": _patches(size, config, frame.changed.shape[0]),
                 "changed": np.flatnonzero(frame.changed).tolist(),
                 "heat": [round(float(share), 3) for share in frame.cell_recomputed.reshape(-1)],
+                "elements": _elements(frame.elements, size, config),
+                "full_elements": _elements(frame.full_elements, size, config),
             }
         )
     data = {"frames": frames, "pictures": pictures, "summary": result.summary()}
@@ -102,6 +106,16 @@ def _patches(size: tuple[int, int], config: VisionConfig, grid: int) -> dict[str
         "width": round(float(right - left), 3),
         "height": round(float(bottom - top), 3),
     }
+
+
+def _elements(
+    elements: list[Element] | None, size: tuple[int, int], config: VisionConfig
+) -> list[list[Any]] | None:
+    """Left, top, right, bottom on the screenshot, and kind, of each element."""
+    if elements is None:
+        return None
+    found = on_screenshot(elements, placement(*size, config))
+    return [[*(round(edge) for edge in element.box), element.kind] for element in found]
 
 
 def _pictures(

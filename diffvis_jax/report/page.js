@@ -37,6 +37,12 @@ function pathText(frame) {
 
 // ---- totals ----
 
+function tile(value, text) {
+  const box = add("div", $("tiles"), undefined, "tile");
+  add("b", box, value);
+  add("span", box, text);
+}
+
 for (const [value, text] of [
   [times(summary.speed_up), "as fast as full encodes, over all frames but the first"],
   [seconds(summary.step_s_total),
@@ -47,9 +53,13 @@ for (const [value, text] of [
   [missed(summary.missed_all_median),
     `missed change over all tokens (median; max. ${missed(summary.missed_all_max)})`],
 ]) {
-  const tile = add("div", $("tiles"), undefined, "tile");
-  add("b", tile, value);
-  add("span", tile, text);
+  tile(value, text);
+}
+if (summary.same_elements === null) {
+  for (const label of document.querySelectorAll(".has-elements")) label.style.display = "none";
+} else {
+  tile(`${summary.same_elements} of ${summary.frames - 1}`,
+    "frames with exactly the clickable elements of a full encode");
 }
 
 // ---- table ----
@@ -188,6 +198,14 @@ function drawPatches(frame) {
   $("contour").setAttribute("d", contour);
 }
 
+function drawElements(id, elements) {
+  $(id).replaceChildren();
+  for (const [left, top, right, bottom, kind] of elements ?? []) {
+    const box = svg("rect", { x: left, y: top, width: right - left, height: bottom - top }, $(id));
+    svg("title", {}, box, kind.replace("_", " "));
+  }
+}
+
 let now = 0;
 let timer = null;
 
@@ -201,6 +219,8 @@ function show(index) {
   picture.setAttribute("height", height);
   picture.setAttribute("href", pictures[frame.picture]);
   drawPatches(frame);
+  drawElements("full-elements", frame.full_elements);
+  drawElements("elements", frame.elements);
   $("slider").value = now;
   $("position").textContent = `${now} / ${frames.length - 1}`;
   $("label").textContent = frame.label || `frame ${now}`;
@@ -214,6 +234,10 @@ function show(index) {
   fact("missed change, changed tokens", missed(frame.missed_changed));
   fact("missed change, all tokens", missed(frame.missed_all));
   fact("error", error(frame.error));
+  if (frame.elements) {
+    fact("clickable elements, as in full", `${frame.elements_both} of ${frame.full_elements.length}`);
+    if (frame.elements_added) fact("found differentially alone", frame.elements_added);
+  }
   const longest = Math.max(frame.step_ms, frame.full_ms);
   $("bar-full").style.width = `${(100 * frame.full_ms) / longest}%`;
   $("bar-step").style.width = `${(100 * frame.step_ms) / longest}%`;
@@ -240,7 +264,8 @@ $("slider").addEventListener("input", (event) => show(Number(event.target.value)
 $("previous").addEventListener("click", () => show(now - 1));
 $("next").addEventListener("click", () => show(now + 1));
 $("play").addEventListener("click", () => play(timer === null));
-for (const [box, layers] of [["show-changed", ["tint", "contour"]], ["show-heat", ["heat"]]]) {
+for (const [box, layers] of [["show-changed", ["tint", "contour"]], ["show-heat", ["heat"]],
+  ["show-elements", ["elements"]], ["show-full-elements", ["full-elements"]]]) {
   $(box).addEventListener("change", (event) => {
     for (const layer of layers) $(layer).style.display = event.target.checked ? "" : "none";
   });

@@ -25,6 +25,8 @@ class Table:
             print(f"note: {note}")
         upper = ["", "", "changed", "recom-", "step", "full", "speed-", "missed at", "missed", ""]
         lower = ["#", "path", "patches", "puted", "ms", "ms", "up", "changed", "over all", "error"]
+        upper.append("clickable" if self.model.head else "")
+        lower.append("as in full" if self.model.head else "")
         print("\n" + self._line(upper))
         print(self._line(lower) + "  what happened before", flush=True)
 
@@ -41,12 +43,13 @@ class Table:
             _shown(frame.missed_changed, ".3f"),
             _shown(frame.missed_all, ".3f"),
             f"{frame.error:.1e}",
+            _found(frame),
         ]
         print(self._line(columns) + f"  {self.recording.labels[frame.index]}", flush=True)
 
     @staticmethod
     def _line(columns: list[str]) -> str:
-        widths = (3, -7, 7, 6, 7, 6, 7, 9, 8, 7)
+        widths = (3, -7, 7, 6, 7, 6, 7, 9, 8, 7, 10 if columns[-1] else 0)
         return " ".join(
             text.rjust(width) if width > 0 else text.ljust(-width)
             for text, width in zip(columns, widths, strict=True)
@@ -77,6 +80,20 @@ class Table:
             for which, where in (("changed", "at changed tokens"), ("all", "over all tokens"))
         ]
         print("missed change, median (max.): " + ", ".join(missed))
+        if s["same_elements"] is not None:
+            print(
+                f"clickable elements: exactly those of a full encode in {s['same_elements']} of "
+                f"{s['frames'] - 1} frames"
+            )
+
+
+def _found(frame: FrameResult) -> str:
+    """Elements found in both encodes, of those of the full encode; "+n" found in the step alone."""
+    found = frame.agreement
+    if found is None:
+        return ""
+    added = f" +{found.only_first}" if found.only_first else ""
+    return f"{found.both}/{found.both + found.only_second}{added}"
 
 
 def _shown(value: float | None, form: str) -> str:

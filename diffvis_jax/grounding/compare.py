@@ -1,0 +1,38 @@
+"""Whether two encodes of a screen lead to the same elements."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from diffvis_jax.evaluate import iou_matrix, match
+from diffvis_jax.grounding.decode import Element
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """Elements found in both of two lists, or in one alone.
+
+    Attributes:
+      both: pairs whose boxes overlap by half (IoU) and whose kinds are equal.
+      only_first, only_second: elements without such a partner.
+    """
+
+    both: int
+    only_first: int
+    only_second: int
+
+    @property
+    def same(self) -> bool:
+        """Whether both lists name the same elements."""
+        return not (self.only_first or self.only_second)
+
+
+def agreement(first: Sequence[Element], second: Sequence[Element]) -> Agreement:
+    """Compares two lists of elements of one frame, one to one."""
+    if not first or not second:
+        return Agreement(0, len(first), len(second))
+    boxes = [np.array([element.box for element in part]) for part in (first, second)]
+    alike = np.array([[a.kind == b.kind for b in second] for a in first])
+    pairs = int((match(np.where(alike, iou_matrix(*boxes), 0.0)) >= 0).sum())
+    return Agreement(pairs, len(first) - pairs, len(second) - pairs)

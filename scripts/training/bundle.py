@@ -1,0 +1,81 @@
+#!/usr/bin/env python3
+"""Writes the best weights of a training run as a weight directory, in bfloat16.
+
+The numbers in its manifest are measured on the rounded weights, as they are shipped.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+from score import score
+from train import SCREEN, Setup, configs, load_screens, optimiser
+
+from diffvis_jax.cache import with_size
+from diffvis_jax.checkpoints.format import quiet_orbax
+from diffvis_jax.checkpoints.store import cast, save
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    add = parser.add_argument
+    add("run", type=Path, help="written by train.py")
+    add("target", type=Path, help="weight directory to write")
+    add("--data", type=Path, required=True, help="rendered pages; test/ is measured")
+    add("--pages", type=int, help="most pages of the test (all)")
+    add("--force", action="store_true", help="replace the directory")
+    args = parser.parse_args()
+    recipe = json.loads((args.run / "recipe.json").read_text())
+    tower, head = configs(recipe["arch"], int(recipe["side"]))
+    setup = Setup(tower, head, optimiser(float(recipe["rate"]), int(recipe["steps"])))
+    with quiet_orbax():
+        manager = ocp.CheckpointManager(
+            (args.run / "checkpoints").resolve(),
+            options=ocp.CheckpointManagerOptions(best_fn=lambda metrics: metrics["f1"]),
+        )
+        best = manager.best_step()
+        if best is None:
+            print(f"bundle.py: no checkpoint in {args.run}", file=sys.stderr)
+            return 2
+        state = manager.restore(best, args=ocp.args.StandardRestore(setup.fresh(0)))
+    average = state["average"]
+    if recipe["arch"] == "fastvithd":
+        tower = with_size(tower, SCREEN)
+    tower, tower_params = cast(tower, average["tower"], "bfloat16")
+    head, head_params = cast(head, average["head"], "bfloat16")
+    exact, exact_params = cast(tower, tower_params, "float32")
+    params = {
+        "tower": exact_params,
+        "head": jax.tree.map(lambda x: x.astype("float32"), head_params),
+    }
+    measured = {}
+    for split in ("val", "test"):
+        screens = load_screens(args.data / split, head, args.pages, SCREEN)
+        measured[split] = {**score(exact, head, params, screens), "pages": len(screens)}
+        print(split, json.dumps(measured[split]))
+    save(
+        args.target,
+        config=tower,
+        params=tower_params,
+        grounding_config=head,
+        grounding_params=head_params,
+        manifest_extra={
+            "source": "trained by scripts/training/train.py",
+            "recipe": {k: v for k, v in recipe.items() if k not in ("data", "run", "warm_start")},
+            "step": best,
+            "measured": measured,
+            "head": dataclasses.asdict(head),
+        },
+        force=args.force,
+    )
+    size = sum(file.stat().st_size for file in args.target.rglob("*") if file.is_file())
+    print(f"{args.target}: {size / 1e6:.1f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""What training minimises: focal loss for objectness, cross entropy for kinds, GIoU for boxes."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from diffvis_jax.grounding.head import UNIT, HeadConfig, corner_boxes
+
+FOCUS, BALANCE = 2.0, 0.4  # gamma and alpha of the focal loss, arXiv 1708.02002
+
+
+def grounding_loss(
+    config: HeadConfig, answers: dict[str, jax.Array], batch: dict[str, jax.Array]
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Loss of B frames and its parts, all float32 scalars.
+
+    Args:
+      config: of the head.
+      answers: what the head returned.
+      batch: targets as `targets.targets` makes them, stacked.
+    """
+    wanted, weight = batch["object"], batch["weight"]
+    positives = jnp.maximum((wanted * weight).sum(), 1.0)
+
+    probability = jax.nn.sigmoid(answers["object"])
+    surprise = optax.sigmoid_binary_cross_entropy(answers["object"], wanted)
+    wrong = jnp.abs(wanted - probability)
+    balance = jnp.where(wanted > 0, BALANCE, 1 - BALANCE)
+    found = (weight * balance * wrong**FOCUS * surprise).sum() / positives
+
+    here = wanted * weight
+    kind = optax.softmax_cross_entropy_with_integer_labels(answers["kind"], batch["kind"])
+    kind = (here * kind).sum() / positives
+
+    predicted, true = corner_boxes(config, answers["box"]), batch["box"]
+    size = jnp.log(jnp.maximum(true[..., 2:] - true[..., :2], 1.0) / UNIT)
+    off = jnp.abs(jnp.log(answers["box"][..., 2:] / UNIT) - size).sum(-1)
+    box = (here * (1 - generalised_iou(predicted, true) + 0.2 * off)).sum() / positives
+
+    loss = 4 * found + 0.3 * kind + box
+    return loss, {"loss": loss, "object": found, "kind": kind, "box": box}
+
+
+def generalised_iou(a: jax.Array, b: jax.Array) -> jax.Array:
+    """GIoU (arXiv 1902.09630) of boxes `[..., 4]` by corners; -1 to 1."""
+
+    def area(box: jax.Array) -> jax.Array:
+        sides = jnp.maximum(box[..., 2:] - box[..., :2], 0)
+        return sides[..., 0] * sides[..., 1]
+
+    low, high = jnp.maximum(a[..., :2], b[..., :2]), jnp.minimum(a[..., 2:], b[..., 2:])
+    shared = area(jnp.concatenate([low, high], -1))
+    union = area(a) + area(b) - shared
+    around = area(
+        jnp.concatenate(
+            [jnp.minimum(a[..., :2], b[..., :2]), jnp.maximum(a[..., 2:], b[..., 2:])], -1
+        )
+    )
+    return shared / jnp.maximum(union, 1e-6) - (around - union) / jnp.maximum(around, 1e-6)

@@ -1,0 +1,115 @@
+"""Rendered pages as training examples: read once, cropped at random."""
+
+import json
+import queue
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from targets import targets
+
+from diffvis_jax.grounding.head import HeadConfig
+from diffvis_jax.preprocess_config import PreprocessConfig, placement
+from diffvis_jax.preprocessing import preprocess
+from diffvis_jax.recording import open_screenshot
+
+
+class Screen:
+    """One page as the tower sees it.
+
+    Attributes:
+      pixels: uint8 `[size, size, 3]`, padded to a square; rows of padding are not stored.
+      boxes: float64 `[n, 4]` in pixels of the frame.
+      kinds: n indices.
+    """
+
+    def __init__(self, path: Path, size: int, kinds: tuple[str, ...]):
+        record = json.loads(path.with_suffix(".json").read_text())
+        image = open_screenshot(path)
+        config = PreprocessConfig(size=size)
+        pixels = np.asarray(preprocess(image, config))[0]
+        self.size = size
+        self.kinds = [kinds.index(e["kind"]) for e in record["elements"]]
+        boxes = np.array([e["box"] for e in record["elements"]], np.float64).reshape(-1, 4)
+        self.boxes = placement(*image.size, config).box_to_model(boxes)
+        filled = np.flatnonzero(pixels.any((1, 2)))
+        self._first = int(filled[0]) if filled.size else 0
+        self._rows = pixels[self._first : (int(filled[-1]) + 1 if filled.size else 1)].copy()
+
+    def crop(self, left: int, top: int, side: int) -> np.ndarray:
+        """uint8 `[side, side, 3]`."""
+        out = np.zeros((side, side, 3), np.uint8)
+        first = max(top, self._first)
+        last = min(top + side, self._first + len(self._rows))
+        if first < last:
+            out[first - top : last - top] = self._rows[
+                first - self._first : last - self._first, left : left + side
+            ]
+        return out
+
+    @property
+    def filled(self) -> tuple[int, int]:
+        """First row with content, and the row after the last."""
+        return self._first, self._first + len(self._rows)
+
+
+def example(
+    screen: Screen, left: int, top: int, side: int, head: HeadConfig
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """A crop and its targets."""
+    boxes = screen.boxes - np.array([left, top, left, top])
+    cut = boxes.clip(0, side)
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    left_over = (cut[:, 2] - cut[:, 0]) * (cut[:, 3] - cut[:, 1])
+    seen = left_over > 0.1 * area
+    sure = left_over[seen] > 0.9 * area[seen]
+    kinds = [kind for kind, there in zip(screen.kinds, seen, strict=True) if there]
+    return screen.crop(left, top, side), targets(head, side, cut[seen], kinds, sure)
+
+
+def random_crops(
+    screens: list[Screen], side: int, batch: int, head: HeadConfig, seed: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """Endless batches; every screen is seen once before any is seen again."""
+    rng = np.random.default_rng(seed)
+    order: list[int] = []
+    while True:
+        pixels, answers = [], []
+        while len(pixels) < batch:
+            if not order:
+                order = rng.permutation(len(screens)).tolist()
+            screen = screens[order.pop()]
+            first, last = screen.filled
+            room = screen.size - side
+            # Mostly content: a crop hangs over the padding by a quarter of its side at most.
+            low, high = first - side // 4, last - side + side // 4
+            low, high = max(0, min(low, room)), min(room, max(high, 0))
+            top = int(rng.integers(min(low, high), max(low, high) + 1))
+            left = int(rng.integers(0, room + 1))
+            frame, target = example(screen, left, top, side, head)
+            if rng.random() < 0.15:
+                frame = 255 - frame  # light themes become dark ones
+            pixels.append(frame)
+            answers.append(target)
+        stacked = {key: np.stack([a[key] for a in answers]) for key in answers[0]}
+        yield {"pixels": np.stack(pixels), **stacked}
+
+
+def ahead(batches: Iterator[dict[str, np.ndarray]], depth: int = 3) -> Iterator:
+    """The same batches, made by a thread while the device works."""
+    ready: queue.Queue = queue.Queue(depth)
+
+    def make() -> None:
+        try:
+            for batch in batches:
+                ready.put(batch)
+        except BaseException as error:  # handed to the consumer, which raises it
+            ready.put(error)
+
+    threading.Thread(target=make, daemon=True).start()
+    while True:
+        batch = ready.get()
+        if isinstance(batch, BaseException):
+            raise batch
+        yield batch

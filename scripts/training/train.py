@@ -1,0 +1,227 @@
+#!/usr/bin/env python3
+"""Trains a small tower of full depth, with its grounding head, on rendered screens.
+
+    python scripts/training/render_pages.py --out DATA
+    python scripts/training/train.py DATA RUN
+    python scripts/training/bundle.py RUN weights/NAME
+
+Stops and goes on: the same command continues from the newest checkpoint in RUN. `RUN/curve.jsonl`
+grows as it goes; the checkpoint that scores best on the validation pages is kept.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+from loss import grounding_loss
+from score import score
+from screens import Screen, ahead, random_crops
+
+import diffvis_jax as dv
+from diffvis_jax.checkpoints.format import quiet_orbax
+from diffvis_jax.checkpoints.progress import Progress
+from diffvis_jax.grounding.head import GroundingHead, HeadConfig
+
+SCREEN = 1024  # pixels along the side of the frames that crops are taken from
+AVERAGE = 0.998  # decay of the averaged weights, which are what is evaluated and kept
+
+
+def configs(arch: str, side: int) -> tuple[Any, HeadConfig]:
+    """The tower and the head that are trained; frames of `side` pixels."""
+    if arch == "fastvithd":
+        widths = (16, 32, 64, 128, 256)
+        tower = dv.FastViTHDConfig(widths=widths, token_width=512, squeeze_width=64, size=side)
+        return tower, HeadConfig(token_width=512)
+    patch = 32
+    tower = dv.CLIPConfig(
+        size=side, patch=patch, width=192, layers=8, heads=6, mlp_width=768, class_token=False
+    )
+    return tower, HeadConfig(token_width=192, patch=patch, rows=4, columns=2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What one training step needs; static."""
+
+    tower: Any
+    head: HeadConfig
+    optimiser: optax.GradientTransformation
+
+    def answers(self, params: dict[str, Any], pixels: jax.Array) -> dict[str, jax.Array]:
+        tokens = dv.encode(params["tower"], pixels, config=self.tower)
+        return GroundingHead(self.head).apply({"params": params["head"]}, tokens)  # type: ignore[return-value]
+
+    @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+    def step(self, state: dict[str, Any], batch: dict[str, jax.Array]):
+        """One update: state and batch to the new state and the parts of the loss."""
+
+        def loss(params: dict[str, Any]):
+            return grounding_loss(self.head, self.answers(params, batch["pixels"]), batch)
+
+        (_, parts), grads = jax.value_and_grad(loss, has_aux=True)(state["params"])
+        updates, optimiser = self.optimiser.update(grads, state["optimiser"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        # A young average forgets faster, else it would remember the random start.
+        decay = jnp.minimum(AVERAGE, (1 + state["step"]) / (10 + state["step"]))
+        average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state["average"], params)
+        new = {
+            "params": params,
+            "average": average,
+            "optimiser": optimiser,
+            "step": state["step"] + 1,
+        }
+        return new, {**parts, "gradient": optax.global_norm(grads)}
+
+    def fresh(self, seed: int) -> dict[str, Any]:
+        """The state before the first step."""
+        tokens = jnp.zeros((1, 1, self.head.token_width))
+        head = GroundingHead(self.head).init(jax.random.key(seed), tokens)["params"]
+        params = {"tower": near_identity(dv.init_params(self.tower, seed)), "head": head}
+        return {
+            "params": params,
+            "average": jax.tree.map(jnp.copy, params),
+            "optimiser": self.optimiser.init(params),
+            "step": jnp.zeros((), jnp.int32),
+        }
+
+
+def near_identity(params: dict[str, Any]) -> dict[str, Any]:
+    """Makes every block nearly the identity: without batch norm a deep tower learns only so.
+
+    As layer scale and Fixup do (arXiv 2103.17239, 1901.09321): what branches add starts small,
+    and so does what the mixers mix.
+    """
+
+    def shrink(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+        names = [key.key for key in path]
+        if names[-1] == "kernel" and names[-2] in ("fc2", "output"):
+            return 0.1 * leaf
+        if names[-1] == "kernel" and names[-2] in ("mixer", "position"):
+            k = leaf.shape[0]
+            return (0.1 * leaf).at[k // 2, k // 2].set(1.0)
+        return leaf
+
+    return jax.tree_util.tree_map_with_path(shrink, params)
+
+
+def optimiser(rate: float, steps: int) -> optax.GradientTransformation:
+    """AdamW with a clipped gradient, a warm-up and a cosine; matrices alone decay."""
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, rate, min(300, steps // 10), steps, 0.02 * rate
+    )
+    matrices = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)  # noqa: E731
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(schedule, b2=0.98, weight_decay=0.02, mask=matrices),
+    )
+
+
+def load_screens(directory: Path, head: HeadConfig, most: int | None, size: int) -> list[Screen]:
+    """The pages of one split, in the order of their names."""
+    paths = [p for p in sorted(directory.glob("*/*.png")) if p.with_suffix(".json").exists()]
+    if not paths:
+        raise ValueError(f"no rendered pages in {directory}: make them with render_pages.py")
+    if most is not None and len(paths) > most:
+        paths = [paths[i] for i in np.linspace(0, len(paths) - 1, most).astype(int)]
+    screens = []
+    with Progress(len(paths), f"reading {directory.name}") as progress:
+        for path in paths:
+            screens.append(Screen(path, size, head.kinds))
+            progress(path.name)
+    return screens
+
+
+def train(args: argparse.Namespace) -> None:
+    tower, head = configs(args.arch, args.side)
+    setup = Setup(tower, head, optimiser(args.rate, args.steps))
+    manager = ocp.CheckpointManager(
+        (args.run / "checkpoints").resolve(),
+        options=ocp.CheckpointManagerOptions(
+            max_to_keep=2, best_fn=lambda metrics: metrics["f1"], keep_time_interval=None
+        ),
+    )
+    state = setup.fresh(args.seed)
+    newest = manager.latest_step()
+    if args.warm_start and newest is None:
+        state["params"] = warm_start(args.warm_start, state)
+        state["average"] = jax.tree.map(jnp.copy, state["params"])
+    if newest is not None:
+        state = manager.restore(newest, args=ocp.args.StandardRestore(state))
+        print(f"going on from step {newest}", flush=True)
+    done = int(state["step"])
+    validation = load_screens(args.data / "val", head, args.validation, SCREEN)
+    screens = load_screens(args.data / "train", head, None, SCREEN)
+    (args.run / "recipe.json").write_text(
+        json.dumps({k: str(v) for k, v in vars(args).items()} | {"screens": len(screens)}, indent=1)
+    )
+    batches = ahead(random_crops(screens, args.side, args.batch, head, args.seed + done))
+    curve = (args.run / "curve.jsonl").open("a")
+    start, seen = time.monotonic(), []
+    while done < args.steps:
+        state, parts = setup.step(state, next(batches))
+        seen.append(parts)
+        done += 1
+        if done % 50 == 0:
+            mean = {k: float(np.mean([p[k] for p in seen])) for k in seen[0]}
+            row = {"step": done, "seconds": round(time.monotonic() - start, 1), **mean}
+            print(json.dumps(row), file=curve, flush=True)
+            print(json.dumps(row), flush=True)
+            seen = []
+            if not np.isfinite(mean["loss"]):
+                raise ValueError(f"the loss is no longer a number at step {done}: lower --rate")
+        if done % args.every == 0 or done == args.steps:
+            metrics = score(setup.tower, head, state["average"], validation)
+            row = {"step": done, **{f"val_{k}": v for k, v in metrics.items()}}
+            print(json.dumps(row), file=curve, flush=True)
+            print(json.dumps(row), flush=True)
+            manager.save(done, args=ocp.args.StandardSave(state), metrics=metrics)
+            manager.wait_until_finished()
+    manager.close()
+
+
+def warm_start(run: Path, state: dict[str, Any]) -> dict[str, Any]:
+    """The averaged weights of another run's newest checkpoint."""
+    manager = ocp.CheckpointManager((run / "checkpoints").resolve())
+    newest = manager.latest_step()
+    if newest is None:
+        raise ValueError(f"--warm-start: no checkpoint in {run}")
+    return manager.restore(newest, args=ocp.args.StandardRestore(state))["average"]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    add = parser.add_argument
+    add("data", type=Path, help="written by render_pages.py; holds train/ and val/")
+    add("run", type=Path, help="checkpoints and curve go there")
+    add("--arch", choices=("fastvithd", "clip"), default="fastvithd")
+    add("--side", type=int, default=512, help="pixels along the side of a crop (512)")
+    add("--batch", type=int, default=8)
+    add("--steps", type=int, default=4000)
+    add("--rate", type=float, default=1.5e-3, help="largest learning rate (1.5e-3)")
+    add("--every", type=int, default=400, help="steps between validations (400)")
+    add("--validation", type=int, default=40, help="pages of the validation (40)")
+    add("--warm-start", type=Path, help="another run whose weights to start from")
+    add("--seed", type=int, default=0)
+    args = parser.parse_args()
+    args.run.mkdir(parents=True, exist_ok=True)
+    try:
+        with quiet_orbax():
+            train(args)
+    except ValueError as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

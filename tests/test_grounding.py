@@ -1,0 +1,211 @@
+"""The grounding head: places, decoding, agreement, drawing, storing, and what it is trained on."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import PIL.Image
+import pytest
+
+import diffvis_jax as dv
+from diffvis_jax.checkpoints import store
+from diffvis_jax.errors import CheckpointError, ConfigError
+from diffvis_jax.grounding.compare import agreement
+from diffvis_jax.grounding.decode import Element, decode
+from diffvis_jax.grounding.draw import COLORS, draw_elements
+from diffvis_jax.grounding.find import Head, find_elements, on_screenshot
+from diffvis_jax.grounding.head import (
+    KINDS,
+    GroundingHead,
+    HeadConfig,
+    corner_boxes,
+    head_shapes,
+    places,
+)
+
+TRAINING = Path(__file__).parents[1] / "scripts" / "training"
+sys.path.insert(0, str(TRAINING))
+from loss import generalised_iou, grounding_loss  # noqa: E402
+from targets import targets  # noqa: E402
+
+CONFIG = HeadConfig(token_width=8, hidden=16)
+FRAME = 128  # pixels: a grid of 2 x 2 tokens, 16 x 8 places
+
+
+def params_of(config: HeadConfig, seed: int = 0):
+    tokens = jnp.zeros((1, 4, config.token_width))
+    return GroundingHead(config).init(jax.random.key(seed), tokens)["params"]
+
+
+def perfect(target: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """What a head that answers the targets exactly would return."""
+    x, y = places(CONFIG, *target["object"].shape)
+    left, top, right, bottom = np.moveaxis(target["box"], -1, 0)
+    box = np.stack(
+        [
+            (left + right) / 2 - np.asarray(x)[None],
+            (top + bottom) / 2 - np.asarray(y)[:, None],
+            right - left,
+            bottom - top,
+        ],
+        -1,
+    )
+    return {
+        "object": jnp.asarray(np.where(target["object"] > 0, 9.0, -9.0))[None],
+        "kind": 9.0 * jax.nn.one_hot(target["kind"], len(KINDS))[None],
+        "box": jnp.asarray(box, jnp.float32)[None],
+    }
+
+
+def test_parameters_are_those_the_shapes_say():
+    leaves = jax.tree_util.tree_leaves_with_path(params_of(CONFIG))
+    found = {"/".join(k.key for k in path): leaf.shape for path, leaf in leaves}
+    assert found == head_shapes(CONFIG)
+
+
+def test_places_of_a_token_lie_in_its_patch():
+    # A head that looks at one token only answers in that token's patch.
+    tokens = jax.random.normal(jax.random.key(1), (1, 4, 8))
+    run = lambda t: GroundingHead(CONFIG).apply({"params": params_of(CONFIG)}, t)  # noqa: E731
+    moved = run(tokens.at[0, 1, 3].add(1.0))["object"] != run(tokens)["object"]
+    expected = np.zeros((1, 16, 8), bool)
+    expected[0, :8, 4:] = True
+    np.testing.assert_array_equal(moved, expected)
+
+
+def test_targets_are_found_again():
+    boxes = np.array([[4.0, 6, 60, 20], [70, 100, 90, 116], [2, 40, 120, 90], [30, 50, 42, 62]])
+    kinds = [1, 4, 2, 3]
+    target = targets(CONFIG, FRAME, boxes, kinds, np.ones(4, bool))
+    found = decode(CONFIG, perfect(target))[0]
+    assert len(found) == 4  # many places say the same element, one is kept
+    for box, kind in zip(boxes, kinds, strict=True):
+        near = min(found, key=lambda e: np.abs(np.array(e.box) - box).sum())
+        np.testing.assert_allclose(near.box, box, atol=1e-3)
+        assert near.kind == KINDS[kind]
+        assert near.point == pytest.approx(((box[0] + box[2]) / 2, (box[1] + box[3]) / 2), abs=1e-3)
+
+
+def test_a_perfect_answer_costs_next_to_nothing_and_a_wrong_one_does():
+    boxes = np.array([[4.0, 6, 60, 20], [70, 100, 90, 116]])
+    target = targets(CONFIG, FRAME, boxes, [1, 4], np.ones(2, bool))
+    batch = {key: jnp.asarray(value)[None] for key, value in target.items()}
+    right = perfect(target)
+    good = grounding_loss(CONFIG, right, batch)[0]
+    assert good < 0.01
+    for key, wrong in (
+        ("object", -right["object"]),
+        ("kind", jnp.roll(right["kind"], 1, -1)),
+        ("box", right["box"] + 8),
+    ):
+        assert grounding_loss(CONFIG, {**right, key: wrong}, batch)[0] > good + 0.1
+
+
+def test_unsure_elements_are_neither_asked_for_nor_held_against():
+    boxes = np.array([[4.0, 6, 60, 20]])
+    target = targets(CONFIG, FRAME, boxes, [1], np.zeros(1, bool))
+    assert target["object"].sum() == 0
+    assert (target["weight"] == 0).sum() > 0
+    batch = {key: jnp.asarray(value)[None] for key, value in target.items()}
+    answers = perfect(target)
+    here = jnp.where(batch["weight"] == 0, 9.0, answers["object"])
+    losses = [grounding_loss(CONFIG, {**answers, "object": o}, batch)[0] for o in (here, -here)]
+    assert losses[0] < 1e-3 < losses[1]
+
+
+def test_generalised_iou_of_known_boxes():
+    a = jnp.array([[0.0, 0, 2, 2], [0, 0, 1, 1], [0, 0, 2, 2]])
+    b = jnp.array([[0.0, 0, 2, 2], [2, 0, 3, 1], [1, 0, 3, 2]])
+    # Equal: 1. Apart: 0 - (3 - 2) / 3. Half over: 2 / 6 - 0.
+    np.testing.assert_allclose(generalised_iou(a, b), [1, -1 / 3, 1 / 3], atol=1e-6)
+
+
+def test_threshold_and_limit():
+    boxes = np.array([[4.0, 6, 60, 20], [70, 100, 90, 116]])
+    answers = perfect(targets(CONFIG, FRAME, boxes, [1, 4], np.ones(2, bool)))
+    assert decode(CONFIG, answers, threshold=0.9999) == [[]]
+    assert len(decode(CONFIG, answers, limit=1)[0]) == 1
+
+
+def test_corner_boxes_are_in_pixels_of_the_frame():
+    boxes = corner_boxes(CONFIG, jnp.full((1, 16, 8, 4), 4.0))
+    # Place (row 1, column 2): middle (40, 12).
+    np.testing.assert_allclose(boxes[0, 1, 2], [42, 14, 46, 18])
+
+
+def element(*box: float, kind: str = "button", score: float = 0.9) -> Element:
+    return Element(box, kind, score)  # type: ignore[arg-type]
+
+
+def test_agreement():
+    a, b = element(0, 0, 10, 10), element(20, 0, 30, 10)
+    moved = element(0, 0, 10, 9)
+    assert agreement([a, b], [b, moved]).same
+    other = agreement([a, b], [element(0, 0, 10, 10, kind="link"), b])
+    assert (other.both, other.only_first, other.only_second) == (1, 1, 1)
+    assert agreement([], []).same
+    assert not agreement([a], []).same
+    assert not agreement([a], [a, moved]).same  # one to one
+
+
+def test_on_screenshot_maps_and_clips():
+    where = dv.placement(256, 128, dv.FastViTHDConfig(size=128))  # half size, 32 px of padding
+    found = on_screenshot([element(10, 40, 20, 50), element(-5, 20, 8, 40)], where)
+    assert [e.box for e in found] == [(20.0, 16.0, 40.0, 36.0), (0.0, 0.0, 16.0, 16.0)]
+    assert on_screenshot([], where) == []
+
+
+def test_drawn_elements_have_the_colour_of_their_kind():
+    picture = PIL.Image.new("RGB", (40, 30))
+    drawn = draw_elements(picture, [element(5, 5, 20, 20, kind="link")])
+    assert drawn.getpixel((5, 12)) == COLORS["link"]
+    assert drawn.getpixel((12, 12)) == (0, 0, 0)
+    assert set(COLORS) == set(KINDS)
+
+
+def test_bad_tokens_and_configs():
+    head = Head(CONFIG, params_of(CONFIG))
+    with pytest.raises(ConfigError, match=r"g \* g, 8"):
+        find_elements(head, jnp.zeros((1, 4, 9)))
+    with pytest.raises(ConfigError, match="g"):
+        find_elements(head, jnp.zeros((1, 5, 8)))
+    with pytest.raises(ConfigError, match="divide"):
+        HeadConfig(token_width=8, rows=7)
+    with pytest.raises(ConfigError, match="dtype"):
+        HeadConfig(token_width=8, dtype="int8")
+
+
+def test_a_head_is_stored_with_its_tower(tmp_path):
+    tower = dv.CLIPConfig(
+        width=8, layers=2, heads=2, mlp_width=16, patch=16, size=32, class_token=False
+    )
+    params = dv.init_params(tower, 0)
+    head_params = params_of(CONFIG)
+    saved = store.save(
+        tmp_path / "both",
+        config=tower,
+        params=params,
+        grounding_config=CONFIG,
+        grounding_params=head_params,
+    )
+    model = dv.load(saved)
+    assert model.head is not None
+    assert model.head.config == CONFIG
+    jax.tree.map(np.testing.assert_array_equal, model.head.params, head_params)
+    alone = dv.load(store.save(tmp_path / "alone", config=tower, params=params))
+    assert alone.head is None
+    with pytest.raises(CheckpointError, match="no grounding head"):
+        store.load_grounding(tmp_path / "alone")
+    with pytest.raises(CheckpointError, match="hidden/kernel"):
+        store.save(
+            tmp_path / "wrong",
+            config=tower,
+            params=params,
+            grounding_config=dataclasses.replace(CONFIG, hidden=17),
+            grounding_params=head_params,
+        )
+    with pytest.raises(TypeError, match="grounding_config"):
+        store.save(tmp_path / "half", config=tower, params=params, grounding_config=CONFIG)

@@ -1,0 +1,137 @@
+"""The rendered screens that a grounding head is trained on, checked without a browser."""
+
+import importlib
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from diffvis_jax.grounding.head import KINDS
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLE = ROOT / "tests" / "data" / "screens_sample"
+PAGES = sorted(path for path in SAMPLE.glob("*/*/*.json") if path.name != "trajectory.json")
+STREAMS = sorted(SAMPLE.glob("streams/*/trajectory.json"))
+
+
+@pytest.fixture(scope="module")
+def training():
+    """Imports a module of scripts/training, which is no package, by its name."""
+    folder = str(ROOT / "scripts" / "training")
+    sys.path.insert(0, folder)
+    yield importlib.import_module
+    sys.path.remove(folder)
+
+
+def check_elements(elements, width, height):
+    for element in elements:
+        left, top, right, bottom = element["box"]
+        assert element["kind"] in KINDS
+        assert 0 <= left <= right - 4 <= width - 4
+        assert 0 <= top <= bottom - 4 <= height - 4
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.parent.name)
+def test_description_fits_picture(path, training):
+    templates = training("page_templates")
+    record = json.loads(path.read_text())
+    assert record.keys() == {*("family", "seed", "split", "width", "height", "elements", "cursor")}
+    split, family, name = path.relative_to(SAMPLE).with_suffix("").parts
+    assert (record["split"], record["family"], str(record["seed"])) == (split, family, name)
+    assert family in templates.families_of(split)
+    with Image.open(path.with_suffix(".png")) as picture:
+        assert picture.size == (record["width"], record["height"])
+    assert record["elements"]
+    check_elements(record["elements"], record["width"], record["height"])
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.parent.name)
+def test_page_of_seed_is_the_one_rendered(path, training):
+    """As far as can be told without rendering: the same viewport and the same cursor."""
+    record = json.loads(path.read_text())
+    page = training("page_templates").make_page(record["family"], record["seed"])
+    assert (page.width, page.height) == (record["width"], record["height"])
+    assert (list(page.cursor) if page.cursor else None) == record["cursor"]
+
+
+@pytest.mark.parametrize("path", STREAMS, ids=lambda path: path.parent.name)
+def test_stream_names_what_happened(path, training):
+    record = json.loads(path.read_text())
+    assert record["frames"][0]["action"] == "start"
+    for frame in record["frames"]:
+        with Image.open(path.parent / frame["file"]) as picture:
+            assert picture.size == (record["width"], record["height"])
+        check_elements(frame["elements"], record["width"], record["height"])
+        x, y = frame["cursor"]
+        assert 0 <= x < record["width"]
+        assert 0 <= y < record["height"]
+
+
+def test_sample_has_every_split_and_most_kinds():
+    records = [json.loads(path.read_text()) for path in PAGES]
+    assert {record["split"] for record in records} == {"train", "val", "test"}
+    kinds = {element["kind"] for record in records for element in record["elements"]}
+    assert len(kinds) >= 7
+    assert STREAMS
+
+
+def test_held_out_families_stay_out(training):
+    templates = training("page_templates")
+    assert len(templates.TEST_FAMILIES) >= 5
+    assert len(templates.TRAINING_FAMILIES) + len(templates.TEST_FAMILIES) >= 20
+    seen = {*templates.families_of("train"), *templates.families_of("val")}
+    assert not seen & set(templates.families_of("test"))
+    # Pages embed other pages; none may embed one that is kept for testing.
+    desktop = training("families_desktop")
+    assert not {family.__name__ for family in desktop.UNDER} & set(templates.TEST_FAMILIES)
+
+
+def test_splits_never_share_a_seed(training):
+    seeds_of = training("render_pages").seeds_of
+    drawn = [seed for split in ("train", "val", "test") for _, seed in seeds_of(split, 0, 500)]
+    assert len(set(drawn)) == len(drawn) == 1500
+
+
+def test_html_depends_on_family_and_seed_only(training):
+    templates = training("page_templates")
+    for family in (*templates.TRAINING_FAMILIES, *templates.TEST_FAMILIES):
+        once, again, other = (templates.make_page(family, seed) for seed in (3, 3, 4))
+        assert once == again
+        assert once.html != other.html
+
+
+def test_unseen_documentation_is_told_by_its_name(training):
+    documentation = training("documentation")
+    names = [f"/usr/share/doc/package{index}/html" for index in range(60)]
+    assert 10 <= sum(map(documentation.is_unseen, names)) <= 35
+
+
+def test_documentation_split_has_no_common_file(training, tmp_path):
+    documentation, templates = training("documentation"), training("page_templates")
+    for package in range(12):
+        folder = tmp_path / f"package{package}"
+        folder.mkdir()
+        for index in range(5):
+            (folder / f"{index}.html").write_text("x" * documentation.SMALLEST)
+    roots = (str(tmp_path / "*"),)
+
+    def files(family):
+        return {documentation.choose_file(family, seed, roots) for seed in range(80)}
+
+    seen, unseen = files(templates.DOCUMENTATION), files(templates.UNSEEN_DOCUMENTATION)
+    assert not seen & unseen
+
+
+def test_missing_browser_is_named(training, monkeypatch):
+    browser = training("browser")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SystemExit, match="Chromium"):
+        browser.chromium_path()
+
+
+def test_kinds_are_those_the_script_in_the_page_knows(training):
+    known = set(re.findall(r'"([a-z_]+)"', training("browser").ELEMENTS))
+    assert set(KINDS) <= known
