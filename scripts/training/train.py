@@ -31,8 +31,10 @@ import diffvis_jax as dv
 from diffvis_jax.checkpoints.format import quiet_orbax
 from diffvis_jax.checkpoints.progress import Progress
 from diffvis_jax.grounding.head import GroundingHead, HeadConfig
+from diffvis_jax.towers import build
 
 SCREEN = 1024  # pixels along the side of the frames that crops are taken from
+HELP = 0.4  # weight of a helper's loss
 AVERAGE = 0.998  # decay of the averaged weights, which are what is evaluated and kept
 
 
@@ -57,18 +59,47 @@ class Setup:
     head: HeadConfig
     optimiser: optax.GradientTransformation
 
-    def answers(self, params: dict[str, Any], pixels: jax.Array) -> dict[str, jax.Array]:
-        tokens = dv.encode(params["tower"], pixels, config=self.tower)
-        return GroundingHead(self.head).apply({"params": params["head"]}, tokens)  # type: ignore[return-value]
+    @functools.cached_property
+    def helpers(self) -> dict[str, HeadConfig]:
+        """Heads on earlier maps, which lead the way for the layers before them (deep supervision,
+        arXiv 1409.5185); they answer for the same places, and are not kept. By name of the map."""
+        if not isinstance(self.tower, dv.FastViTHDConfig):
+            return {}
+        found = {}
+        for stage in (2, 3):
+            patch = 4 * 2**stage
+            last = [layer.name for layer in build(self.tower).layers if layer.stage == stage][-1]
+            found[last] = HeadConfig(
+                token_width=self.tower.widths[stage],
+                patch=patch,
+                hidden=128,
+                rows=patch // 8,
+                columns=patch // 16,
+            )
+        return found
+
+    def loss(self, params: dict[str, Any], batch: dict[str, jax.Array]):
+        """The loss of the head that is kept and, with less weight, of the helpers."""
+        maps = dv.encode(
+            params["tower"], batch["pixels"], config=self.tower, output="intermediates"
+        )
+        assert isinstance(maps, dict)
+        answers = GroundingHead(self.head).apply({"params": params["head"]}, maps["tokens"])
+        loss, parts = grounding_loss(self.head, answers, batch)  # type: ignore[arg-type]
+        for name, config in self.helpers.items():
+            x = maps[name]
+            answers = GroundingHead(config).apply(
+                {"params": params["helpers"][name]}, x.reshape(x.shape[0], -1, x.shape[-1])
+            )
+            extra = grounding_loss(config, answers, batch)[0]  # type: ignore[arg-type]
+            loss, parts = loss + HELP * extra, {**parts, name: extra}
+        return loss, parts
 
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
     def step(self, state: dict[str, Any], batch: dict[str, jax.Array]):
         """One update: state and batch to the new state and the parts of the loss."""
 
-        def loss(params: dict[str, Any]):
-            return grounding_loss(self.head, self.answers(params, batch["pixels"]), batch)
-
-        (_, parts), grads = jax.value_and_grad(loss, has_aux=True)(state["params"])
+        (_, parts), grads = jax.value_and_grad(self.loss, has_aux=True)(state["params"], batch)
         updates, optimiser = self.optimiser.update(grads, state["optimiser"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         # A young average forgets faster, else it would remember the random start.
@@ -84,9 +115,16 @@ class Setup:
 
     def fresh(self, seed: int) -> dict[str, Any]:
         """The state before the first step."""
-        tokens = jnp.zeros((1, 1, self.head.token_width))
-        head = GroundingHead(self.head).init(jax.random.key(seed), tokens)["params"]
-        params = {"tower": near_identity(dv.init_params(self.tower, seed)), "head": head}
+
+        def head(config: HeadConfig) -> dict[str, Any]:
+            tokens = jnp.zeros((1, 1, config.token_width))
+            return GroundingHead(config).init(jax.random.key(seed), tokens)["params"]  # type: ignore[return-value]
+
+        params = {
+            "tower": near_identity(dv.init_params(self.tower, seed)),
+            "head": head(self.head),
+            "helpers": {name: head(config) for name, config in self.helpers.items()},
+        }
         return {
             "params": params,
             "average": jax.tree.map(jnp.copy, params),
@@ -115,14 +153,24 @@ def near_identity(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def optimiser(rate: float, steps: int) -> optax.GradientTransformation:
-    """AdamW with a clipped gradient, a warm-up and a cosine; matrices alone decay."""
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, rate, min(300, steps // 10), steps, 0.02 * rate
-    )
-    matrices = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)  # noqa: E731
+    """AdamW with a clipped gradient, a short warm-up and a cosine; matrices alone decay.
+
+    Heads, which are shallow, learn four times as fast as the tower: at the tower's rate they need
+    hundreds of steps to say as much as how rare elements are.
+    """
+
+    def adam(rate: float) -> optax.GradientTransformation:
+        schedule = optax.warmup_cosine_decay_schedule(0.0, rate, 100, steps, 0.02 * rate)
+        matrices = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)  # noqa: E731
+        return optax.adamw(schedule, b2=0.98, weight_decay=0.02, mask=matrices)
+
+    part = lambda path, _: "tower" if path[0].key == "tower" else "head"  # noqa: E731
     return optax.chain(
         optax.clip_by_global_norm(1.0),
-        optax.adamw(schedule, b2=0.98, weight_decay=0.02, mask=matrices),
+        optax.multi_transform(
+            {"tower": adam(rate), "head": adam(4 * rate)},
+            lambda params: jax.tree_util.tree_map_with_path(part, params),
+        ),
     )
 
 
@@ -207,7 +255,7 @@ def main() -> int:
     add("--side", type=int, default=512, help="pixels along the side of a crop (512)")
     add("--batch", type=int, default=8)
     add("--steps", type=int, default=4000)
-    add("--rate", type=float, default=1.5e-3, help="largest learning rate (1.5e-3)")
+    add("--rate", type=float, default=5e-4, help="largest learning rate (5e-4)")
     add("--every", type=int, default=400, help="steps between validations (400)")
     add("--validation", type=int, default=40, help="pages of the validation (40)")
     add("--warm-start", type=Path, help="another run whose weights to start from")

@@ -1,0 +1,287 @@
+#!/usr/bin/env python3
+"""How far does a change on the screen travel through a tower, and what does leaving some out cost?
+
+    python scripts/fidelity.py --weights fastvithd-screens --output fidelity_output
+
+Takes pairs of consecutive frames of a recorded session. Spread: which cells of each layer a full
+encode of the second frame moves, by distance from the changed patches. Cost: the missed change of
+one step from a fresh full encode of the first frame, against the share of dense MACs, for flat and
+growing margins and for tolerances. The same on random weights beside it. In float32.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import diffvis_jax as dv
+from diffvis_jax.change import distance_to
+from diffvis_jax.checkpoints.progress import Progress
+from diffvis_jax.recording import read_recording
+from diffvis_jax.session import changed_tokens, missed_change
+from diffvis_jax.step import jit_encode
+from diffvis_jax.towers import build
+
+ROOT = Path(__file__).resolve().parents[1]
+BUNDLED = ROOT / "scripts" / "data" / "session"
+MOVED = (1e-3, 1e-2, 5e-2)  # of the layer's RMS
+DISTANCES = (0, 1, 2, 3, 4, 6, 8, 15)
+GROWING = {
+    "1 1 2 4 8 (faithful)": (1, 1, 2, 4, 8),
+    "1 1 1 3 4 (fast)": (1, 1, 1, 3, 4),
+    "1 1 2 4 16": (1, 1, 2, 4, 16),
+    "1 2 4 8 16": (1, 2, 4, 8, 16),
+    "2 2 4 8 16": (2, 2, 4, 8, 16),
+    "0 0 1 2 4": (0, 0, 1, 2, 4),
+}
+FLAT = (0, 1, 2, 3, 4, 6, 8)
+TOLERANCES = (0.001, 0.003, 0.01, 0.03)
+
+
+def policies(stages: int) -> dict[str, tuple[str, dv.Policy]]:
+    """Name -> family and policy; nothing is settled, so that each point costs what it says."""
+    found: dict[str, tuple[str, dv.Policy]] = {}
+    for margin in FLAT:
+        found[f"flat {margin}"] = ("flat margin", dv.Policy(margin=margin, settle=0))
+    if stages > 1:
+        for name, margins in GROWING.items():
+            found[name] = ("growing margin", dv.Policy(margin=margins, settle=0))
+    for tolerance in TOLERANCES:
+        policy = dv.Policy(margin=None, tolerance=tolerance, settle=0)
+        found[f"tolerance {tolerance:g}"] = ("tolerance", policy)
+    return found
+
+
+def pairs_of(frames: np.ndarray, patch: int, most: float) -> list[int]:
+    """Numbers of the frames that differ from the one before in at most that share of patches."""
+    found = []
+    for index in range(1, len(frames)):
+        share = float(np.mean(dv.compute_patch_diff(frames[index - 1], frames[index], patch)))
+        if 0 < share <= most:
+            found.append(index)
+    return found
+
+
+def spread(model: dv.Model, frames: np.ndarray, pairs: list[int]) -> list[dict[str, Any]]:
+    """One row for each layer: share of cells that move by more than each threshold, over all
+    unchanged cells and by distance (in patches, rounded up to the next of `DISTANCES`)."""
+    tower = build(model.config)
+    lead, grid = tower.lead, tower.grid
+    moved: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    with Progress(len(pairs), "spread") as progress:
+        for index in pairs:
+            before, after = (
+                jit_encode(
+                    model.params, frames[i : i + 1], config=model.config, output="intermediates"
+                )
+                for i in (index - 1, index)
+            )
+            mask = np.asarray(dv.compute_patch_diff(frames[index - 1], frames[index], tower.patch))[
+                :grid, :grid
+            ]
+            distance = np.asarray(distance_to(mask[None]))[0].reshape(-1)
+            for layer in tower.layers:
+                a, b = (np.asarray(part[layer.name][0], np.float64) for part in (before, after))
+                scale = np.sqrt(np.square(b).mean())
+                cells = by_cell(np.square(a - b).mean(-1), tower.rows, tower.columns)[lead:]
+                moved.setdefault(layer.name, []).append((np.sqrt(cells) / scale, distance))
+            progress(str(index))
+    rows = []
+    for layer in tower.layers:
+        amount = np.concatenate([m for m, _ in moved[layer.name]])
+        distance = np.concatenate([d for _, d in moved[layer.name]])
+        row: dict[str, Any] = {"layer": layer.name, "stage": layer.stage}
+        for threshold in MOVED:
+            over = amount > threshold
+            row[f"{threshold:g}"] = float(over[distance > 0].mean())
+            low = -1
+            for high in DISTANCES:
+                inside = (distance > low) & (distance <= high)
+                row[f"{threshold:g} at {high}"] = (
+                    float(over[inside].mean()) if inside.any() else None
+                )
+                low = high
+        rows.append(row)
+    return rows
+
+
+def by_cell(values: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Mean of `[H, W]` over each cell, `[rows * columns]`; cells may hang over the map's edge."""
+    height, width = (-(-n // m) * m for n, m in zip(values.shape, (rows, columns), strict=True))
+    padded = np.full((height, width), np.nan)
+    padded[: values.shape[0], : values.shape[1]] = values
+    parts = padded.reshape(rows, height // rows, columns, width // columns)
+    return np.nanmean(parts, axis=(1, 3)).reshape(-1)
+
+
+def cost(model: dv.Model, frames: np.ndarray, pairs: list[int]) -> list[dict[str, Any]]:
+    """One row for each policy: medians over the pairs."""
+    tower = build(model.config)
+    step = dv.make_step(model.config)
+    cache = dv.init_cache(model.config)
+    full = {
+        i: np.asarray(jit_encode(model.params, frames[i : i + 1], config=model.config)[0])
+        for index in pairs
+        for i in (index - 1, index)
+    }
+    rows = []
+    chosen = policies(tower.stages)
+    with Progress(len(chosen) * len(pairs), "policies") as progress:
+        for name, (family, policy) in chosen.items():
+            seen = []
+            for index in pairs:
+                before, after = frames[index - 1 : index], frames[index : index + 1]
+                _, cache, _ = step(model.params, cache, before, dv.Policy(keyframe_every=1))
+                tokens, cache, report = step(model.params, cache, after, policy)
+                tokens = np.asarray(tokens[0])
+                at = changed_tokens(model, before[0], after[0])
+                old, new = full[index - 1], full[index]
+                seen.append(
+                    {
+                        "share": float(report.recomputed[0]),
+                        "missed_changed": missed_change(tokens[at], new[at], old[at]),
+                        "missed_all": missed_change(tokens, new, old),
+                    }
+                )
+                progress(name)
+            medians = {key: statistics.median(row[key] for row in seen) for key in seen[0]}
+            rows.append({"policy": name, "family": family, **medians})
+    return rows
+
+
+def noise_floor(model: dv.Model, frames: np.ndarray, pairs: list[int]) -> dict[str, float]:
+    """What rounding to bfloat16 moves the tokens by, and what the changes do; relative, medians."""
+    from diffvis_jax.checkpoints.store import cast
+
+    config, params = cast(model.config, model.params, "bfloat16")
+    rounding, change = [], []
+    for index in pairs:
+        old, new = (
+            np.asarray(jit_encode(model.params, frames[i : i + 1], config=model.config)[0])
+            for i in (index - 1, index)
+        )
+        rough = np.asarray(jit_encode(params, frames[index : index + 1], config=config)[0])
+        rounding.append(float(np.linalg.norm(rough - new) / np.linalg.norm(new)))
+        change.append(float(np.linalg.norm(old - new) / np.linalg.norm(new)))
+    return {"rounding": statistics.median(rounding), "change": statistics.median(change)}
+
+
+def study(model: dv.Model, frames: np.ndarray, pairs: list[int]) -> dict[str, Any]:
+    return {
+        "model": model.name,
+        "bfloat16": noise_floor(model, frames, pairs),
+        "spread": spread(model, frames, pairs),
+        "cost": cost(model, frames, pairs),
+    }
+
+
+def print_tables(result: dict[str, Any]) -> None:
+    """The tables of docs/fidelity.md."""
+    print(f"\n### {result['model']}\n")
+    print("| after | " + " | ".join(f"> {t:g} of RMS" for t in MOVED) + " |")
+    print("|---|" + "---|" * len(MOVED))
+    rows = result["spread"]
+    ends = [
+        r for r, n in zip(rows, [*rows[1:], None], strict=True) if not n or n["stage"] != r["stage"]
+    ]
+    for row in ends:
+        shares = " | ".join(f"{row[f'{t:g}']:.0%}" for t in MOVED)
+        print(f"| {row['layer']} | {shares} |")
+    print("\n| policy | share of dense MACs | missed at changed tokens | missed over all |")
+    print("|---|---|---|---|")
+    for row in sorted(result["cost"], key=lambda row: row["share"]):
+        print(
+            f"| {row['policy']} | {row['share']:.1%} | {row['missed_changed']:.3f} "
+            f"| {row['missed_all']:.3f} |"
+        )
+    floor = result["bfloat16"]
+    print(
+        f"\nrounding to bfloat16 moves the tokens by {floor['rounding']:.2%}, "
+        f"the changes by {floor['change']:.2%} (medians, of their norm)"
+    )
+
+
+def draw(results: list[dict[str, Any]], target: Path) -> None:
+    """Missed change against share of dense MACs, and spread against distance; one column each."""
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ValueError("plots need matplotlib: pip install 'diffvis_jax[viz]'") from error
+    figure, axes = plt.subplots(2, len(results), figsize=(6 * len(results), 9), squeeze=False)
+    for column, result in enumerate(results):
+        top, bottom = axes[0, column], axes[1, column]
+        for family in ("flat margin", "growing margin", "tolerance"):
+            rows = [r for r in result["cost"] if r["family"] == family]
+            rows.sort(key=lambda row: row["share"])
+            shares = [100 * r["share"] for r in rows]
+            top.plot(shares, [r["missed_changed"] for r in rows], "o-", label=f"{family}, changed")
+            color = top.lines[-1].get_color()
+            top.plot(shares, [r["missed_all"] for r in rows], "o:", color=color, mfc="none")
+        top.set(
+            title=result["model"],
+            xlabel="share of dense MACs, %",
+            ylabel="missed change (median); dotted: over all",
+            ylim=(0, 1),
+        )
+        top.legend()
+        rows = result["spread"]
+        stages = sorted({row["stage"] for row in rows})
+        for stage in stages:
+            last = [row for row in rows if row["stage"] == stage][-1]
+            there = [d for d in DISTANCES if last[f"0.01 at {d}"] is not None]
+            shares = [100 * last[f"0.01 at {d}"] for d in there]
+            bottom.plot(there, shares, "o-", label=f"after {last['layer']}")
+        bottom.set(
+            xlabel="distance from the nearest changed patch, patches",
+            ylabel="cells that move by > 1 % of RMS, %",
+            ylim=(-2, 102),
+        )
+        bottom.legend()
+    figure.tight_layout()
+    figure.savefig(target, dpi=80)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    add = parser.add_argument
+    add("--weights", type=Path, required=True, help="directory written by convert.py or bundle.py")
+    add("--frames", type=Path, default=BUNDLED, help="a recording (the bundled session)")
+    add("--most", type=float, default=0.1, help="largest share of changed patches (0.1)")
+    add("--seed", type=int, default=0, help="of the random weights beside (0)")
+    add("--output", type=Path, default=Path("fidelity_output"))
+    args = parser.parse_args()
+    try:
+        named = ROOT / "weights" / args.weights
+        model = dv.load(args.weights if args.weights.is_dir() else named, dtype="float32")
+        recording = read_recording(args.frames)
+        frames = dv.preprocess(list(recording.paths), model.config)
+        pairs = pairs_of(frames, build(model.config).patch, args.most)
+        if not pairs:
+            raise ValueError(f"{args.frames}: no two frames differ in at most {args.most:.0%}")
+        print(f"{len(pairs)} pairs of frames, {model.config.size} px, float32")
+        random = dv.Model(model.config, dv.init_params(model.config, args.seed), "random weights")
+        results = [study(model, frames, pairs), study(random, frames, pairs)]
+    except ValueError as error:
+        print(f"fidelity.py: {error}", file=sys.stderr)
+        return 2
+    for result in results:
+        print_tables(result)
+    args.output.mkdir(parents=True, exist_ok=True)
+    (args.output / "fidelity.json").write_text(
+        json.dumps({"jax": jax.__version__, "pairs": pairs, "results": results}, indent=1)
+    )
+    draw(results, args.output / "fidelity.png")
+    print(f"\nwritten: {args.output}/fidelity.json, fidelity.png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
