@@ -2,6 +2,7 @@
 
 With no options: the session bundled with the repository, FastViTHD at full size and 1024 px.
 Prints a line per frame, and writes pictures of the changed patches and a page to step through.
+Weights with a grounding head also show what can be clicked, and whether both encodes find the same.
 """
 
 import argparse
@@ -373,6 +374,8 @@ def write_overlays(directory: Path, model: Any, recording: Any, result: Any) -> 
     """One picture for each frame: the screenshot, with what changed and what was recomputed."""
     import diffvis_jax as dv
     from diffvis_jax.checkpoints.progress import Progress
+    from diffvis_jax.grounding.draw import draw_elements
+    from diffvis_jax.grounding.find import on_screenshot
     from diffvis_jax.recording import open_screenshot
     from diffvis_jax.towers import build
 
@@ -387,6 +390,9 @@ def write_overlays(directory: Path, model: Any, recording: Any, result: Any) -> 
                 placement=dv.placement(width, height, model.config),
                 patch_size=build(model.config).patch,
             )
+            if frame.elements is not None:
+                where = dv.placement(width, height, model.config)
+                drawn = draw_elements(drawn, on_screenshot(frame.elements, where))
             drawn.thumbnail((PICTURE_WIDTH, PICTURE_WIDTH))
             drawn.save(directory / f"frame_{frame.index:03d}.png")
             progress(path.name)

@@ -7,6 +7,8 @@ import json
 import re
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,6 +16,8 @@ from tiny import FASTVITHD as TINY
 from tiny import ROUNDING, random_params
 
 import diffvis_jax as dv
+from diffvis_jax.checkpoints import store
+from diffvis_jax.grounding.head import GroundingHead, HeadConfig
 from diffvis_jax.preprocess_config import ImageError
 from diffvis_jax.recording import read_recording
 from diffvis_jax.report import write_page
@@ -174,7 +178,10 @@ def test_the_command_runs_from_end_to_end(demo, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(dv, "init_params", random_params)
     out, numbers = tmp_path / "out", tmp_path / "numbers.json"
     status = demo.main(
-        ["--num-frames", "3", "--output", str(out), "--json", str(numbers), "--margin", "1,1,2,4,8"]
+        [
+            *("--num-frames", "3", "--margin", "1,1,2,4,8"),
+            *("--output", str(out), "--json", str(numbers)),
+        ]
     )
     printed = capsys.readouterr().out
     assert status == 0
@@ -187,6 +194,37 @@ def test_the_command_runs_from_end_to_end(demo, tmp_path, monkeypatch, capsys):
     assert sorted(path.name for path in out.iterdir()) == [
         "frame_000.png", "frame_001.png", "frame_002.png", "index.html",
     ]  # fmt: skip
+
+
+def test_weights_with_a_head_show_what_can_be_clicked(demo, tmp_path, monkeypatch, capsys):
+    config = HeadConfig(token_width=TINY.token_width, hidden=8)
+    head = GroundingHead(config)
+    params = head.init(jax.random.key(0), jnp.zeros((1, 1, TINY.token_width)))["params"]
+    # Random answers, but enough of them to draw and to compare.
+    params["places"]["bias"] = params["places"]["bias"] + 4.0
+    store.save(
+        tmp_path / "trained",
+        config=TINY,
+        params=random_params(TINY),
+        grounding_config=config,
+        grounding_params=params,
+    )
+    out, numbers = tmp_path / "out", tmp_path / "numbers.json"
+    command = ["--weights", str(tmp_path / "trained"), "--num-frames", "3", "--margin", "none"]
+    assert demo.main([*command, "--output", str(out), "--json", str(numbers)]) == 0
+    printed = capsys.readouterr().out
+    assert re.search("clickable elements: exactly those of a full encode in [0-2] of 2", printed)
+    first = json.loads(numbers.read_text())["frames"][0]
+    # Rounding alone may push a random answer over the threshold.
+    assert first["elements_both"] > 50 * (first["elements_lost"] + first["elements_added"])
+    page = (out / "index.html").read_text()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])  # type: ignore[index]
+    assert len(data["frames"][0]["elements"]) == first["elements_both"] + first["elements_added"]
+    left, top, right, bottom, kind = data["frames"][0]["elements"][0]
+    width, height = data["frames"][0]["size"]
+    assert 0 <= left <= right <= width
+    assert 0 <= top <= bottom <= height
+    assert kind in config.kinds
 
 
 @pytest.fixture
