@@ -6,6 +6,7 @@ Weights with a grounding head also show what can be clicked, and whether both en
 """
 
 import argparse
+import dataclasses
 import json
 import math
 import os
@@ -239,7 +240,7 @@ def load_weights(args: argparse.Namespace):
             f"({', '.join(there) or 'which is empty'}) nor a directory"
         )
     model = dv.load(directory, dtype=args.dtype)
-    return dv.Model(with_size(model.config, args.size), model.params, model.name)
+    return dataclasses.replace(model, config=with_size(model.config, args.size))
 
 
 def stages_of(config: Any) -> int:
