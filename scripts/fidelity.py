@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import diffvis_jax as dv
@@ -84,7 +85,7 @@ def spread(model: dv.Model, frames: np.ndarray, pairs: list[int]) -> list[dict[s
             mask = np.asarray(dv.compute_patch_diff(frames[index - 1], frames[index], tower.patch))[
                 :grid, :grid
             ]
-            distance = np.asarray(distance_to(mask[None]))[0].reshape(-1)
+            distance = np.asarray(distance_to(jnp.asarray(mask[None])))[0].reshape(-1)
             for layer in tower.layers:
                 a, b = (np.asarray(part[layer.name][0], np.float64) for part in (before, after))
                 scale = np.sqrt(np.square(b).mean())
