@@ -207,15 +207,25 @@ def print_tables(result: dict[str, Any]) -> None:
     )
 
 
-def draw(results: list[dict[str, Any]], target: Path) -> None:
-    """Missed change against share of dense MACs, and spread against distance; one column each."""
+def pyplot() -> Any:
+    """Matplotlib, drawing to files.
+
+    Raises:
+      ValueError: it is not installed.
+    """
     try:
         import matplotlib
-
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
     except ImportError as error:
         raise ValueError("plots need matplotlib: pip install 'diffvis_jax[viz]'") from error
+    matplotlib.use("Agg")
+    import matplotlib.pyplot
+
+    return matplotlib.pyplot
+
+
+def draw(results: list[dict[str, Any]], target: Path) -> None:
+    """Missed change against share of dense MACs, and spread against distance; one column each."""
+    plt = pyplot()
     figure, axes = plt.subplots(2, len(results), figsize=(6 * len(results), 9), squeeze=False)
     for column, result in enumerate(results):
         top, bottom = axes[0, column], axes[1, column]
@@ -260,6 +270,7 @@ def main() -> int:
     add("--output", type=Path, default=Path("fidelity_output"))
     args = parser.parse_args()
     try:
+        pyplot()  # before minutes of work
         named = ROOT / "weights" / args.weights
         model = dv.load(args.weights if args.weights.is_dir() else named, dtype="float32")
         recording = read_recording(args.frames)

@@ -6,10 +6,14 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from diffvis_jax.grounding.head import KINDS
+from diffvis_jax.grounding.decode import Element
+from diffvis_jax.grounding.head import KINDS, HeadConfig
+from diffvis_jax.preprocess_config import PreprocessConfig
+from diffvis_jax.preprocessing import preprocess
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "tests" / "data" / "screens_sample"
@@ -135,3 +139,37 @@ def test_missing_browser_is_named(training, monkeypatch):
 def test_kinds_are_those_the_script_in_the_page_knows(training):
     known = set(re.findall(r'"([a-z_]+)"', training("browser").ELEMENTS))
     assert set(KINDS) <= known
+
+
+def test_a_crop_shows_the_frame_and_the_targets_lie_on_its_elements(training):
+    screens = training("screens")
+    path = SAMPLE / "train" / "login" / "46.png"
+    screen = screens.Screen(path, 256, KINDS)
+    frame = np.asarray(preprocess(path, PreprocessConfig(size=256)))[0]
+    np.testing.assert_array_equal(screen.crop(0, 0, 256), frame)
+    head = HeadConfig(token_width=8)
+    pixels, target = screens.example(screen, 0, 128, 128, head)
+    np.testing.assert_array_equal(pixels, frame[128:, :128])
+    asked = target["object"] > 0
+    assert asked.any()
+    # Every box that is asked for is one of the page's, moved with the crop and cut at its edge.
+    known = (screen.boxes - [0, 128, 0, 128]).clip(0, 128)
+    for box in target["box"][asked]:
+        assert np.abs(known - box).max(1).min() < 1e-3
+
+
+def test_score_of_perfect_and_of_missing_detections(training, monkeypatch):
+    score = training("score")
+    screen = training("screens").Screen(SAMPLE / "train" / "login" / "46.png", 1024, KINDS)
+    right = [
+        Element(tuple(box), KINDS[kind], 0.9)
+        for box, kind in zip(screen.boxes.tolist(), screen.kinds, strict=True)
+    ]
+    head = HeadConfig(token_width=8)
+    monkeypatch.setattr(score, "find", lambda *_: [right])
+    found = score.score(None, head, {}, [screen])
+    assert (found["f1"], found["click"], found["kind"]) == (1, 1, 1)
+    monkeypatch.setattr(score, "find", lambda *_: [[]])
+    found = score.score(None, head, {}, [screen])
+    assert (found["f1"], found["click"]) == (0, 0)
+    assert found["elements"] > 0

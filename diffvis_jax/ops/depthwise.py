@@ -12,6 +12,7 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int
 
     On CPU as shifted multiply-adds: XLA:CPU's grouped convolution reaches about 1.4 GFLOP/s, the
     shifts 25-70 (jax issue 23713; `docs/benchmarks.md`). Elsewhere as a grouped convolution.
+    Differentiable in reverse mode.
 
     Args:
       x: `[B, H, W, C]`, any float dtype.

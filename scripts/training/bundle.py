@@ -13,11 +13,12 @@ from pathlib import Path
 import jax
 import orbax.checkpoint as ocp
 from score import score
-from train import SCREEN, Setup, configs, load_screens, optimiser
+from train import SCREEN, Setup, checkpoints, configs, load_screens, optimiser
 
 from diffvis_jax.cache import with_size
 from diffvis_jax.checkpoints.format import quiet_orbax
 from diffvis_jax.checkpoints.store import cast, save
+from diffvis_jax.checkpoints.writer import check_target
 
 
 def main() -> int:
@@ -29,23 +30,27 @@ def main() -> int:
     add("--pages", type=int, help="most pages of the test (all)")
     add("--force", action="store_true", help="replace the directory")
     args = parser.parse_args()
+    try:
+        return bundle(args)
+    except (ValueError, OSError) as error:
+        print(f"bundle.py: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def bundle(args: argparse.Namespace) -> int:
+    """Measures and writes; refuses before the work what it could not finish."""
+    check_target(args.target.resolve(), force=args.force)
     recipe = json.loads((args.run / "recipe.json").read_text())
-    tower, head = configs(recipe["arch"], int(recipe["side"]))
+    tower, head = configs(int(recipe["side"]))
     setup = Setup(tower, head, optimiser(float(recipe["rate"]), int(recipe["steps"])))
     with quiet_orbax():
-        manager = ocp.CheckpointManager(
-            (args.run / "checkpoints").resolve(),
-            options=ocp.CheckpointManagerOptions(best_fn=lambda metrics: metrics["f1"]),
-        )
+        manager = checkpoints(args.run)
         best = manager.best_step()
         if best is None:
-            print(f"bundle.py: no checkpoint in {args.run}", file=sys.stderr)
-            return 2
+            raise ValueError(f"no checkpoint in {args.run}: run train.py")
         state = manager.restore(best, args=ocp.args.StandardRestore(setup.fresh(0)))
     average = state["average"]
-    if recipe["arch"] == "fastvithd":
-        tower = with_size(tower, SCREEN)
-    tower, tower_params = cast(tower, average["tower"], "bfloat16")
+    tower, tower_params = cast(with_size(tower, SCREEN), average["tower"], "bfloat16")
     head, head_params = cast(head, average["head"], "bfloat16")
     exact, exact_params = cast(tower, tower_params, "float32")
     params = {
@@ -65,7 +70,7 @@ def main() -> int:
         grounding_params=head_params,
         manifest_extra={
             "source": "trained by scripts/training/train.py",
-            "recipe": {k: v for k, v in recipe.items() if k not in ("data", "run", "warm_start")},
+            "recipe": {k: v for k, v in recipe.items() if k not in ("data", "run")},
             "step": best,
             "measured": measured,
             "head": dataclasses.asdict(head),

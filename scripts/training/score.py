@@ -1,37 +1,29 @@
 """How well a tower and its head find the elements of rendered pages."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from screens import Screen
 
-import diffvis_jax as dv
-from diffvis_jax.cache import with_size
 from diffvis_jax.evaluate import Counts, click_accuracy, detection_counts, smaller_than, total
-from diffvis_jax.grounding.decode import Element, decode
-from diffvis_jax.grounding.head import GroundingHead, HeadConfig
+from diffvis_jax.grounding.decode import Element
+from diffvis_jax.grounding.find import Head, find_elements
+from diffvis_jax.grounding.head import HeadConfig
+from diffvis_jax.step import jit_encode
 
 SMALL = 16.0  # pixels of the frame: elements with a shorter side are reported apart
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _answers(tower: Any, head: HeadConfig, params: dict[str, Any], pixels: jax.Array):
-    tokens = dv.encode(params["tower"], pixels, config=tower)
-    return GroundingHead(head).apply({"params": params["head"]}, tokens)
 
 
 def find(
     tower: Any, head: HeadConfig, params: dict[str, Any], screens: Sequence[Screen]
 ) -> list[list[Element]]:
     """The elements that are found on each screen, in pixels of its frame."""
+    trained = Head(head, params["head"])
     found = []
     for screen in screens:
         pixels = screen.crop(0, 0, screen.size)[None]
-        answers = _answers(with_size(tower, screen.size), head, params, pixels)
-        found += decode(head, answers)  # type: ignore[arg-type]
+        found += find_elements(trained, jit_encode(params["tower"], pixels, config=tower))
     return found
 
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Trains a small tower of full depth, with its grounding head, on rendered screens.
 
-    python scripts/training/render_pages.py --out DATA
+    python scripts/training/render_pages.py DATA --train 2200 --val 250 --test 350
     python scripts/training/train.py DATA RUN
-    python scripts/training/bundle.py RUN weights/NAME
+    python scripts/training/bundle.py RUN weights/NAME --data DATA
 
 Stops and goes on: the same command continues from the newest checkpoint in RUN. `RUN/curve.jsonl`
-grows as it goes; the checkpoint that scores best on the validation pages is kept.
+grows as it goes; the newest checkpoint is kept, and the one that scores best on validation pages.
 """
 
 import argparse
@@ -38,24 +38,36 @@ HELP = 0.4  # weight of a helper's loss
 AVERAGE = 0.998  # decay of the averaged weights, which are what is evaluated and kept
 
 
-def configs(arch: str, side: int) -> tuple[Any, HeadConfig]:
+def configs(side: int) -> tuple[dv.FastViTHDConfig, HeadConfig]:
     """The tower and the head that are trained; frames of `side` pixels."""
-    if arch == "fastvithd":
-        widths = (16, 32, 64, 128, 256)
-        tower = dv.FastViTHDConfig(widths=widths, token_width=512, squeeze_width=64, size=side)
-        return tower, HeadConfig(token_width=512)
-    patch = 32
-    tower = dv.CLIPConfig(
-        size=side, patch=patch, width=192, layers=8, heads=6, mlp_width=768, class_token=False
+    widths = (16, 32, 64, 128, 256)
+    tower = dv.FastViTHDConfig(widths=widths, token_width=512, squeeze_width=64, size=side)
+    return tower, HeadConfig(token_width=tower.token_width)
+
+
+def checkpoints(run: Path) -> ocp.CheckpointManager:
+    """The checkpoints of a run: the newest, to go on from, and the best."""
+    keep = ocp.checkpoint_managers
+
+    def f1(metrics: Any) -> float:
+        return metrics["f1"]
+
+    return ocp.CheckpointManager(
+        (run / "checkpoints").resolve(),
+        options=ocp.CheckpointManagerOptions(
+            best_fn=f1,
+            preservation_policy=keep.AnyPreservationPolicy(
+                [keep.LatestN(1), keep.BestN(get_metric_fn=f1, n=1)]
+            ),
+        ),
     )
-    return tower, HeadConfig(token_width=192, patch=patch, rows=4, columns=2)
 
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
     """What one training step needs; static."""
 
-    tower: Any
+    tower: dv.FastViTHDConfig
     head: HeadConfig
     optimiser: optax.GradientTransformation
 
@@ -63,8 +75,6 @@ class Setup:
     def helpers(self) -> dict[str, HeadConfig]:
         """Heads on earlier maps, which lead the way for the layers before them (deep supervision,
         arXiv 1409.5185); they answer for the same places, and are not kept. By name of the map."""
-        if not isinstance(self.tower, dv.FastViTHDConfig):
-            return {}
         found = {}
         for stage in (2, 3):
             patch = 4 * 2**stage
@@ -134,7 +144,7 @@ class Setup:
 
 
 def near_identity(params: dict[str, Any]) -> dict[str, Any]:
-    """Makes every block nearly the identity: without batch norm a deep tower learns only so.
+    """Makes every block nearly the identity, since there is no batch norm to steady a deep tower.
 
     As layer scale and Fixup do (arXiv 2103.17239, 1901.09321): what branches add starts small,
     and so does what the mixers mix.
@@ -159,8 +169,10 @@ def optimiser(rate: float, steps: int) -> optax.GradientTransformation:
     hundreds of steps to say as much as how rare elements are.
     """
 
+    warm_up = min(100, steps // 2)
+
     def adam(rate: float) -> optax.GradientTransformation:
-        schedule = optax.warmup_cosine_decay_schedule(0.0, rate, 100, steps, 0.02 * rate)
+        schedule = optax.warmup_cosine_decay_schedule(0.0, rate, warm_up, steps, 0.02 * rate)
         matrices = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)  # noqa: E731
         return optax.adamw(schedule, b2=0.98, weight_decay=0.02, mask=matrices)
 
@@ -190,19 +202,11 @@ def load_screens(directory: Path, head: HeadConfig, most: int | None, size: int)
 
 
 def train(args: argparse.Namespace) -> None:
-    tower, head = configs(args.arch, args.side)
+    tower, head = configs(args.side)
     setup = Setup(tower, head, optimiser(args.rate, args.steps))
-    manager = ocp.CheckpointManager(
-        (args.run / "checkpoints").resolve(),
-        options=ocp.CheckpointManagerOptions(
-            max_to_keep=2, best_fn=lambda metrics: metrics["f1"], keep_time_interval=None
-        ),
-    )
+    manager = checkpoints(args.run)
     state = setup.fresh(args.seed)
     newest = manager.latest_step()
-    if args.warm_start and newest is None:
-        state["params"] = warm_start(args.warm_start, state)
-        state["average"] = jax.tree.map(jnp.copy, state["params"])
     if newest is not None:
         state = manager.restore(newest, args=ocp.args.StandardRestore(state))
         print(f"going on from step {newest}", flush=True)
@@ -237,30 +241,21 @@ def train(args: argparse.Namespace) -> None:
     manager.close()
 
 
-def warm_start(run: Path, state: dict[str, Any]) -> dict[str, Any]:
-    """The averaged weights of another run's newest checkpoint."""
-    manager = ocp.CheckpointManager((run / "checkpoints").resolve())
-    newest = manager.latest_step()
-    if newest is None:
-        raise ValueError(f"--warm-start: no checkpoint in {run}")
-    return manager.restore(newest, args=ocp.args.StandardRestore(state))["average"]
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
     add("data", type=Path, help="written by render_pages.py; holds train/ and val/")
     add("run", type=Path, help="checkpoints and curve go there")
-    add("--arch", choices=("fastvithd", "clip"), default="fastvithd")
-    add("--side", type=int, default=512, help="pixels along the side of a crop (512)")
-    add("--batch", type=int, default=8)
-    add("--steps", type=int, default=4000)
+    add("--side", type=int, default=384, help="pixels along the side of a crop (384)")
+    add("--batch", type=int, default=4)
+    add("--steps", type=int, default=6000)
     add("--rate", type=float, default=5e-4, help="largest learning rate (5e-4)")
     add("--every", type=int, default=400, help="steps between validations (400)")
     add("--validation", type=int, default=40, help="pages of the validation (40)")
-    add("--warm-start", type=Path, help="another run whose weights to start from")
     add("--seed", type=int, default=0)
     args = parser.parse_args()
+    if args.side % 64 or not 64 <= args.side <= SCREEN:
+        parser.error(f"--side must be a multiple of 64 up to {SCREEN}, got {args.side}")
     args.run.mkdir(parents=True, exist_ok=True)
     try:
         with quiet_orbax():
