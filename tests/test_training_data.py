@@ -158,7 +158,7 @@ def test_a_crop_shows_the_frame_and_the_targets_lie_on_its_elements(training):
         assert np.abs(known - box).max(1).min() < 1e-3
 
 
-def test_score_of_perfect_and_of_missing_detections(training, monkeypatch):
+def test_score_of_perfect_and_of_missing_detections(training):
     score = training("score")
     screen = training("screens").Screen(SAMPLE / "train" / "login" / "46.png", 1024, KINDS)
     right = [
@@ -166,10 +166,8 @@ def test_score_of_perfect_and_of_missing_detections(training, monkeypatch):
         for box, kind in zip(screen.boxes.tolist(), screen.kinds, strict=True)
     ]
     head = HeadConfig(token_width=8)
-    monkeypatch.setattr(score, "find", lambda *_: [right])
-    found = score.score(None, head, {}, [screen])
+    found = score.measure(head, [right], [screen])
     assert (found["f1"], found["click"], found["kind"]) == (1, 1, 1)
-    monkeypatch.setattr(score, "find", lambda *_: [[]])
-    found = score.score(None, head, {}, [screen])
+    found = score.measure(head, [[]], [screen])
     assert (found["f1"], found["click"]) == (0, 0)
     assert found["elements"] > 0

@@ -34,7 +34,7 @@ def decode(
     config: HeadConfig,
     answers: Mapping[str, jax.Array],
     *,
-    threshold: float = 0.35,
+    threshold: float | None = None,
     overlap: float = 0.5,
     limit: int = 400,
 ) -> list[list[Element]]:
@@ -43,13 +43,14 @@ def decode(
     Args:
       config: of the head.
       answers: what the head returned for B frames.
-      threshold: least score.
+      threshold: least score; None = the head's own.
       overlap: of two boxes whose intersection over union is larger, the surer one is kept.
       limit: most elements of a frame.
 
     Returns:
       B lists of elements.
     """
+    threshold = config.threshold if threshold is None else threshold
     boxes = np.asarray(corner_boxes(config, answers["box"]), np.float64)
     scores = 1 / (1 + np.exp(-np.asarray(answers["object"], np.float64)))
     kinds = np.asarray(answers["kind"]).argmax(-1)

@@ -35,13 +35,15 @@ def head_answers(
     return answers
 
 
-def find_elements(head: Head, tokens: jax.Array, *, threshold: float = 0.35) -> list[list[Element]]:
+def find_elements(
+    head: Head, tokens: jax.Array, *, threshold: float | None = None
+) -> list[list[Element]]:
     """The clickable elements of B frames, in pixels of the frames, the surest first.
 
     Args:
       head: trained with the tower that made the tokens.
       tokens: `[B, N, D]`, from a full or a differential encode.
-      threshold: least score, 0-1.
+      threshold: least score, 0-1; None = the head's own.
 
     Raises:
       ConfigError: tokens of another width.

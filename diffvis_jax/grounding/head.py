@@ -29,6 +29,7 @@ class HeadConfig:
       rows, columns: places in a patch; places are wider than high, as elements are.
       kinds: names of the element kinds.
       dtype: in which the matrices are kept, "float32" or "bfloat16"; computed in float32.
+      threshold: least score of an element, 0-1, chosen on validation pages.
     """
 
     token_width: int
@@ -38,10 +39,13 @@ class HeadConfig:
     columns: int = 4
     kinds: tuple[str, ...] = KINDS
     dtype: str = "float32"
+    threshold: float = 0.35
 
     def __post_init__(self):
         if self.dtype not in ("float32", "bfloat16"):
             raise ConfigError(f"dtype must be 'float32' or 'bfloat16', got {self.dtype!r}")
+        if not 0 <= self.threshold <= 1:
+            raise ConfigError(f"threshold must lie between 0 and 1, got {self.threshold!r}")
         if self.patch % self.rows or self.patch % self.columns:
             raise ConfigError(
                 f"a patch of {self.patch} px does not divide into {self.rows} x {self.columns}"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
-from score import score
+from score import answer, best_threshold, score
 from train import SCREEN, Setup, checkpoints, configs, load_screens, optimiser
 
 from diffvis_jax.cache import with_size
@@ -26,7 +26,12 @@ def main() -> int:
     add = parser.add_argument
     add("run", type=Path, help="written by train.py")
     add("target", type=Path, help="weight directory to write")
-    add("--data", type=Path, required=True, help="rendered pages; test/ is measured")
+    add(
+        "--data",
+        type=Path,
+        required=True,
+        help="rendered pages; val/ chooses the threshold, test/ is measured",
+    )
     add("--pages", type=int, help="most pages of the test (all)")
     add("--force", action="store_true", help="replace the directory")
     args = parser.parse_args()
@@ -41,7 +46,7 @@ def bundle(args: argparse.Namespace) -> int:
     """Measures and writes; refuses before the work what it could not finish."""
     check_target(args.target.resolve(), force=args.force)
     recipe = json.loads((args.run / "recipe.json").read_text())
-    tower, head = configs(int(recipe["side"]))
+    tower, head = configs(int(recipe["side"]), tuple(recipe["depths"]))
     setup = Setup(tower, head, optimiser(float(recipe["rate"]), int(recipe["steps"])))
     with quiet_orbax():
         manager = checkpoints(args.run)
@@ -57,6 +62,10 @@ def bundle(args: argparse.Namespace) -> int:
         "tower": exact_params,
         "head": jax.tree.map(lambda x: x.astype("float32"), head_params),
     }
+    screens = load_screens(args.data / "val", head, args.pages, SCREEN)
+    threshold = best_threshold(head, answer(exact, head, params, screens), screens)
+    head = dataclasses.replace(head, threshold=threshold)
+    print(f"threshold {threshold:g}, chosen on val/")
     measured = {}
     for split in ("val", "test"):
         screens = load_screens(args.data / split, head, args.pages, SCREEN)

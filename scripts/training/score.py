@@ -3,64 +3,103 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from screens import Screen
 
-from diffvis_jax.evaluate import Counts, click_accuracy, detection_counts, smaller_than, total
-from diffvis_jax.grounding.decode import Element
-from diffvis_jax.grounding.find import Head, find_elements
+from diffvis_jax.evaluate import (
+    Counts,
+    click_accuracy,
+    detection_counts,
+    smaller_than,
+    total,
+    wilson_interval,
+)
+from diffvis_jax.grounding.decode import Element, decode
+from diffvis_jax.grounding.find import head_answers
 from diffvis_jax.grounding.head import HeadConfig
 from diffvis_jax.step import jit_encode
 
 SMALL = 16.0  # pixels of the frame: elements with a shorter side are reported apart
+THRESHOLDS = tuple(round(0.05 * n, 2) for n in range(2, 15))
 
 
-def find(
+def answer(
     tower: Any, head: HeadConfig, params: dict[str, Any], screens: Sequence[Screen]
-) -> list[list[Element]]:
-    """The elements that are found on each screen, in pixels of its frame."""
-    trained = Head(head, params["head"])
-    found = []
-    for screen in screens:
-        pixels = screen.crop(0, 0, screen.size)[None]
-        found += find_elements(trained, jit_encode(params["tower"], pixels, config=tower))
-    return found
+) -> list[dict[str, jax.Array]]:
+    """What the head says of each screen."""
+    return [
+        head_answers(
+            params["head"],
+            jit_encode(params["tower"], screen.crop(0, 0, screen.size)[None], config=tower),
+            config=head,
+        )
+        for screen in screens
+    ]
 
 
 def score(
     tower: Any, head: HeadConfig, params: dict[str, Any], screens: Sequence[Screen]
-) -> dict[str, float]:
+) -> dict[str, Any]:
+    """`measure` at the head's own threshold."""
+    answers = answer(tower, head, params, screens)
+    return measure(head, [decode(head, a)[0] for a in answers], screens)
+
+
+def best_threshold(
+    head: HeadConfig, answers: Sequence[dict[str, jax.Array]], screens: Sequence[Screen]
+) -> float:
+    """Of `THRESHOLDS` the one with the largest F1."""
+    f1 = {}
+    for threshold in THRESHOLDS:
+        found = [decode(head, a, threshold=threshold)[0] for a in answers]
+        f1[threshold] = measure(head, found, screens)["f1"]
+    return max(f1, key=lambda threshold: f1[threshold])
+
+
+def measure(
+    head: HeadConfig, found: Sequence[list[Element]], screens: Sequence[Screen]
+) -> dict[str, Any]:
     """Precision, recall and F1 at IoU 0.5, click accuracy and agreement of kinds; 0-1.
 
-    Small elements neither count as found nor as missed. "click" asks, for each element, whether the
-    detection nearest to its middle would click it.
+    Small elements neither count as found nor as missed; "small_recall" is theirs. "click" asks, for
+    each element, whether the detection nearest to its middle would click it; with its 95 % Wilson
+    interval.
     """
     counts: list[Counts] = []
+    small: list[Counts] = []
     points: list[Any] = []
     asked: list[np.ndarray] = []
-    for screen, elements in zip(screens, find(tower, head, params, screens), strict=True):
+    for screen, elements in zip(screens, found, strict=True):
         boxes = np.array([e.box for e in elements]).reshape(-1, 4)
         large = ~smaller_than(screen.boxes, SMALL)
-        counts.append(
-            detection_counts(
+
+        def counted(ignore: np.ndarray, boxes=boxes, elements=elements, screen=screen) -> Counts:
+            return detection_counts(
                 boxes,
                 screen.boxes,
                 scores=[e.score for e in elements],
-                ignore=~large,
+                ignore=ignore,
                 prediction_kinds=[e.kind for e in elements],
                 truth_kinds=[head.kinds[kind] for kind in screen.kinds],
             )
-        )
+
+        counts.append(counted(~large))
+        small.append(counted(large))
         points += nearest(elements, screen.boxes[large])
         asked += list(screen.boxes[large])
     whole = total(counts)
+    clicks = click_accuracy(points, asked)
+    hits = int(clicks.correct.sum())
     return {
         "f1": whole.f1 or 0.0,
         "precision": whole.precision or 0.0,
         "recall": whole.recall or 0.0,
         "kind": whole.kind_agreement or 0.0,
-        "click": click_accuracy(points, asked).accuracy or 0.0,
-        "elements": float(len(asked)),
+        "click": clicks.accuracy or 0.0,
+        "click_interval": wilson_interval(hits, len(asked)) if asked else None,
+        "elements": len(asked),
+        "small_recall": total(small).recall,
     }
 
 

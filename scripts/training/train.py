@@ -24,12 +24,13 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 from loss import grounding_loss
-from score import score
+from score import answer, best_threshold, measure
 from screens import Screen, ahead, random_crops
 
 import diffvis_jax as dv
 from diffvis_jax.checkpoints.format import quiet_orbax
 from diffvis_jax.checkpoints.progress import Progress
+from diffvis_jax.grounding.decode import decode
 from diffvis_jax.grounding.head import GroundingHead, HeadConfig
 from diffvis_jax.towers import build
 
@@ -38,10 +39,17 @@ HELP = 0.4  # weight of a helper's loss
 AVERAGE = 0.998  # decay of the averaged weights, which are what is evaluated and kept
 
 
-def configs(side: int) -> tuple[dv.FastViTHDConfig, HeadConfig]:
+def configs(side: int, depths: tuple[int, ...]) -> tuple[dv.FastViTHDConfig, HeadConfig]:
     """The tower and the head that are trained; frames of `side` pixels."""
-    widths = (16, 32, 64, 128, 256)
-    tower = dv.FastViTHDConfig(widths=widths, token_width=512, squeeze_width=64, size=side)
+    tower = dv.FastViTHDConfig(
+        depths=depths,
+        widths=(16, 32, 64, 128, 256),
+        token_width=512,
+        squeeze_width=64,
+        size=side,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+    )
     return tower, HeadConfig(token_width=tower.token_width)
 
 
@@ -72,19 +80,22 @@ class Setup:
     optimiser: optax.GradientTransformation
 
     @functools.cached_property
-    def helpers(self) -> dict[str, HeadConfig]:
+    def helpers(self) -> dict[str, tuple[str, HeadConfig]]:
         """Heads on earlier maps, which lead the way for the layers before them (deep supervision,
-        arXiv 1409.5185); they answer for the same places, and are not kept. By name of the map."""
+        arXiv 1409.5185); they answer for the same places, and are not kept. With the map's name."""
         found = {}
         for stage in (2, 3):
             patch = 4 * 2**stage
             last = [layer.name for layer in build(self.tower).layers if layer.stage == stage][-1]
-            found[last] = HeadConfig(
-                token_width=self.tower.widths[stage],
-                patch=patch,
-                hidden=128,
-                rows=patch // 8,
-                columns=patch // 16,
+            found[f"stage_{stage}"] = (
+                last,
+                HeadConfig(
+                    token_width=self.tower.widths[stage],
+                    patch=patch,
+                    hidden=128,
+                    rows=patch // 8,
+                    columns=patch // 16,
+                ),
             )
         return found
 
@@ -96,8 +107,8 @@ class Setup:
         assert isinstance(maps, dict)
         answers = GroundingHead(self.head).apply({"params": params["head"]}, maps["tokens"])
         loss, parts = grounding_loss(self.head, answers, batch)  # type: ignore[arg-type]
-        for name, config in self.helpers.items():
-            x = maps[name]
+        for name, (last, config) in self.helpers.items():
+            x = maps[last]
             answers = GroundingHead(config).apply(
                 {"params": params["helpers"][name]}, x.reshape(x.shape[0], -1, x.shape[-1])
             )
@@ -131,9 +142,9 @@ class Setup:
             return GroundingHead(config).init(jax.random.key(seed), tokens)["params"]  # type: ignore[return-value]
 
         params = {
-            "tower": near_identity(dv.init_params(self.tower, seed)),
+            "tower": steady(dv.init_params(self.tower, seed)),
             "head": head(self.head),
-            "helpers": {name: head(config) for name, config in self.helpers.items()},
+            "helpers": {name: head(config) for name, (_, config) in self.helpers.items()},
         }
         return {
             "params": params,
@@ -143,30 +154,82 @@ class Setup:
         }
 
 
-def near_identity(params: dict[str, Any]) -> dict[str, Any]:
-    """Makes every block nearly the identity, since there is no batch norm to steady a deep tower.
+def steady(params: dict[str, Any]) -> dict[str, Any]:
+    """A start for a deep tower that has no batch norm to steady it.
 
-    As layer scale and Fixup do (arXiv 2103.17239, 1901.09321): what branches add starts small,
-    and so does what the mixers mix.
+    Every block is nearly the identity, as with layer scale and Fixup (arXiv 2103.17239,
+    1901.09321): what branches add starts small, and so does what the mixers mix. Kernels after a
+    GELU make up for what it takes away. Screens are mostly flat, and the answer to a flat colour
+    would drown the rest: feed-forward networks start blind to it, and half the channels after each
+    halving.
     """
 
-    def shrink(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+    def start(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
         names = [key.key for key in path]
-        if names[-1] == "kernel" and names[-2] in ("fc2", "output"):
+        if names[-1] != "kernel":
+            return leaf
+        if names[-2] in ("fc2", "output"):
             return 0.1 * leaf
-        if names[-1] == "kernel" and names[-2] in ("mixer", "position"):
+        if names[-2] in ("mixer", "position"):
             k = leaf.shape[0]
             return (0.1 * leaf).at[k // 2, k // 2].set(1.0)
+        if names[-2] == "conv" and "head" not in names:
+            flat = leaf.mean((0, 1), keepdims=True)
+            if "downsample" in names:
+                return 1.5 * (leaf - flat * (jnp.arange(leaf.shape[-1]) % 2))
+            return leaf - flat
+        if names[-2] in ("conv_1", "conv_2", "project"):
+            return 1.5 * leaf
         return leaf
 
-    return jax.tree_util.tree_map_with_path(shrink, params)
+    return jax.tree_util.tree_map_with_path(start, params)
+
+
+def grow(params: dict[str, Any], depths: tuple[int, ...], deeper: tuple[int, ...]):
+    """Parameters of a deeper tower that computes nearly the same.
+
+    A block becomes k blocks of which each does a k-th of what it did: x + f(x) in k smaller steps,
+    as a differential equation is refined (arXiv 1710.10348).
+
+    Args:
+      params: of the tower with `depths`.
+      deeper: a multiple of each depth.
+
+    Raises:
+      ValueError: a depth does not divide.
+    """
+    if any(new % old for old, new in zip(depths, deeper, strict=True)):
+        raise ValueError(f"depths {deeper} are not multiples of {depths}")
+
+    def part(path: tuple[Any, ...], leaf: jax.Array, k: int) -> jax.Array:
+        names = [key.key for key in path]
+        if names[-2] in ("fc2", "output"):
+            return leaf / k
+        if names[-2] == "mixer":
+            if names[-1] == "bias":
+                return leaf / k
+            middle = leaf.shape[0] // 2
+            same = jnp.zeros_like(leaf).at[middle, middle].set(1.0)
+            return same + (leaf - same) / k
+        return leaf
+
+    grown = dict(params)
+    for stage, (old, new) in enumerate(zip(depths, deeper, strict=True)):
+        k, name = new // old, f"stage_{stage}"
+        blocks = {
+            f"block_{i}": jax.tree_util.tree_map_with_path(
+                functools.partial(part, k=k), params[name][f"block_{i // k}"]
+            )
+            for i in range(new)
+        }
+        grown[name] = {n: v for n, v in params[name].items() if not n.startswith("block_")} | blocks
+    return grown
 
 
 def optimiser(rate: float, steps: int) -> optax.GradientTransformation:
     """AdamW with a clipped gradient, a short warm-up and a cosine; matrices alone decay.
 
-    Heads, which are shallow, learn four times as fast as the tower: at the tower's rate they need
-    hundreds of steps to say as much as how rare elements are.
+    Heads, which are shallow, learn twice as fast as the tower.
     """
 
     warm_up = min(100, steps // 2)
@@ -178,9 +241,9 @@ def optimiser(rate: float, steps: int) -> optax.GradientTransformation:
 
     part = lambda path, _: "tower" if path[0].key == "tower" else "head"  # noqa: E731
     return optax.chain(
-        optax.clip_by_global_norm(1.0),
+        optax.clip_by_global_norm(5.0),
         optax.multi_transform(
-            {"tower": adam(rate), "head": adam(4 * rate)},
+            {"tower": adam(rate), "head": adam(2 * rate)},
             lambda params: jax.tree_util.tree_map_with_path(part, params),
         ),
     )
@@ -201,8 +264,34 @@ def load_screens(directory: Path, head: HeadConfig, most: int | None, size: int)
     return screens
 
 
+def validate(setup: Setup, params: dict[str, Any], screens: list[Screen]) -> dict[str, Any]:
+    """What `measure` says at the threshold that suits these screens best."""
+    answers = answer(setup.tower, setup.head, params, screens)
+    threshold = best_threshold(setup.head, answers, screens)
+    found = [decode(setup.head, a, threshold=threshold)[0] for a in answers]
+    return {"threshold": threshold, **measure(setup.head, found, screens)}
+
+
+def grown_state(setup: Setup, state: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """`state` with the averaged weights of another run, grown to this one's depth."""
+    recipe = args.grow / "recipe.json"
+    if not recipe.exists():
+        raise ValueError(f"--grow: {args.grow} is no run of train.py, it has no recipe.json")
+    depths = tuple(json.loads(recipe.read_text())["depths"])
+    other = Setup(configs(args.side, depths)[0], setup.head, setup.optimiser)
+    with checkpoints(args.grow) as manager:
+        newest = manager.latest_step()
+        if newest is None:
+            raise ValueError(f"--grow: {args.grow} has no checkpoint yet")
+        held = manager.restore(newest, args=ocp.args.StandardRestore(other.fresh(args.seed)))
+    params = held["average"]
+    params = {**params, "tower": grow(params["tower"], depths, args.depths)}
+    print(f"grown from step {newest} of {args.grow}", flush=True)
+    return {**state, "params": params, "average": jax.tree.map(jnp.copy, params)}
+
+
 def train(args: argparse.Namespace) -> None:
-    tower, head = configs(args.side)
+    tower, head = configs(args.side, args.depths)
     setup = Setup(tower, head, optimiser(args.rate, args.steps))
     manager = checkpoints(args.run)
     state = setup.fresh(args.seed)
@@ -210,11 +299,13 @@ def train(args: argparse.Namespace) -> None:
     if newest is not None:
         state = manager.restore(newest, args=ocp.args.StandardRestore(state))
         print(f"going on from step {newest}", flush=True)
+    elif args.grow is not None:
+        state = grown_state(setup, state, args)
     done = int(state["step"])
     validation = load_screens(args.data / "val", head, args.validation, SCREEN)
     screens = load_screens(args.data / "train", head, None, SCREEN)
     (args.run / "recipe.json").write_text(
-        json.dumps({k: str(v) for k, v in vars(args).items()} | {"screens": len(screens)}, indent=1)
+        json.dumps(vars(args) | {"screens": len(screens)}, indent=1, default=str)
     )
     batches = ahead(random_crops(screens, args.side, args.batch, head, args.seed + done))
     curve = (args.run / "curve.jsonl").open("a")
@@ -232,11 +323,11 @@ def train(args: argparse.Namespace) -> None:
             if not np.isfinite(mean["loss"]):
                 raise ValueError(f"the loss is no longer a number at step {done}: lower --rate")
         if done % args.every == 0 or done == args.steps:
-            metrics = score(setup.tower, head, state["average"], validation)
+            metrics = validate(setup, state["average"], validation)
             row = {"step": done, **{f"val_{k}": v for k, v in metrics.items()}}
             print(json.dumps(row), file=curve, flush=True)
             print(json.dumps(row), flush=True)
-            manager.save(done, args=ocp.args.StandardSave(state), metrics=metrics)
+            manager.save(done, args=ocp.args.StandardSave(state), metrics={"f1": metrics["f1"]})
             manager.wait_until_finished()
     manager.close()
 
@@ -252,8 +343,11 @@ def main() -> int:
     add("--rate", type=float, default=5e-4, help="largest learning rate (5e-4)")
     add("--every", type=int, default=400, help="steps between validations (400)")
     add("--validation", type=int, default=40, help="pages of the validation (40)")
+    add("--depths", type=int, nargs=5, default=(2, 12, 24, 4, 2), help="blocks of each stage")
+    add("--grow", type=Path, metavar="RUN", help="start from this run of a shallower tower")
     add("--seed", type=int, default=0)
     args = parser.parse_args()
+    args.depths = tuple(args.depths)
     if args.side % 64 or not 64 <= args.side <= SCREEN:
         parser.error(f"--side must be a multiple of 64 up to {SCREEN}, got {args.side}")
     args.run.mkdir(parents=True, exist_ok=True)
