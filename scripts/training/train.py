@@ -15,6 +15,7 @@ import functools
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
+from batch_norm import Statistics, fold, normalised
 from loss import grounding_loss
 from score import answer, best_threshold, measure
 from screens import Screen, ahead, random_crops
@@ -101,9 +103,10 @@ class Setup:
 
     def loss(self, params: dict[str, Any], batch: dict[str, jax.Array]):
         """The loss of the head that is kept and, with less weight, of the helpers."""
-        maps = dv.encode(
-            params["tower"], batch["pixels"], config=self.tower, output="intermediates"
-        )
+        with normalised(self.tower):
+            maps = dv.encode(
+                params["tower"], batch["pixels"], config=self.tower, output="intermediates"
+            )
         assert isinstance(maps, dict)
         answers = GroundingHead(self.head).apply({"params": params["head"]}, maps["tokens"])
         loss, parts = grounding_loss(self.head, answers, batch)  # type: ignore[arg-type]
@@ -133,6 +136,18 @@ class Setup:
             "step": state["step"] + 1,
         }
         return new, {**parts, "gradient": optax.global_norm(grads)}
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def statistics(self, params: dict[str, Any], pixels: jax.Array) -> Statistics:
+        """What batch norm sees of a batch."""
+        with normalised(self.tower) as seen:
+            dv.encode(params["tower"], pixels, config=self.tower)
+        return list(seen)
+
+    def folded(self, params: dict[str, Any], crops: Sequence[np.ndarray]) -> dict[str, Any]:
+        """Tower and head as they are used, with the batch norm of these batches put into them."""
+        statistics = [self.statistics(params, pixels) for pixels in crops]
+        return {**params, "tower": fold(params["tower"], self.tower, statistics)}
 
     def fresh(self, seed: int) -> dict[str, Any]:
         """The state before the first step."""
@@ -227,25 +242,13 @@ def grow(params: dict[str, Any], depths: tuple[int, ...], deeper: tuple[int, ...
 
 
 def optimiser(rate: float, steps: int) -> optax.GradientTransformation:
-    """AdamW with a clipped gradient, a short warm-up and a cosine; matrices alone decay.
-
-    Heads, which are shallow, learn twice as fast as the tower.
-    """
-
+    """AdamW with a clipped gradient, a short warm-up and a cosine; matrices alone decay."""
     warm_up = min(100, steps // 2)
-
-    def adam(rate: float) -> optax.GradientTransformation:
-        schedule = optax.warmup_cosine_decay_schedule(0.0, rate, warm_up, steps, 0.02 * rate)
-        matrices = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)  # noqa: E731
-        return optax.adamw(schedule, b2=0.98, weight_decay=0.02, mask=matrices)
-
-    part = lambda path, _: "tower" if path[0].key == "tower" else "head"  # noqa: E731
+    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, warm_up, steps, 0.02 * rate)
+    matrices = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)  # noqa: E731
     return optax.chain(
         optax.clip_by_global_norm(5.0),
-        optax.multi_transform(
-            {"tower": adam(rate), "head": adam(2 * rate)},
-            lambda params: jax.tree_util.tree_map_with_path(part, params),
-        ),
+        optax.adamw(schedule, b2=0.98, weight_decay=0.02, mask=matrices),
     )
 
 
@@ -270,6 +273,12 @@ def validate(setup: Setup, params: dict[str, Any], screens: list[Screen]) -> dic
     threshold = best_threshold(setup.head, answers, screens)
     found = [decode(setup.head, a, threshold=threshold)[0] for a in answers]
     return {"threshold": threshold, **measure(setup.head, found, screens)}
+
+
+def calibration(screens: list[Screen], side: int, head: HeadConfig) -> list[np.ndarray]:
+    """Crops whose statistics are folded into the tower: always the same."""
+    batches = random_crops(screens, side, 16, head, seed=0)
+    return [next(batches)["pixels"] for _ in range(8)]
 
 
 def grown_state(setup: Setup, state: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
@@ -307,6 +316,7 @@ def train(args: argparse.Namespace) -> None:
     (args.run / "recipe.json").write_text(
         json.dumps(vars(args) | {"screens": len(screens)}, indent=1, default=str)
     )
+    held = calibration(screens, args.side, head)
     batches = ahead(random_crops(screens, args.side, args.batch, head, args.seed + done))
     curve = (args.run / "curve.jsonl").open("a")
     start, seen = time.monotonic(), []
@@ -323,7 +333,7 @@ def train(args: argparse.Namespace) -> None:
             if not np.isfinite(mean["loss"]):
                 raise ValueError(f"the loss is no longer a number at step {done}: lower --rate")
         if done % args.every == 0 or done == args.steps:
-            metrics = validate(setup, state["average"], validation)
+            metrics = validate(setup, setup.folded(state["average"], held), validation)
             row = {"step": done, **{f"val_{k}": v for k, v in metrics.items()}}
             print(json.dumps(row), file=curve, flush=True)
             print(json.dumps(row), flush=True)
