@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How far does a change on the screen travel through a tower, and what does leaving some out cost?
 
-    python scripts/fidelity.py --weights fastvithd-screens --output fidelity_output
+    python scripts/fidelity.py --weights NAME --output fidelity_output
 
 Takes pairs of consecutive frames of a recorded session. Spread: which cells of each layer a full
 encode of the second frame moves, by distance from the changed patches. Cost: the missed change of

@@ -1,0 +1,235 @@
+#!/usr/bin/env python3
+"""Does the differential encode find the same things? Full and differential side by side.
+
+    python scripts/task_fidelity.py --weights NAME SESSION [SESSION ...]
+
+Each SESSION is a directory of frames with a `trajectory.json`: of rendered streams
+(`scripts/training/render_pages.py --streams`), which name every element of every frame, or of a
+recorder, whose steps name the `target_box` that the action was about. For each policy: share of
+frames with the same detections, click accuracy with 95 % Wilson intervals and McNemar's exact test,
+F1 at IoU 0.5, beside missed change and recomputed share. In float32.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+import diffvis_jax as dv
+from diffvis_jax.checkpoints.progress import Progress
+from diffvis_jax.evaluate import (
+    Counts,
+    click_accuracy,
+    detection_counts,
+    mcnemar,
+    smaller_than,
+    total,
+    wilson_interval,
+)
+from diffvis_jax.grounding.compare import agreement
+from diffvis_jax.grounding.decode import Element
+from diffvis_jax.grounding.find import find_elements
+from diffvis_jax.session import changed_tokens, missed_change
+from diffvis_jax.step import jit_encode
+
+ROOT = Path(__file__).resolve().parents[1]
+POLICIES = {
+    "faithful": dv.Policy.faithful,
+    "fast": dv.Policy.fast,
+    "margin 0": lambda: dv.Policy(margin=0),
+}
+
+
+class Session:
+    """Frames in order, and what can be clicked on each.
+
+    Attributes:
+      name: of the directory.
+      frames: `uint8 [F, S, S, 3]`.
+      elements: F arrays float64 `[n, 4]` in pixels of the frame, or F times None.
+      targets: F boxes `[4]` in pixels of the frame, or None where nothing was aimed at.
+    """
+
+    def __init__(self, folder: Path, config: Any, most: int | None):
+        file = folder / "trajectory.json"
+        if not file.is_file():
+            raise ValueError(f"'{folder}' has no trajectory.json")
+        content = json.loads(file.read_text(encoding="utf-8"))
+        self.name = folder.name
+        self.elements: list[np.ndarray | None] = []
+        self.targets: list[np.ndarray | None] = []
+        steps = content["steps"] if "steps" in content else content["frames"]
+        steps = steps[:most]
+        paths = [folder / step.get("frame", step.get("file")) for step in steps]
+        self.frames = dv.preprocess(paths, config)
+        size = content.get("resolution") or (content["width"], content["height"])
+        place = dv.placement(int(size[0]), int(size[1]), config)
+        for step in steps:
+            boxes = step.get("elements")
+            boxes = None if boxes is None else np.array([e["box"] for e in boxes]).reshape(-1, 4)
+            target = step.get("target_box")
+            self.elements.append(None if boxes is None else place.box_to_model(boxes))
+            self.targets.append(
+                None if target is None else place.box_to_model(np.array([target]))[0]
+            )
+
+
+def compare(
+    model: dv.Model, session: Session, policy: dv.Policy, full: Sequence[np.ndarray]
+) -> list[dict[str, Any]]:
+    """One row for each frame after the first."""
+    assert model.head is not None
+    step = dv.make_step(model.config)
+    cache = dv.init_cache(model.config, size=session.frames.shape[1])
+    rows = []
+    for index in range(len(session.frames)):
+        frame = session.frames[index : index + 1]
+        tokens, cache, report = step(model.params, cache, frame, policy)
+        tokens = np.asarray(tokens[0])
+        if not index:
+            continue
+        ours, theirs = (
+            find_elements(model.head, jnp.asarray(t[None]))[0] for t in (tokens, full[index])
+        )
+        at = changed_tokens(model, session.frames[index - 1], session.frames[index])
+        before = full[index - 1]
+        row: dict[str, Any] = {
+            "share": float(report.recomputed[0]),
+            "missed": missed_change(tokens[at], full[index][at], before[at]) if at.any() else None,
+            "same": agreement(ours, theirs).same,
+            "lost": agreement(ours, theirs).only_second,
+            "found": len(theirs),
+        }
+        for name, found in (("differential", ours), ("full", theirs)):
+            row |= judged(name, found, session.elements[index], session.targets[index])
+        rows.append(row)
+    return rows
+
+
+def judged(
+    name: str, found: list[Element], elements: np.ndarray | None, target: np.ndarray | None
+) -> dict[str, Any]:
+    """What the frame's labels say of a list of elements."""
+    row: dict[str, Any] = {}
+    if elements is not None:
+        small = smaller_than(elements)
+        boxes = np.array([e.box for e in found]).reshape(-1, 4)
+        row[f"{name}_counts"] = detection_counts(
+            boxes, elements, scores=[e.score for e in found], ignore=small
+        )
+        asked = list(elements[~small])
+    else:
+        asked = [] if target is None else [target]
+    points = [nearest(found, box) for box in asked]
+    row[f"{name}_clicks"] = click_accuracy(points, asked).correct
+    return row
+
+
+def nearest(found: list[Element], box: np.ndarray) -> tuple[float, float] | None:
+    """The click point, of those found, that is nearest to the middle of the box."""
+    middle = (box[:2] + box[2:]) / 2
+    points = [e.point for e in found]
+    return min(points, key=lambda p: float(np.square(p - middle).sum()), default=None)
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """All frames together."""
+    result: dict[str, Any] = {"frames": len(rows), "same": sum(row["same"] for row in rows)}
+    result["same_interval"] = wilson_interval(result["same"], len(rows))
+    result["share"] = statistics.fmean(row["share"] for row in rows)
+    missed = [row["missed"] for row in rows if row["missed"] is not None]
+    result["missed"] = statistics.median(missed) if missed else None
+    result["lost"] = sum(row["lost"] for row in rows)
+    result["found"] = sum(row["found"] for row in rows)
+    clicks = {
+        name: np.concatenate([row[f"{name}_clicks"] for row in rows]).astype(bool)
+        for name in ("full", "differential")
+    }
+    result["queries"] = len(clicks["full"])
+    for name, right in clicks.items():
+        if len(right):
+            result[f"click_{name}"] = float(right.mean())
+            result[f"click_{name}_interval"] = wilson_interval(int(right.sum()), len(right))
+        counts: list[Counts] = [row[f"{name}_counts"] for row in rows if f"{name}_counts" in row]
+        result[f"f1_{name}"] = total(counts).f1 if counts else None
+    paired = mcnemar(clicks["full"], clicks["differential"])
+    result |= {
+        "only_full": paired.only_full,
+        "only_differential": paired.only_differential,
+        "p": paired.p_value,
+    }
+    return result
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """A Markdown table, one row for each policy."""
+
+    def clicks(r: dict[str, Any], name: str) -> str:
+        if f"click_{name}" not in r:
+            return "-"
+        low, high = r[f"click_{name}_interval"]
+        return f"{r[f'click_{name}']:.3f} ({low:.3f}-{high:.3f})"
+
+    def plain(value: float | None) -> str:
+        return "-" if value is None else f"{value:.3f}"
+
+    head = (
+        "| policy | share of dense MACs | missed change | frames with the same detections "
+        "| lost of found | click full | click differential | right in one only (p) "
+        "| F1 full / differential |\n|---|---|---|---|---|---|---|---|---|"
+    )
+    lines = [head]
+    for name, r in results.items():
+        low, high = r["same_interval"]
+        lines.append(
+            f"| {name} | {r['share']:.1%} | {plain(r['missed'])} "
+            f"| {r['same']}/{r['frames']} = {r['same'] / r['frames']:.1%} ({low:.1%}-{high:.1%}) "
+            f"| {r['lost']}/{r['found']} | {clicks(r, 'full')} | {clicks(r, 'differential')} "
+            f"| {r['only_full']} / {r['only_differential']} ({r['p']:.2f}) "
+            f"| {plain(r['f1_full'])} / {plain(r['f1_differential'])} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    add = parser.add_argument
+    add("sessions", type=Path, nargs="+", metavar="SESSION", help="has a trajectory.json")
+    add("--weights", type=Path, required=True, help="with a grounding head")
+    add("--most", type=int, help="most frames of a session (all)")
+    add("--output", type=Path, help="JSON file to write")
+    args = parser.parse_args()
+    try:
+        named = ROOT / "weights" / args.weights
+        model = dv.load(args.weights if args.weights.is_dir() else named, dtype="float32")
+        if model.head is None:
+            raise ValueError(f"'{args.weights}' has no grounding head")
+        sessions = [Session(folder, model.config, args.most) for folder in args.sessions]
+    except (ValueError, KeyError) as error:
+        print(f"task_fidelity.py: {error}", file=sys.stderr)
+        return 2
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in POLICIES}
+    with Progress(len(sessions), "sessions") as progress:
+        for session in sessions:
+            full = [
+                np.asarray(jit_encode(model.params, f[None], config=model.config)[0])
+                for f in session.frames
+            ]
+            for name, policy in POLICIES.items():
+                rows[name] += compare(model, session, policy(), full)
+            progress(session.name)
+    results = {name: summary(each) for name, each in rows.items()}
+    print(table(results))
+    if args.output:
+        args.output.write_text(json.dumps(results, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

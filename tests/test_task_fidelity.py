@@ -1,0 +1,119 @@
+"""scripts/task_fidelity.py: what full and differential encodes find, side by side."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import FASTVITHD, random_params
+
+import diffvis_jax as dv
+from diffvis_jax.checkpoints import store
+from diffvis_jax.grounding.decode import Element
+from diffvis_jax.grounding.find import Head
+from diffvis_jax.grounding.head import GroundingHead, HeadConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+STREAM = ROOT / "tests" / "data" / "screens_sample" / "streams" / "login_46"
+
+
+@pytest.fixture(scope="module")
+def task():
+    sys.path.insert(0, str(ROOT / "scripts"))
+    yield importlib.import_module("task_fidelity")
+    sys.path.remove(str(ROOT / "scripts"))
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Random answers, but enough of them to compare."""
+    config = HeadConfig(token_width=FASTVITHD.token_width, hidden=8)
+    tokens = jnp.zeros((1, 1, FASTVITHD.token_width))
+    params = GroundingHead(config).init(jax.random.key(0), tokens)["params"]
+    params["places"]["bias"] = params["places"]["bias"] + 4.0
+    return dv.Model(FASTVITHD, random_params(FASTVITHD), "random", Head(config, params))
+
+
+def full_encodes(model, frames):
+    return [np.asarray(dv.encode(model.params, f[None], config=model.config)[0]) for f in frames]
+
+
+def test_rendered_stream_in_pixels_of_the_frame(task):
+    session = task.Session(STREAM, FASTVITHD, 2)
+    record = json.loads((STREAM / "trajectory.json").read_text())["frames"][1]
+    assert session.frames.shape == (2, 256, 256, 3)
+    assert len(session.elements[1]) == len(record["elements"])
+    assert session.targets == [None, None]
+    # 1280 x 720 px, padded to a square and made a fifth as large.
+    left, top, right, bottom = record["elements"][0]["box"]
+    expected = np.array([left, top + 280, right, bottom + 280]) / 5
+    np.testing.assert_allclose(session.elements[1][0], expected, atol=1e-6)
+
+
+def test_recorder_names_targets(task, tmp_path):
+    for index in range(2):
+        Image.new("RGB", (200, 100)).save(tmp_path / f"{index}.png")
+    steps = [{"frame": "0.png"}, {"frame": "1.png", "target_box": [0, 0, 20, 10]}]
+    (tmp_path / "trajectory.json").write_text(
+        json.dumps({"resolution": [200, 100], "steps": steps})
+    )
+    session = task.Session(tmp_path, FASTVITHD, None)
+    assert session.elements == [None, None]
+    assert session.targets[0] is None
+    np.testing.assert_allclose(session.targets[1], np.array([0, 50, 20, 60]) * 1.28)
+
+
+def test_exact_policy_finds_the_same(task, model):
+    session = task.Session(STREAM, model.config, 3)
+    session.elements = [None] * 3  # at 256 px all of them are small
+    session.targets = [None, np.array([0, 60, 200, 200.0]), np.array([0, 60, 200, 200.0])]
+    full = full_encodes(model, session.frames)
+    rows = task.compare(model, session, dv.Policy.exact(), full)
+    assert len(rows) == 2
+    assert all(row["missed"] is None or row["missed"] < 1e-3 for row in rows)
+    assert all(row["lost"] <= 0.02 * row["found"] for row in rows)  # rounding at the threshold
+    said = task.summary(rows)
+    assert said["queries"] == 2
+    assert said["click_full"] == said["click_differential"]
+    assert "exact" in task.table({"exact": said})
+
+
+def test_doing_nothing_is_seen(task, model):
+    """A screen becomes another one, and a threshold of 1 takes that for no change."""
+    session = task.Session(STREAM, model.config, 2)
+    session.frames[1] = 255 - session.frames[1]
+    full = full_encodes(model, session.frames)
+    (row,) = task.compare(model, session, dv.Policy(change_threshold=1.0), full)
+    assert row["share"] == 0
+    assert row["missed"] == pytest.approx(1, abs=1e-3)
+    assert not row["same"]
+    assert row["lost"] > 0
+
+
+def test_clicks_of_each_kind_of_label(task):
+    found = [Element((0, 0, 20, 20), "button", 0.9), Element((50, 50, 90, 70), "link", 0.8)]
+    row = task.judged("full", found, np.array([[0, 0, 18, 20.0], [0, 0, 30, 8]]), None)
+    assert row["full_clicks"].tolist() == [True]  # the second is small
+    assert row["full_counts"].true_positives == 1
+    row = task.judged("full", found, None, np.array([60, 52, 80, 68.0]))
+    assert row["full_clicks"].tolist() == [True]
+    assert "full_counts" not in row
+    assert task.judged("full", [], None, None)["full_clicks"].tolist() == []
+
+
+@pytest.mark.parametrize("arguments", [["nowhere"], []])
+def test_bad_input_is_named(task, tmp_path, monkeypatch, capsys, arguments):
+    store.save(tmp_path / "plain", config=FASTVITHD, params=random_params(FASTVITHD))
+    command = ["task_fidelity.py", "--weights", str(tmp_path / "plain"), *arguments]
+    monkeypatch.setattr(sys, "argv", command)
+    if arguments:
+        assert task.main() == 2
+        assert "no grounding head" in capsys.readouterr().err
+    else:
+        with pytest.raises(SystemExit):
+            task.main()
