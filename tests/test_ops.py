@@ -35,9 +35,14 @@ def test_depthwise_equals_the_grouped_convolution(k, height, width, stride, mult
     assert deviation(found, expected) < 1e-6
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_depthwise_gradient_is_that_of_the_grouped_convolution(stride):
-    x, kernel, bias, weights = normal(1, 8, 8, 4), normal(3, 3, 1, 4), normal(4), normal(6, 6, 4)
+@pytest.mark.parametrize(
+    ("stride", "k", "multiplier", "side"),
+    [(1, 3, 1, 8), (2, 3, 1, 8), (2, 7, 2, 13), (2, 7, 1, 14), (3, 2, 1, 9)],
+)
+def test_depthwise_gradient_is_that_of_the_grouped_convolution(stride, k, multiplier, side):
+    width = 4 * multiplier
+    x, kernel, bias = normal(1, side, side, 4), normal(k, k, 1, width), normal(width)
+    weights = normal(side, side, width)
 
     def grouped(x, kernel, bias):
         return bias + lax.conv_general_dilated(

@@ -34,9 +34,9 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _shift_add(x: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int) -> jax.Array:
-    k = kernel.shape[0]
+    taps = kernel.shape[:2]
     multiplier = kernel.shape[-1] // x.shape[-1]
-    height, width = ((side - k) // stride + 1 for side in x.shape[1:3])
+    height, width = ((side - k) // stride + 1 for side, k in zip(x.shape[1:3], taps, strict=True))
     if x.dtype != jnp.float32:
         # Materialised once: fused into the taps, the conversion would run k * k times.
         x = lax.optimization_barrier(x.astype(jnp.float32))
@@ -46,8 +46,8 @@ def _shift_add(x: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int) ->
     # With a stride, taps of one parity read one plane: splitting first keeps every read contiguous.
     planes = {(i, j): x[:, i::stride, j::stride] for i in range(stride) for j in range(stride)}
     total = jnp.broadcast_to(bias.astype(jnp.float32), (x.shape[0], height, width, bias.shape[0]))
-    for i in range(k):
-        for j in range(k):
+    for i in range(taps[0]):
+        for j in range(taps[1]):
             plane = planes[i % stride, j % stride]
             row, column = i // stride, j // stride
             total += plane[:, row : row + height, column : column + width] * kernel[i, j]
@@ -75,14 +75,34 @@ _shift_add.defvjp(_shift_add_forward, _shift_add_backward)
 def _input_gradient(
     grad: jax.Array, kernel: jax.Array, shape: tuple[int, ...], stride: int
 ) -> jax.Array:
-    """The transposed convolution: the flipped kernel over the gradient spread by the stride."""
-    k, width = kernel.shape[0], shape[-1]
-    spans = [(n - 1) * stride + 1 for n in grad.shape[1:3]]
-    pads = [(k - 1, n - span, stride - 1) for n, span in zip(shape[1:3], spans, strict=True)]
-    spread = lax.pad(grad, jnp.zeros((), grad.dtype), ((0, 0, 0), *pads, (0, 0, 0)))
-    back = _shift_add(spread, kernel[::-1, ::-1], jnp.zeros(kernel.shape[-1]), 1)
-    assert isinstance(back, jax.Array)
-    return back.reshape(*shape, kernel.shape[-1] // width).sum(-1)
+    """The transposed convolution, one parity of positions at a time.
+
+    With a stride, a position meets only the taps of its own parity. Spreading the gradient by the
+    stride instead means to multiply zeros, three of four of them with a stride of 2.
+    """
+    k, (batch, height, width, channels) = kernel.shape[0], shape
+    rows, columns = (-(-n // stride) for n in (height, width))
+    grad = grad.astype(jnp.float32)
+
+    def parity(i: int, j: int) -> jax.Array:
+        flipped = kernel[i::stride, j::stride][::-1, ::-1]
+        pads = [
+            (taps - 1, n - m)
+            for taps, n, m in zip(flipped.shape, (rows, columns), grad.shape[1:3], strict=False)
+        ]
+        padded = jnp.pad(grad, ((0, 0), *pads, (0, 0)))
+        back = _shift_add(padded, flipped, jnp.zeros(kernel.shape[-1]), 1)
+        assert isinstance(back, jax.Array)
+        return back.reshape(*back.shape[:3], channels, -1).sum(-1)
+
+    # A kernel smaller than the stride leaves positions that no tap reads.
+    unread = jnp.zeros((batch, rows, columns, channels), jnp.float32)
+    parts = [
+        parity(i, j) if i < k and j < k else unread for i in range(stride) for j in range(stride)
+    ]
+    grid = jnp.stack(parts, 3).reshape(batch, rows, columns, stride, stride, channels)
+    whole = grid.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * stride, columns * stride, -1)
+    return whole[:, :height, :width]
 
 
 def _kernel_gradient(
