@@ -40,6 +40,8 @@ def test_grown_tower_computes_nearly_the_same(module):
     params = train.steady(dv.init_params(SHALLOW, 0))
     grown = train.grow(params, SHALLOW.depths, deep.depths)
     assert jax.tree.map(jnp.shape, grown) == jax.tree.map(jnp.shape, dv.init_params(deep, 0))
+    leaves = jax.tree.leaves(grown)
+    assert len({id(leaf) for leaf in leaves}) == len(leaves)  # none is given to a step twice
     frame = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
 
     def encode(params, config):

@@ -226,7 +226,7 @@ def grow(params: dict[str, Any], depths: tuple[int, ...], deeper: tuple[int, ...
             middle = leaf.shape[0] // 2
             same = jnp.zeros_like(leaf).at[middle, middle].set(1.0)
             return same + (leaf - same) / k
-        return leaf
+        return jnp.copy(leaf)  # each block owns its arrays: a training step is given them
 
     grown = dict(params)
     for stage, (old, new) in enumerate(zip(depths, deeper, strict=True)):
