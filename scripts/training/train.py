@@ -347,10 +347,10 @@ def main() -> int:
     add = parser.add_argument
     add("data", type=Path, help="written by render_pages.py; holds train/ and val/")
     add("run", type=Path, help="checkpoints and curve go there")
-    add("--side", type=int, default=384, help="pixels along the side of a crop (384)")
-    add("--batch", type=int, default=4)
+    add("--side", type=int, default=256, help="pixels along the side of a crop (256)")
+    add("--batch", type=int, default=8, help="crops of a step (8)")
     add("--steps", type=int, default=6000)
-    add("--rate", type=float, default=5e-4, help="largest learning rate (5e-4)")
+    add("--rate", type=float, default=2e-3, help="largest learning rate (2e-3)")
     add("--every", type=int, default=400, help="steps between validations (400)")
     add("--validation", type=int, default=40, help="pages of the validation (40)")
     add("--depths", type=int, nargs=5, default=(2, 12, 24, 4, 2), help="blocks of each stage")
