@@ -32,7 +32,7 @@ from diffvis_jax.evaluate import (
     total,
     wilson_interval,
 )
-from diffvis_jax.grounding.compare import agreement
+from diffvis_jax.grounding.compare import agreement, nearest_points
 from diffvis_jax.grounding.decode import Element
 from diffvis_jax.grounding.find import find_elements
 from diffvis_jax.session import changed_tokens, missed_change
@@ -60,16 +60,25 @@ class Session:
         file = folder / "trajectory.json"
         if not file.is_file():
             raise ValueError(f"'{folder}' has no trajectory.json")
-        content = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            steps = content["steps"] if "steps" in content else content["frames"]
+            paths = [
+                folder / (step["frame"] if "frame" in step else step["file"]) for step in steps
+            ]
+            size = content.get("resolution") or (content["width"], content["height"])
+            place = dv.placement(int(size[0]), int(size[1]), config)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"'{file}' is no trajectory ({type(error).__name__}: {error})"
+            ) from error
+        steps, paths = steps[:most], paths[:most]
+        if len(steps) < 2:
+            raise ValueError(f"'{file}': two frames are needed, got {len(steps)}")
         self.name = folder.name
         self.elements: list[np.ndarray | None] = []
         self.targets: list[np.ndarray | None] = []
-        steps = content["steps"] if "steps" in content else content["frames"]
-        steps = steps[:most]
-        paths = [folder / step.get("frame", step.get("file")) for step in steps]
         self.frames = dv.preprocess(paths, config)
-        size = content.get("resolution") or (content["width"], content["height"])
-        place = dv.placement(int(size[0]), int(size[1]), config)
         for step in steps:
             boxes = step.get("elements")
             boxes = None if boxes is None else np.array([e["box"] for e in boxes]).reshape(-1, 4)
@@ -126,16 +135,8 @@ def judged(
         asked = list(elements[~small])
     else:
         asked = [] if target is None else [target]
-    points = [nearest(found, box) for box in asked]
-    row[f"{name}_clicks"] = click_accuracy(points, asked).correct
+    row[f"{name}_clicks"] = click_accuracy(nearest_points(found, asked), asked).correct
     return row
-
-
-def nearest(found: list[Element], box: np.ndarray) -> tuple[float, float] | None:
-    """The click point, of those found, that is nearest to the middle of the box."""
-    middle = (box[:2] + box[2:]) / 2
-    points = [e.point for e in found]
-    return min(points, key=lambda p: float(np.square(p - middle).sum()), default=None)
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -211,7 +212,9 @@ def main() -> int:
         if model.head is None:
             raise ValueError(f"'{args.weights}' has no grounding head")
         sessions = [Session(folder, model.config, args.most) for folder in args.sessions]
-    except (ValueError, KeyError) as error:
+        if args.output and not args.output.resolve().parent.is_dir():
+            raise ValueError(f"--output: no directory '{args.output.parent}'")
+    except (ValueError, OSError) as error:
         print(f"task_fidelity.py: {error}", file=sys.stderr)
         return 2
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in POLICIES}

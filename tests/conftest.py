@@ -1,5 +1,9 @@
 """Settings for all tests. JAX must hear of them before it starts."""
 
+import importlib
+import sys
+from pathlib import Path
+
 import jax
 import pytest
 from hypothesis import HealthCheck, settings
@@ -59,3 +63,12 @@ def clip():
     from tiny import CLIP, Kit
 
     return Kit(CLIP)
+
+
+@pytest.fixture(scope="session")
+def training():
+    """Imports a module of scripts/training, which is no package, by its name."""
+    folder = str(Path(__file__).resolve().parents[1] / "scripts" / "training")
+    sys.path.insert(0, folder)
+    yield importlib.import_module
+    sys.path.remove(folder)

@@ -1,32 +1,20 @@
 """Batch norm in training, and its folding into the fused tower."""
 
-import importlib
-import sys
-from pathlib import Path
+import dataclasses
 
 import jax
 import numpy as np
 import pytest
+from tiny import FASTVITHD, random_params
 
 import diffvis_jax as dv
 
-FOLDER = str(Path(__file__).resolve().parents[1] / "scripts" / "training")
-CONFIG = dv.FastViTHDConfig(
-    depths=(1, 2, 1, 1, 1),
-    widths=(4, 8, 16, 32, 32),
-    token_width=64,
-    squeeze_width=8,
-    size=64,
-    mean=(0.5, 0.5, 0.5),
-    std=(0.5, 0.5, 0.5),
-)
+CONFIG = dataclasses.replace(FASTVITHD, size=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
 @pytest.fixture(scope="module")
-def batch_norm():
-    sys.path.insert(0, FOLDER)
-    yield importlib.import_module("batch_norm")
-    sys.path.remove(FOLDER)
+def batch_norm(training):
+    return training("batch_norm")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +25,7 @@ def frames():
 @pytest.fixture(scope="module")
 def trained(batch_norm, frames):
     """Parameters, what batch norm makes of the frames, and the statistics it saw."""
-    params = dv.init_params(CONFIG, 0)
+    params = random_params(CONFIG)
 
     @jax.jit
     def encode(params, frames):

@@ -106,14 +106,35 @@ def test_clicks_of_each_kind_of_label(task):
     assert task.judged("full", [], None, None)["full_clicks"].tolist() == []
 
 
-@pytest.mark.parametrize("arguments", [["nowhere"], []])
-def test_bad_input_is_named(task, tmp_path, monkeypatch, capsys, arguments):
-    store.save(tmp_path / "plain", config=FASTVITHD, params=random_params(FASTVITHD))
-    command = ["task_fidelity.py", "--weights", str(tmp_path / "plain"), *arguments]
-    monkeypatch.setattr(sys, "argv", command)
-    if arguments:
+def test_bad_input_is_named_before_any_work(task, model, tmp_path, monkeypatch, capsys):
+    plain, trained = tmp_path / "plain", tmp_path / "trained"
+    store.save(plain, config=FASTVITHD, params=model.params)
+    store.save(
+        trained,
+        config=FASTVITHD,
+        params=model.params,
+        grounding_config=model.head.config,
+        grounding_params=model.head.params,
+    )
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "trajectory.json").write_text('{"steps": [{"frame": "a.png"}]}')
+
+    def refuse(*args):
+        raise AssertionError("work has begun")
+
+    monkeypatch.setattr(task, "compare", refuse)
+    for weights, session, more, said in [
+        (plain, STREAM, (), "no grounding head"),
+        (trained, tmp_path, (), "no trajectory.json"),
+        (trained, broken, (), "broken/trajectory.json' is no trajectory"),
+        (trained, STREAM, ("--most", "1"), "two frames are needed, got 1"),
+        (trained, STREAM, ("--output", str(tmp_path / "no" / "a.json")), "no directory"),
+    ]:
+        command = ["task_fidelity.py", str(session), "--weights", str(weights), *more]
+        monkeypatch.setattr(sys, "argv", command)
         assert task.main() == 2
-        assert "no grounding head" in capsys.readouterr().err
-    else:
-        with pytest.raises(SystemExit):
-            task.main()
+        printed = capsys.readouterr().err
+        assert said in printed
+        assert printed.startswith("task_fidelity.py: ")
+        assert printed.count("\n") == 1

@@ -1,20 +1,17 @@
 """What a training run does around its steps: growing a tower, scoring it."""
 
 import dataclasses
-import importlib
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import random_params
 
 import diffvis_jax as dv
 from diffvis_jax.grounding.decode import Element
 from diffvis_jax.grounding.head import HeadConfig
 
-FOLDER = str(Path(__file__).resolve().parents[1] / "scripts" / "training")
 SHALLOW = dv.FastViTHDConfig(
     depths=(1, 1, 1, 1, 1),
     widths=(4, 8, 16, 32, 32),
@@ -26,20 +23,12 @@ SHALLOW = dv.FastViTHDConfig(
 )
 
 
-@pytest.fixture(scope="module")
-def module():
-    """Imports a module of scripts/training, which is no package, by its name."""
-    sys.path.insert(0, FOLDER)
-    yield importlib.import_module
-    sys.path.remove(FOLDER)
-
-
-def test_grown_tower_computes_nearly_the_same(module):
-    train = module("train")
+def test_grown_tower_computes_nearly_the_same(training):
+    train = training("train")
     deep = dataclasses.replace(SHALLOW, depths=(2, 3, 1, 2, 1))
-    params = train.steady(dv.init_params(SHALLOW, 0))
+    params = train.near_identity(random_params(SHALLOW))
     grown = train.grow(params, SHALLOW.depths, deep.depths)
-    assert jax.tree.map(jnp.shape, grown) == jax.tree.map(jnp.shape, dv.init_params(deep, 0))
+    assert jax.tree.map(jnp.shape, grown) == jax.tree.map(jnp.shape, random_params(deep))
     leaves = jax.tree.leaves(grown)
     assert len({id(leaf) for leaf in leaves}) == len(leaves)  # none is given to a step twice
     frame = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
@@ -48,14 +37,14 @@ def test_grown_tower_computes_nearly_the_same(module):
         return np.asarray(dv.encode(params, frame, config=config))
 
     before, after = encode(params, SHALLOW), encode(grown, deep)
-    fresh = encode(train.steady(dv.init_params(deep, 1)), deep)
+    fresh = encode(train.near_identity(random_params(deep, 1)), deep)
     size = np.linalg.norm(before)
     assert np.linalg.norm(after - before) < 0.05 * size
     assert np.linalg.norm(fresh - before) > 0.5 * size  # another tower is not near
 
 
-def test_depths_that_are_no_multiples_are_refused(module):
-    train = module("train")
+def test_depths_that_are_no_multiples_are_refused(training):
+    train = training("train")
     with pytest.raises(ValueError, match="not multiples"):
         train.grow({}, (2, 2, 2, 2, 2), (2, 3, 2, 2, 2))
 
@@ -68,8 +57,8 @@ class Page:
         self.kinds = [0] * len(boxes)
 
 
-def test_measure_counts_large_elements_and_small_ones_apart(module):
-    score = module("score")
+def test_measure_counts_large_elements_and_small_ones_apart(training):
+    score = training("score")
     page = Page([(0, 0, 40, 20), (100, 100, 140, 120), (200, 200, 240, 210)])
     found = [
         Element((1, 0, 41, 20), "button", 0.9),  # the first, with the right kind
@@ -88,8 +77,8 @@ def test_measure_counts_large_elements_and_small_ones_apart(module):
     assert low < 0.5 < high
 
 
-def test_best_threshold_separates_right_from_wrong(module):
-    score = module("score")
+def test_best_threshold_separates_right_from_wrong(training):
+    score = training("score")
     config = HeadConfig(token_width=8, patch=64, rows=1, columns=1)
     probability = jnp.array([[[0.45, 0.28]]])  # the first place is right, the second wrong
     answers = {

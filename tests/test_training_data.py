@@ -1,9 +1,7 @@
 """The rendered screens that a grounding head is trained on, checked without a browser."""
 
-import importlib
 import json
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +17,6 @@ ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "tests" / "data" / "screens_sample"
 PAGES = sorted(path for path in SAMPLE.glob("*/*/*.json") if path.name != "trajectory.json")
 STREAMS = sorted(SAMPLE.glob("streams/*/trajectory.json"))
-
-
-@pytest.fixture(scope="module")
-def training():
-    """Imports a module of scripts/training, which is no package, by its name."""
-    folder = str(ROOT / "scripts" / "training")
-    sys.path.insert(0, folder)
-    yield importlib.import_module
-    sys.path.remove(folder)
 
 
 def check_elements(elements, width, height):

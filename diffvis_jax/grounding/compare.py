@@ -1,4 +1,4 @@
-"""Whether two encodes of a screen lead to the same elements."""
+"""Comparing found elements: with those of another encode, with what is known to be there."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -36,3 +36,14 @@ def agreement(first: Sequence[Element], second: Sequence[Element]) -> Agreement:
     alike = np.array([[a.kind == b.kind for b in second] for a in first])
     pairs = int((match(np.where(alike, iou_matrix(*boxes), 0.0)) >= 0).sum())
     return Agreement(pairs, len(first) - pairs, len(second) - pairs)
+
+
+def nearest_points(
+    elements: Sequence[Element], boxes: Sequence[np.ndarray] | np.ndarray
+) -> list[tuple[float, float] | None]:
+    """For each box `[4]` the click point, of those found, that is nearest to its middle."""
+    if not elements:
+        return [None] * len(boxes)
+    points = np.array([element.point for element in elements])
+    middles = [(box[:2] + box[2:]) / 2 for box in boxes]
+    return [tuple(points[np.square(points - middle).sum(-1).argmin()]) for middle in middles]

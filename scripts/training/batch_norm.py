@@ -1,9 +1,9 @@
 """Batch norm for training, folded away for use.
 
 The tower is written in its fused inference form: every convolution has a kernel and a bias, and
-nothing is normalised. Trained like that it hardly learns (docs/training.md). While `normalised` is
-in force, what follows a convolution is normalised over the batch, as in the tower's training form
-(arXiv 2303.14189, section 3), without a scale and a shift of its own; `fold` puts measured
+nothing is normalised. Batch norm bears larger learning rates (docs/training.md). While `normalised`
+is in force, what follows a convolution is normalised over the batch, as in the tower's training
+form (arXiv 2303.14189, section 3), without a scale and a shift of its own; `fold` puts measured
 statistics into kernel and bias.
 """
 

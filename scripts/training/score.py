@@ -15,6 +15,7 @@ from diffvis_jax.evaluate import (
     total,
     wilson_interval,
 )
+from diffvis_jax.grounding.compare import nearest_points
 from diffvis_jax.grounding.decode import Element, decode
 from diffvis_jax.grounding.find import head_answers
 from diffvis_jax.grounding.head import HeadConfig
@@ -86,7 +87,7 @@ def measure(
 
         counts.append(counted(~large))
         small.append(counted(large))
-        points += nearest(elements, screen.boxes[large])
+        points += nearest_points(elements, screen.boxes[large])
         asked += list(screen.boxes[large])
     whole = total(counts)
     clicks = click_accuracy(points, asked)
@@ -101,13 +102,3 @@ def measure(
         "elements": len(asked),
         "small_recall": total(small).recall,
     }
-
-
-def nearest(elements: Sequence[Element], boxes: np.ndarray) -> list[tuple[float, float] | None]:
-    """For each box the click point, of those found, that is nearest to its middle."""
-    if not elements:
-        return [None] * len(boxes)
-    points = np.array([e.point for e in elements])
-    middles = (boxes[:, :2] + boxes[:, 2:]) / 2
-    distance = np.square(points[None] - middles[:, None]).sum(-1)
-    return [tuple(points[i]) for i in distance.argmin(1)]

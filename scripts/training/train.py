@@ -157,7 +157,7 @@ class Setup:
             return GroundingHead(config).init(jax.random.key(seed), tokens)["params"]  # type: ignore[return-value]
 
         params = {
-            "tower": steady(dv.init_params(self.tower, seed)),
+            "tower": near_identity(dv.init_params(self.tower, seed)),
             "head": head(self.head),
             "helpers": {name: head(config) for name, (_, config) in self.helpers.items()},
         }
@@ -169,35 +169,23 @@ class Setup:
         }
 
 
-def steady(params: dict[str, Any]) -> dict[str, Any]:
-    """A start for a deep tower that has no batch norm to steady it.
+def near_identity(params: dict[str, Any]) -> dict[str, Any]:
+    """Makes every block nearly the identity: a start for a deep tower.
 
-    Every block is nearly the identity, as with layer scale and Fixup (arXiv 2103.17239,
-    1901.09321): what branches add starts small, and so does what the mixers mix. Kernels after a
-    GELU make up for what it takes away. Screens are mostly flat, and the answer to a flat colour
-    would drown the rest: feed-forward networks start blind to it, and half the channels after each
-    halving.
+    As with layer scale and Fixup (arXiv 2103.17239, 1901.09321): what branches add starts small,
+    and so does what the mixers mix.
     """
 
-    def start(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+    def shrink(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
         names = [key.key for key in path]
-        if names[-1] != "kernel":
-            return leaf
-        if names[-2] in ("fc2", "output"):
+        if names[-1] == "kernel" and names[-2] in ("fc2", "output"):
             return 0.1 * leaf
-        if names[-2] in ("mixer", "position"):
+        if names[-1] == "kernel" and names[-2] in ("mixer", "position"):
             k = leaf.shape[0]
             return (0.1 * leaf).at[k // 2, k // 2].set(1.0)
-        if names[-2] == "conv" and "head" not in names:
-            flat = leaf.mean((0, 1), keepdims=True)
-            if "downsample" in names:
-                return 1.5 * (leaf - flat * (jnp.arange(leaf.shape[-1]) % 2))
-            return leaf - flat
-        if names[-2] in ("conv_1", "conv_2", "project"):
-            return 1.5 * leaf
         return leaf
 
-    return jax.tree_util.tree_map_with_path(start, params)
+    return jax.tree_util.tree_map_with_path(shrink, params)
 
 
 def grow(params: dict[str, Any], depths: tuple[int, ...], deeper: tuple[int, ...]):
