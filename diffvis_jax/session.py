@@ -18,7 +18,7 @@ from diffvis_jax.change import compute_patch_diff
 from diffvis_jax.errors import FrameError
 from diffvis_jax.grounding.compare import Agreement, agreement
 from diffvis_jax.grounding.decode import Element
-from diffvis_jax.grounding.find import find_elements
+from diffvis_jax.grounding.find import encode_for_head, find_elements, map_of
 from diffvis_jax.model import Model
 from diffvis_jax.policy import Policy
 from diffvis_jax.step import jit_encode, make_step
@@ -166,13 +166,16 @@ def run_session(
     config, params = model.config, model.params
     step = make_step(config)
 
-    def encode_full(frame: np.ndarray) -> jax.Array:
-        return jax.block_until_ready(jit_encode(params, frame, config=config))
+    def encode_full(frame: np.ndarray) -> tuple[jax.Array, jax.Array | None]:
+        if model.head is None:
+            return jax.block_until_ready(jit_encode(params, frame, config=config)), None
+        both = encode_for_head(params, frame, config=config, head=model.head.config)
+        return jax.block_until_ready(both)
 
-    def elements_of(tokens: np.ndarray) -> list[Element] | None:
-        return (
-            None if model.head is None else find_elements(model.head, jnp.asarray(tokens[None]))[0]
-        )
+    def elements_of(tokens: np.ndarray, fine: jax.Array | None) -> list[Element] | None:
+        if model.head is None:
+            return None
+        return find_elements(model.head, jnp.asarray(tokens[None]), fine)[0]
 
     def fresh_cache():
         return init_cache(config, 1, size=frames.shape[1])
@@ -198,9 +201,10 @@ def run_session(
         # To the host at once: the next step is given the cache's buffers, tokens among them.
         tokens = np.asarray(tokens[0])
         start = time.perf_counter()
-        full = encode_full(frame)
+        full, full_map = encode_full(frame)
         full_ms = 1e3 * (time.perf_counter() - start)
         full = np.asarray(full[0])
+        step_map = None if model.head is None else map_of(model.head.config, cache)
 
         missed_changed = missed_all = None
         if before is not None and full_before is not None:
@@ -225,8 +229,8 @@ def run_session(
             changed=np.asarray(report.changed[0]),
             # A class token, if there is one, comes first and is no patch.
             cell_recomputed=np.asarray(report.cell_recomputed[0])[-(grid**2) :].reshape(grid, grid),
-            elements=elements_of(tokens),
-            full_elements=elements_of(full),
+            elements=elements_of(tokens, step_map),
+            full_elements=elements_of(full, full_map),
         )
         results.append(result)
         if on_frame:

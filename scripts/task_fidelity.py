@@ -11,6 +11,7 @@ F1 at IoU 0.5, beside missed change and recomputed share. In float32.
 """
 
 import argparse
+import dataclasses
 import json
 import statistics
 import sys
@@ -34,9 +35,8 @@ from diffvis_jax.evaluate import (
 )
 from diffvis_jax.grounding.compare import agreement, nearest_points
 from diffvis_jax.grounding.decode import Element
-from diffvis_jax.grounding.find import find_elements
+from diffvis_jax.grounding.find import encode_for_head, find_elements, map_of
 from diffvis_jax.session import changed_tokens, missed_change
-from diffvis_jax.step import jit_encode
 
 ROOT = Path(__file__).resolve().parents[1]
 POLICIES = {
@@ -89,11 +89,28 @@ class Session:
             )
 
 
+@dataclasses.dataclass(frozen=True)
+class Full:
+    """What a full encode says of a frame: tokens float32 `[N, D]`, and the elements found."""
+
+    tokens: np.ndarray
+    elements: list[Element]
+
+
+def encode_full(model: dv.Model, frame: np.ndarray) -> Full:
+    """Of a frame `uint8 [S, S, 3]`."""
+    head = model.head
+    assert head is not None
+    tokens, fine = encode_for_head(model.params, frame[None], config=model.config, head=head.config)
+    return Full(np.asarray(tokens[0]), find_elements(head, tokens, fine)[0])
+
+
 def compare(
-    model: dv.Model, session: Session, policy: dv.Policy, full: Sequence[np.ndarray]
+    model: dv.Model, session: Session, policy: dv.Policy, full: Sequence[Full]
 ) -> list[dict[str, Any]]:
     """One row for each frame after the first."""
-    assert model.head is not None
+    head = model.head
+    assert head is not None
     step = dv.make_step(model.config)
     cache = dv.init_cache(model.config, size=session.frames.shape[1])
     rows = []
@@ -103,14 +120,13 @@ def compare(
         tokens = np.asarray(tokens[0])
         if not index:
             continue
-        ours, theirs = (
-            find_elements(model.head, jnp.asarray(t[None]))[0] for t in (tokens, full[index])
-        )
+        ours = find_elements(head, jnp.asarray(tokens[None]), map_of(head.config, cache))[0]
+        theirs = full[index].elements
         at = changed_tokens(model, session.frames[index - 1], session.frames[index])
-        before = full[index - 1]
+        before, now = full[index - 1].tokens, full[index].tokens
         row: dict[str, Any] = {
             "share": float(report.recomputed[0]),
-            "missed": missed_change(tokens[at], full[index][at], before[at]) if at.any() else None,
+            "missed": missed_change(tokens[at], now[at], before[at]) if at.any() else None,
             "same": agreement(ours, theirs).same,
             "lost": agreement(ours, theirs).only_second,
             "found": len(theirs),
@@ -220,10 +236,7 @@ def main() -> int:
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in POLICIES}
     with Progress(len(sessions), "sessions") as progress:
         for session in sessions:
-            full = [
-                np.asarray(jit_encode(model.params, f[None], config=model.config)[0])
-                for f in session.frames
-            ]
+            full = [encode_full(model, frame) for frame in session.frames]
             for name, policy in POLICIES.items():
                 rows[name] += compare(model, session, policy(), full)
             progress(session.name)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 import pytest
+from tiny import CLIP, FASTVITHD, ROUNDING, random_params
 
 import diffvis_jax as dv
 from diffvis_jax.checkpoints import store
@@ -16,7 +17,14 @@ from diffvis_jax.errors import CheckpointError, ConfigError
 from diffvis_jax.grounding.compare import agreement
 from diffvis_jax.grounding.decode import Element, decode
 from diffvis_jax.grounding.draw import COLORS, draw_elements
-from diffvis_jax.grounding.find import Head, find_elements, on_screenshot
+from diffvis_jax.grounding.find import (
+    Head,
+    encode_for_head,
+    find_elements,
+    map_name,
+    map_of,
+    on_screenshot,
+)
 from diffvis_jax.grounding.head import (
     KINDS,
     GroundingHead,
@@ -31,13 +39,15 @@ sys.path.insert(0, str(TRAINING))
 from loss import generalised_iou, grounding_loss  # noqa: E402
 from targets import targets  # noqa: E402
 
-CONFIG = HeadConfig(token_width=8, hidden=16)
+CONFIG = HeadConfig(token_width=8, hidden=16, place_width=8)
+WITH_MAP = dataclasses.replace(CONFIG, map_width=4)
 FRAME = 128  # pixels: a grid of 2 x 2 tokens, 16 x 8 places
 
 
 def params_of(config: HeadConfig, seed: int = 0):
     tokens = jnp.zeros((1, 4, config.token_width))
-    return GroundingHead(config).init(jax.random.key(seed), tokens)["params"]
+    fine = jnp.zeros((1, 4, 4, config.map_width)) if config.map_width else None
+    return GroundingHead(config).init(jax.random.key(seed), tokens, fine)["params"]
 
 
 def perfect(target: dict[str, np.ndarray]) -> dict[str, jax.Array]:
@@ -60,10 +70,11 @@ def perfect(target: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     }
 
 
-def test_parameters_are_those_the_shapes_say():
-    leaves = jax.tree_util.tree_leaves_with_path(params_of(CONFIG))
+@pytest.mark.parametrize("config", [CONFIG, WITH_MAP])
+def test_parameters_are_those_the_shapes_say(config):
+    leaves = jax.tree_util.tree_leaves_with_path(params_of(config))
     found = {"/".join(k.key for k in path): leaf.shape for path, leaf in leaves}
-    assert found == head_shapes(CONFIG)
+    assert found == head_shapes(config)
 
 
 def test_places_of_a_token_lie_in_its_patch():
@@ -74,6 +85,53 @@ def test_places_of_a_token_lie_in_its_patch():
     expected = np.zeros((1, 16, 8), bool)
     expected[0, :8, 4:] = True
     np.testing.assert_array_equal(moved, expected)
+
+
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (2, 1), (3, 3)])
+def test_places_of_a_map_position_lie_in_it(row, column):
+    tokens, fine = jnp.zeros((1, 4, 8)), jnp.zeros((1, 4, 4, 4))
+    params = params_of(WITH_MAP)
+    run = lambda x: GroundingHead(WITH_MAP).apply({"params": params}, tokens, x)  # noqa: E731
+    moved = run(fine.at[0, row, column, 1].add(1.0))["object"] != run(fine)["object"]
+    expected = np.zeros((1, 16, 8), bool)
+    expected[0, 4 * row : 4 * row + 4, 2 * column : 2 * column + 2] = True
+    np.testing.assert_array_equal(moved, expected)
+
+
+def test_a_token_reaches_the_places_of_its_patch_beside_a_map():
+    tokens, fine = jax.random.normal(jax.random.key(1), (1, 4, 8)), jnp.zeros((1, 4, 4, 4))
+    params = params_of(WITH_MAP)
+    run = lambda t: GroundingHead(WITH_MAP).apply({"params": params}, t, fine)  # noqa: E731
+    moved = run(tokens.at[0, 2, 3].add(1.0))["object"] != run(tokens)["object"]
+    expected = np.zeros((1, 16, 8), bool)
+    expected[0, 8:, :4] = True
+    np.testing.assert_array_equal(moved, expected)
+
+
+def test_the_map_of_a_cache_is_that_of_a_full_encode():
+    """After a change and after none; the cache's map has a border that is no part of it."""
+    config = HeadConfig(token_width=FASTVITHD.token_width, map_width=FASTVITHD.widths[3])
+    params = random_params(FASTVITHD)
+    frames = np.random.default_rng(0).integers(0, 256, (2, 1, 256, 256, 3), np.uint8)
+    step, cache = dv.make_step(FASTVITHD), dv.init_cache(FASTVITHD)
+    for frame in frames:
+        tokens, cache, _ = step(params, cache, frame, dv.Policy.exact())
+        wanted, fine = encode_for_head(params, frame, config=FASTVITHD, head=config)
+        assert fine.shape == (1, 8, 8, 64)
+        close(map_of(config, cache), fine)
+        close(tokens, wanted)
+    assert map_of(CONFIG, cache) is None
+    assert encode_for_head(params, frames[0], config=FASTVITHD, head=CONFIG)[1] is None
+
+
+def close(found, wanted):
+    scale = np.abs(wanted).max()
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=ROUNDING * scale)
+
+
+def test_a_tower_without_such_a_map_is_refused():
+    with pytest.raises(ConfigError, match="no map"):
+        map_name(CLIP)
 
 
 def test_targets_are_found_again():
@@ -172,8 +230,17 @@ def test_bad_tokens_and_configs():
         find_elements(head, jnp.zeros((1, 4, 9)))
     with pytest.raises(ConfigError, match="g"):
         find_elements(head, jnp.zeros((1, 5, 8)))
+    with pytest.raises(ConfigError, match=r"wants no map beside 2 x 2 tokens, got a map of 4 x"):
+        find_elements(head, jnp.zeros((1, 4, 8)), jnp.zeros((1, 4, 4, 4)))
+    head = Head(WITH_MAP, params_of(WITH_MAP))
+    with pytest.raises(ConfigError, match=r"wants a map of 4 x 4 x 4 beside .*, got no map"):
+        find_elements(head, jnp.zeros((1, 4, 8)))
+    with pytest.raises(ConfigError, match="got a map of 2 x 2 x 4"):
+        find_elements(head, jnp.zeros((1, 4, 8)), jnp.zeros((1, 2, 2, 4)))
     with pytest.raises(ConfigError, match="divide"):
         HeadConfig(token_width=8, rows=7)
+    with pytest.raises(ConfigError, match="do not divide among the 2 x 2 map positions"):
+        HeadConfig(token_width=8, map_width=4, columns=1)
     with pytest.raises(ConfigError, match="dtype"):
         HeadConfig(token_width=8, dtype="int8")
 

@@ -32,15 +32,12 @@ def task():
 @pytest.fixture(scope="module")
 def model():
     """Random answers, but enough of them to compare."""
-    config = HeadConfig(token_width=FASTVITHD.token_width, hidden=8)
-    tokens = jnp.zeros((1, 1, FASTVITHD.token_width))
-    params = GroundingHead(config).init(jax.random.key(0), tokens)["params"]
-    params["places"]["bias"] = params["places"]["bias"] + 4.0
+    width = FASTVITHD.widths[3]
+    config = HeadConfig(token_width=FASTVITHD.token_width, map_width=width, hidden=8)
+    inputs = jnp.zeros((1, 1, FASTVITHD.token_width)), jnp.zeros((1, 2, 2, width))
+    params = GroundingHead(config).init(jax.random.key(0), *inputs)["params"]
+    params["answers"]["bias"] = params["answers"]["bias"] + 4.0
     return dv.Model(FASTVITHD, random_params(FASTVITHD), "random", Head(config, params))
-
-
-def full_encodes(model, frames):
-    return [np.asarray(dv.encode(model.params, f[None], config=model.config)[0]) for f in frames]
 
 
 def test_rendered_stream_in_pixels_of_the_frame(task):
@@ -72,7 +69,7 @@ def test_exact_policy_finds_the_same(task, model):
     session = task.Session(STREAM, model.config, 3)
     session.elements = [None] * 3  # at 256 px all of them are small
     session.targets = [None, np.array([0, 60, 200, 200.0]), np.array([0, 60, 200, 200.0])]
-    full = full_encodes(model, session.frames)
+    full = [task.encode_full(model, frame) for frame in session.frames]
     rows = task.compare(model, session, dv.Policy.exact(), full)
     assert len(rows) == 2
     assert all(row["missed"] is None or row["missed"] < 1e-3 for row in rows)
@@ -87,7 +84,7 @@ def test_doing_nothing_is_seen(task, model):
     """A screen becomes another one, and a threshold of 1 takes that for no change."""
     session = task.Session(STREAM, model.config, 2)
     session.frames[1] = 255 - session.frames[1]
-    full = full_encodes(model, session.frames)
+    full = [task.encode_full(model, frame) for frame in session.frames]
     (row,) = task.compare(model, session, dv.Policy(change_threshold=1.0), full)
     assert row["share"] == 0
     assert row["missed"] == pytest.approx(1, abs=1e-3)

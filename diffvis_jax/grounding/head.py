@@ -1,9 +1,10 @@
-"""The grounding head: tokens to "is there an element, which kind, its box", at many places a token.
+"""The grounding head: from what a tower sees to "is there an element, which kind, its box".
 
 A token covers a patch that may hold a dozen menu rows. Each patch is therefore divided into
 `rows x columns` places, and one output of the head answers for each: an element belongs to the
-places near its centre. The head sees nothing but tokens, so what a differential encode changes in
-them is what it changes in the answers.
+places near its centre. The head sees the tokens and, of a FastViTHD tower, the map before the last
+halving, whose positions are half a patch: both are kept by a differential encode, so what it
+changes in them is what it changes in the answers.
 """
 
 import dataclasses
@@ -24,8 +25,10 @@ class HeadConfig:
 
     Attributes:
       token_width: D of the tower's tokens.
+      map_width: C of the map before the last halving; 0 = the head sees the tokens alone.
       patch: pixels along the side of the patch of a token.
-      hidden: width of the hidden layer.
+      hidden: width of the hidden layer, of each position of the map (of each token without one).
+      place_width: width of the hidden layer of each place.
       rows, columns: places in a patch; places are wider than high, as elements are.
       kinds: names of the element kinds.
       dtype: in which the matrices are kept, "float32" or "bfloat16"; computed in float32.
@@ -33,8 +36,10 @@ class HeadConfig:
     """
 
     token_width: int
+    map_width: int = 0
     patch: int = 64
-    hidden: int = 384
+    hidden: int = 256
+    place_width: int = 48
     rows: int = 8
     columns: int = 4
     kinds: tuple[str, ...] = KINDS
@@ -50,7 +55,17 @@ class HeadConfig:
             raise ConfigError(
                 f"a patch of {self.patch} px does not divide into {self.rows} x {self.columns}"
             )
+        if self.rows % self.fine or self.columns % self.fine:
+            raise ConfigError(
+                f"{self.rows} x {self.columns} places do not divide among the "
+                f"{self.fine} x {self.fine} map positions of a patch"
+            )
         object.__setattr__(self, "kinds", tuple(self.kinds))
+
+    @property
+    def fine(self) -> int:
+        """Map positions along the side of a patch; 1 without a map."""
+        return 2 if self.map_width else 1
 
     @property
     def outputs(self) -> int:
@@ -59,33 +74,41 @@ class HeadConfig:
 
 
 class GroundingHead(nn.Module):
-    """Layer norm, one hidden layer, and a linear layer to all places of the patch."""
+    """Two hidden layers: one for each map position, one for each place; the last layer is the same
+    for all places."""
 
     config: HeadConfig
 
     @nn.compact
-    def __call__(self, tokens: jax.Array) -> dict[str, jax.Array]:
+    def __call__(self, tokens: jax.Array, fine: jax.Array | None = None) -> dict[str, jax.Array]:
         """Answers for every place.
 
         Args:
           tokens: `[B, N, D]`, N = g * g in raster order (without a class token).
+          fine: `[B, 2g, 2g, C]`, the map before the last halving; None if the head sees none.
 
         Returns:
           for the h x w = (g * rows) x (g * columns) places of the frame, float32:
           "object" `[B, h, w]` logits, "kind" `[B, h, w, kinds]` logits, and "box" `[B, h, w, 4]`,
           centre x and y from the middle of the place and width and height, in pixels.
+
+        Raises:
+          ConfigError: tokens or a map of other shapes.
         """
         c = self.config
-        grid = round(tokens.shape[1] ** 0.5)
-        if grid * grid != tokens.shape[1] or tokens.shape[2] != c.token_width:
-            raise ConfigError(
-                f"tokens [B, g * g, {c.token_width}] are needed, got {list(tokens.shape)}"
-            )
+        grid = _grid(c, tokens, fine)
+        batch, f, side = tokens.shape[0], c.fine, grid * c.fine
         x = nn.LayerNorm(name="norm")(tokens.astype(jnp.float32))
-        x = nn.gelu(nn.Dense(c.hidden, name="hidden")(x), approximate=False)
-        x = nn.Dense(c.rows * c.columns * c.outputs, name="places")(x)
-        x = x.reshape(-1, grid, grid, c.rows, c.columns, c.outputs).transpose(0, 1, 3, 2, 4, 5)
-        x = x.reshape(x.shape[0], grid * c.rows, grid * c.columns, c.outputs)
+        x = nn.Dense(f * f * c.hidden, name="hidden")(x)
+        x = _spread(x.reshape(batch, grid, grid, f, f, c.hidden))
+        if fine is not None:
+            y = nn.LayerNorm(name="map_norm")(fine.astype(jnp.float32))
+            x = x + nn.Dense(c.hidden, use_bias=False, name="map_hidden")(y)
+        rows, columns = c.rows // f, c.columns // f
+        x = nn.gelu(x, approximate=False)
+        x = nn.Dense(rows * columns * c.place_width, name="places")(x)
+        x = _spread(x.reshape(batch, side, side, rows, columns, c.place_width))
+        x = nn.Dense(c.outputs, name="answers")(nn.gelu(x, approximate=False))
         kinds = len(c.kinds)
         return {
             # Nearly all places are empty: start from there (focal loss, arXiv 1708.02002, 4.1).
@@ -95,6 +118,33 @@ class GroundingHead(nn.Module):
                 [UNIT * x[..., -4:-2], UNIT * jnp.exp(jnp.clip(x[..., -2:], -4.0, 4.5))], -1
             ),
         }
+
+
+def _grid(config: HeadConfig, tokens: jax.Array, fine: jax.Array | None) -> int:
+    """Tokens along the side of the frame."""
+    grid = round(tokens.shape[1] ** 0.5)
+    if grid * grid != tokens.shape[1] or tokens.shape[2] != config.token_width:
+        raise ConfigError(
+            f"tokens [B, g * g, {config.token_width}] are needed, got {list(tokens.shape)}"
+        )
+    wanted = (2 * grid, 2 * grid, config.map_width) if config.map_width else None
+    given = None if fine is None else fine.shape[1:]
+    if given != wanted:
+        raise ConfigError(
+            f"the head wants {_map(wanted)} beside {grid} x {grid} tokens, got {_map(given)}"
+        )
+    return grid
+
+
+def _map(shape: tuple[int, ...] | None) -> str:
+    return "no map" if shape is None else f"a map of {' x '.join(map(str, shape))}"
+
+
+def _spread(x: jax.Array) -> jax.Array:
+    """`[B, h, w, r, c, C]`, r x c parts of each position, -> `[B, h * r, w * c, C]`."""
+    batch, height, width, rows, columns, channels = x.shape
+    x = x.transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, height * rows, width * columns, channels)
 
 
 def places(config: HeadConfig, height: int, width: int) -> tuple[jax.Array, jax.Array]:
@@ -113,12 +163,22 @@ def corner_boxes(config: HeadConfig, box: jax.Array) -> jax.Array:
 
 def head_shapes(config: HeadConfig) -> dict[str, tuple[int, ...]]:
     """Path of every parameter of a head, such as "hidden/kernel" -> its shape."""
-    outputs = config.rows * config.columns * config.outputs
-    return {
-        "norm/scale": (config.token_width,),
-        "norm/bias": (config.token_width,),
-        "hidden/kernel": (config.token_width, config.hidden),
-        "hidden/bias": (config.hidden,),
-        "places/kernel": (config.hidden, outputs),
-        "places/bias": (outputs,),
+    c, f = config, config.fine
+    inner = c.rows * c.columns // f**2 * c.place_width
+    shapes = {
+        "norm/scale": (c.token_width,),
+        "norm/bias": (c.token_width,),
+        "hidden/kernel": (c.token_width, f * f * c.hidden),
+        "hidden/bias": (f * f * c.hidden,),
+        "places/kernel": (c.hidden, inner),
+        "places/bias": (inner,),
+        "answers/kernel": (c.place_width, c.outputs),
+        "answers/bias": (c.outputs,),
     }
+    if c.map_width:
+        shapes |= {
+            "map_norm/scale": (c.map_width,),
+            "map_norm/bias": (c.map_width,),
+            "map_hidden/kernel": (c.map_width, c.hidden),
+        }
+    return shapes

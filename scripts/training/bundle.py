@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 import orbax.checkpoint as ocp
 from score import answer, best_threshold, score
-from train import SCREEN, Setup, checkpoints, configs, load_screens, optimiser
+from train import SCREEN, Setup, calibration, checkpoints, configs, load_screens, optimiser
 
 from diffvis_jax.cache import with_size
 from diffvis_jax.checkpoints.format import quiet_orbax
@@ -54,7 +54,8 @@ def bundle(args: argparse.Namespace) -> int:
         if best is None:
             raise ValueError(f"no checkpoint in {args.run}: run train.py")
         state = manager.restore(best, args=ocp.args.StandardRestore(setup.fresh(0)))
-    average = state["average"]
+    held = calibration(load_screens(args.data / "train", head, 200, SCREEN), tower.size, head)
+    average = setup.folded(state["average"], held)
     tower, tower_params = cast(with_size(tower, SCREEN), average["tower"], "bfloat16")
     head, head_params = cast(head, average["head"], "bfloat16")
     exact, exact_params = cast(tower, tower_params, "float32")

@@ -17,9 +17,8 @@ from diffvis_jax.evaluate import (
 )
 from diffvis_jax.grounding.compare import nearest_points
 from diffvis_jax.grounding.decode import Element, decode
-from diffvis_jax.grounding.find import head_answers
+from diffvis_jax.grounding.find import encode_for_head, head_answers
 from diffvis_jax.grounding.head import HeadConfig
-from diffvis_jax.step import jit_encode
 
 SMALL = 16.0  # pixels of the frame: elements with a shorter side are reported apart
 THRESHOLDS = tuple(round(0.05 * n, 2) for n in range(2, 15))
@@ -32,7 +31,12 @@ def answer(
     return [
         head_answers(
             params["head"],
-            jit_encode(params["tower"], screen.crop(0, 0, screen.size)[None], config=tower),
+            *encode_for_head(
+                params["tower"],
+                screen.crop(0, 0, screen.size)[None],
+                config=tower,
+                head=head,
+            ),
             config=head,
         )
         for screen in screens

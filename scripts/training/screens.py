@@ -69,9 +69,19 @@ def example(
 
 
 def random_crops(
-    screens: list[Screen], side: int, batch: int, head: HeadConfig, seed: int
+    screens: list[Screen],
+    side: int,
+    batch: int,
+    head: HeadConfig,
+    seed: int,
+    *,
+    aimed: float = 0.6,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Endless batches; every screen is seen once before any is seen again."""
+    """Endless batches; every screen is seen once before any is seen again.
+
+    A share of the crops, `aimed`, is taken around a random element, each kind of the screen as
+    often as the others: of uniform crops many hold little, and hardly any the rare kinds.
+    """
     rng = np.random.default_rng(seed)
     order: list[int] = []
     while True:
@@ -85,11 +95,21 @@ def random_crops(
             # Mostly content: a crop hangs over the padding by a quarter of its side at most.
             low, high = first - side // 4, last - side + side // 4
             low, high = max(0, min(low, room)), min(room, max(high, 0))
-            top = int(rng.integers(min(low, high), max(low, high) + 1))
-            left = int(rng.integers(0, room + 1))
+            if screen.kinds and rng.random() < aimed:
+                kind = rng.choice(sorted(set(screen.kinds)))
+                box = screen.boxes[rng.choice(np.flatnonzero(np.array(screen.kinds) == kind))]
+                middle = (box[:2] + box[2:]) / 2
+                left, top = (
+                    int(np.clip(at - rng.uniform(0.1, 0.9) * side, 0, room)) for at in middle
+                )
+            else:
+                top = int(rng.integers(min(low, high), max(low, high) + 1))
+                left = int(rng.integers(0, room + 1))
             frame, target = example(screen, left, top, side, head)
             if rng.random() < 0.15:
                 frame = 255 - frame  # light themes become dark ones
+            if rng.random() < 0.3:
+                frame = frame[..., rng.permutation(3)]  # other colours
             pixels.append(frame)
             answers.append(target)
         stacked = {key: np.stack([a[key] for a in answers]) for key in answers[0]}

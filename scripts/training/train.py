@@ -33,11 +33,12 @@ import diffvis_jax as dv
 from diffvis_jax.checkpoints.format import quiet_orbax
 from diffvis_jax.checkpoints.progress import Progress
 from diffvis_jax.grounding.decode import decode
+from diffvis_jax.grounding.find import map_name
 from diffvis_jax.grounding.head import GroundingHead, HeadConfig
 from diffvis_jax.towers import build
 
 SCREEN = 1024  # pixels along the side of the frames that crops are taken from
-HELP = 0.4  # weight of a helper's loss
+HELP = 0.4  # weight of the helper's loss
 AVERAGE = 0.998  # decay of the averaged weights, which are what is evaluated and kept
 
 
@@ -52,7 +53,7 @@ def configs(side: int, depths: tuple[int, ...]) -> tuple[dv.FastViTHDConfig, Hea
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
     )
-    return tower, HeadConfig(token_width=tower.token_width)
+    return tower, HeadConfig(token_width=tower.token_width, map_width=tower.widths[3])
 
 
 def checkpoints(run: Path) -> ocp.CheckpointManager:
@@ -81,43 +82,33 @@ class Setup:
     head: HeadConfig
     optimiser: optax.GradientTransformation
 
-    @functools.cached_property
-    def helpers(self) -> dict[str, tuple[str, HeadConfig]]:
-        """Heads on earlier maps, which lead the way for the layers before them (deep supervision,
-        arXiv 1409.5185); they answer for the same places, and are not kept. With the map's name."""
-        found = {}
-        for stage in (2, 3):
-            patch = 4 * 2**stage
-            last = [layer.name for layer in build(self.tower).layers if layer.stage == stage][-1]
-            found[f"stage_{stage}"] = (
-                last,
-                HeadConfig(
-                    token_width=self.tower.widths[stage],
-                    patch=patch,
-                    hidden=128,
-                    rows=patch // 8,
-                    columns=patch // 16,
-                ),
-            )
-        return found
+    @property
+    def helper(self) -> tuple[str, HeadConfig]:
+        """A head on the map of stride 16, which leads the way for the layers before it (deep
+        supervision, arXiv 1409.5185); it answers for the same places, and is not kept. With the
+        name of that map."""
+        last = [layer.name for layer in build(self.tower).layers if layer.stage == 2][-1]
+        width = self.tower.widths[2]
+        return last, HeadConfig(token_width=width, patch=16, hidden=128, rows=2, columns=1)
 
     def loss(self, params: dict[str, Any], batch: dict[str, jax.Array]):
-        """The loss of the head that is kept and, with less weight, of the helpers."""
+        """The loss of the head that is kept and, with less weight, of the helper."""
         with normalised(self.tower):
             maps = dv.encode(
                 params["tower"], batch["pixels"], config=self.tower, output="intermediates"
             )
         assert isinstance(maps, dict)
-        answers = GroundingHead(self.head).apply({"params": params["head"]}, maps["tokens"])
+        answers = GroundingHead(self.head).apply(
+            {"params": params["head"]}, maps["tokens"], maps[map_name(self.tower)]
+        )
         loss, parts = grounding_loss(self.head, answers, batch)  # type: ignore[arg-type]
-        for name, (last, config) in self.helpers.items():
-            x = maps[last]
-            answers = GroundingHead(config).apply(
-                {"params": params["helpers"][name]}, x.reshape(x.shape[0], -1, x.shape[-1])
-            )
-            extra = grounding_loss(config, answers, batch)[0]  # type: ignore[arg-type]
-            loss, parts = loss + HELP * extra, {**parts, name: extra}
-        return loss, parts
+        name, config = self.helper
+        x = maps[name]
+        answers = GroundingHead(config).apply(
+            {"params": params["helper"]}, x.reshape(x.shape[0], -1, x.shape[-1])
+        )
+        extra = grounding_loss(config, answers, batch)[0]  # type: ignore[arg-type]
+        return loss + HELP * extra, {**parts, "helper": extra}
 
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
     def step(self, state: dict[str, Any], batch: dict[str, jax.Array]):
@@ -154,12 +145,13 @@ class Setup:
 
         def head(config: HeadConfig) -> dict[str, Any]:
             tokens = jnp.zeros((1, 1, config.token_width))
-            return GroundingHead(config).init(jax.random.key(seed), tokens)["params"]  # type: ignore[return-value]
+            fine = jnp.zeros((1, 2, 2, config.map_width)) if config.map_width else None
+            return GroundingHead(config).init(jax.random.key(seed), tokens, fine)["params"]  # type: ignore[return-value]
 
         params = {
             "tower": near_identity(dv.init_params(self.tower, seed)),
             "head": head(self.head),
-            "helpers": {name: head(config) for name, (_, config) in self.helpers.items()},
+            "helper": head(self.helper[1]),
         }
         return {
             "params": params,
@@ -265,7 +257,7 @@ def validate(setup: Setup, params: dict[str, Any], screens: list[Screen]) -> dic
 
 def calibration(screens: list[Screen], side: int, head: HeadConfig) -> list[np.ndarray]:
     """Crops whose statistics are folded into the tower: always the same."""
-    batches = random_crops(screens, side, 16, head, seed=0)
+    batches = random_crops(screens, side, 16, head, seed=0, aimed=0.0)
     return [next(batches)["pixels"] for _ in range(8)]
 
 
