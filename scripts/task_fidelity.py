@@ -132,23 +132,29 @@ def compare(
             "found": len(theirs),
         }
         for name, found in (("differential", ours), ("full", theirs)):
-            row |= judged(name, found, session.elements[index], session.targets[index])
+            labels = session.elements[index], session.targets[index]
+            row |= judged(name, found, *labels, small=session.frames.shape[1] / 64)
         rows.append(row)
     return rows
 
 
 def judged(
-    name: str, found: list[Element], elements: np.ndarray | None, target: np.ndarray | None
+    name: str,
+    found: list[Element],
+    elements: np.ndarray | None,
+    target: np.ndarray | None,
+    small: float,
 ) -> dict[str, Any]:
-    """What the frame's labels say of a list of elements."""
+    """What the frame's labels say of a list of elements; those shorter than `small` pixels do not
+    count."""
     row: dict[str, Any] = {}
     if elements is not None:
-        small = smaller_than(elements)
+        tiny = smaller_than(elements, small)
         boxes = np.array([e.box for e in found]).reshape(-1, 4)
         row[f"{name}_counts"] = detection_counts(
-            boxes, elements, scores=[e.score for e in found], ignore=small
+            boxes, elements, scores=[e.score for e in found], ignore=tiny
         )
-        asked = list(elements[~small])
+        asked = list(elements[~tiny])
     else:
         asked = [] if target is None else [target]
     row[f"{name}_clicks"] = click_accuracy(nearest_points(found, asked), asked).correct

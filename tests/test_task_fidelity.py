@@ -67,7 +67,7 @@ def test_recorder_names_targets(task, tmp_path):
 
 def test_exact_policy_finds_the_same(task, model):
     session = task.Session(STREAM, model.config, 3)
-    session.elements = [None] * 3  # at 256 px all of them are small
+    session.elements = [None] * 3
     session.targets = [None, np.array([0, 60, 200, 200.0]), np.array([0, 60, 200, 200.0])]
     full = [task.encode_full(model, frame) for frame in session.frames]
     rows = task.compare(model, session, dv.Policy.exact(), full)
@@ -94,13 +94,13 @@ def test_doing_nothing_is_seen(task, model):
 
 def test_clicks_of_each_kind_of_label(task):
     found = [Element((0, 0, 20, 20), "button", 0.9), Element((50, 50, 90, 70), "link", 0.8)]
-    row = task.judged("full", found, np.array([[0, 0, 18, 20.0], [0, 0, 30, 8]]), None)
+    row = task.judged("full", found, np.array([[0, 0, 18, 20.0], [0, 0, 30, 8]]), None, 16)
     assert row["full_clicks"].tolist() == [True]  # the second is small
     assert row["full_counts"].true_positives == 1
-    row = task.judged("full", found, None, np.array([60, 52, 80, 68.0]))
+    row = task.judged("full", found, None, np.array([60, 52, 80, 68.0]), 16)
     assert row["full_clicks"].tolist() == [True]
     assert "full_counts" not in row
-    assert task.judged("full", [], None, None)["full_clicks"].tolist() == []
+    assert task.judged("full", [], None, None, 16)["full_clicks"].tolist() == []
 
 
 def test_bad_input_is_named_before_any_work(task, model, tmp_path, monkeypatch, capsys):

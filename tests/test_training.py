@@ -24,10 +24,10 @@ SHALLOW = dv.FastViTHDConfig(
 
 
 def test_grown_tower_computes_nearly_the_same(training):
-    train = training("train")
+    growing = training("grow")
     deep = dataclasses.replace(SHALLOW, depths=(2, 3, 1, 2, 1))
-    params = train.near_identity(random_params(SHALLOW))
-    grown = train.grow(params, SHALLOW.depths, deep.depths)
+    params = growing.near_identity(random_params(SHALLOW))
+    grown = growing.grow(params, SHALLOW.depths, deep.depths)
     assert jax.tree.map(jnp.shape, grown) == jax.tree.map(jnp.shape, random_params(deep))
     leaves = jax.tree.leaves(grown)
     assert len({id(leaf) for leaf in leaves}) == len(leaves)  # none is given to a step twice
@@ -37,20 +37,45 @@ def test_grown_tower_computes_nearly_the_same(training):
         return np.asarray(dv.encode(params, frame, config=config))
 
     before, after = encode(params, SHALLOW), encode(grown, deep)
-    fresh = encode(train.near_identity(random_params(deep, 1)), deep)
+    fresh = encode(growing.near_identity(random_params(deep, 1)), deep)
     size = np.linalg.norm(before)
     assert np.linalg.norm(after - before) < 0.05 * size
     assert np.linalg.norm(fresh - before) > 0.5 * size  # another tower is not near
 
 
+def test_crops_of_a_vit_have_the_positions_of_their_place(training):
+    family = training("family").CLIP(size=64)
+    params = random_params(family.tower)
+    frame = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
+
+    def see(frame, left, top):
+        return family.see(params, frame, jnp.array([[left, top]]))["head"][0]
+
+    whole = see(frame, 0, 0)
+    np.testing.assert_allclose(
+        whole, dv.encode(params, frame, config=family.tower), atol=1e-4 * np.abs(whole).max()
+    )
+    left, top = 16, 32  # patch 1 from the left, 2 from the top, of 4 x 4
+    places = [0, 1 + 2 * 4 + 1, 1 + 2 * 4 + 2, 1 + 3 * 4 + 1, 1 + 3 * 4 + 2]
+    position = params["embed"]["position"][np.array(places)]
+    own = {**params, "embed": {**params["embed"], "position": position}}
+    crop = frame[:, top : top + 32, left : left + 32]
+    wanted = dv.encode(own, crop, config=dataclasses.replace(family.tower, size=32))
+    found = see(crop, left, top)
+    np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(found).max())
+    assert np.abs(see(crop, 0, 0) - found).max() > 1e-2 * np.abs(found).max()
+
+
 def test_depths_that_are_no_multiples_are_refused(training):
-    train = training("train")
+    growing = training("grow")
     with pytest.raises(ValueError, match="not multiples"):
-        train.grow({}, (2, 2, 2, 2, 2), (2, 3, 2, 2, 2))
+        growing.grow({}, (2, 2, 2, 2, 2), (2, 3, 2, 2, 2))
 
 
 class Page:
     """What scoring asks of a screen."""
+
+    size = 1024
 
     def __init__(self, boxes):
         self.boxes = np.array(boxes, float)

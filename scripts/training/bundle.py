@@ -11,11 +11,17 @@ import sys
 from pathlib import Path
 
 import jax
-import orbax.checkpoint as ocp
 from score import answer, best_threshold, score
-from train import SCREEN, Setup, calibration, checkpoints, configs, load_screens, optimiser
+from train import (
+    Setup,
+    calibration,
+    family_of,
+    load_screens,
+    optimiser,
+    read_recipe,
+    restore,
+)
 
-from diffvis_jax.cache import with_size
 from diffvis_jax.checkpoints.format import quiet_orbax
 from diffvis_jax.checkpoints.store import cast, save
 from diffvis_jax.checkpoints.writer import check_target
@@ -45,31 +51,28 @@ def main() -> int:
 def bundle(args: argparse.Namespace) -> int:
     """Measures and writes; refuses before the work what it could not finish."""
     check_target(args.target.resolve(), force=args.force)
-    recipe = json.loads((args.run / "recipe.json").read_text())
-    tower, head = configs(int(recipe["side"]), tuple(recipe["depths"]))
-    setup = Setup(tower, head, optimiser(float(recipe["rate"]), int(recipe["steps"])))
+    recipe = read_recipe(args.run)
+    family = family_of(recipe)
+    setup = Setup(family, optimiser(float(recipe["rate"]), int(recipe["steps"])))
     with quiet_orbax():
-        manager = checkpoints(args.run)
-        best = manager.best_step()
-        if best is None:
-            raise ValueError(f"no checkpoint in {args.run}: run train.py")
-        state = manager.restore(best, args=ocp.args.StandardRestore(setup.fresh(0)))
-    held = calibration(load_screens(args.data / "train", head, 200, SCREEN), tower.size, head)
-    average = setup.folded(state["average"], held)
-    tower, tower_params = cast(with_size(tower, SCREEN), average["tower"], "bfloat16")
-    head, head_params = cast(head, average["head"], "bfloat16")
+        best, state = restore(args.run, setup, best=True)
+    pages = load_screens(args.data / "train", setup.head, 200, family.size)
+    held = calibration(pages, int(recipe["side"]), setup.head)
+    finished = family.finished(state["average"]["tower"], held)
+    tower, tower_params = cast(family.tower, finished, "bfloat16")
+    head, head_params = cast(setup.head, state["average"]["head"], "bfloat16")
     exact, exact_params = cast(tower, tower_params, "float32")
     params = {
         "tower": exact_params,
         "head": jax.tree.map(lambda x: x.astype("float32"), head_params),
     }
-    screens = load_screens(args.data / "val", head, args.pages, SCREEN)
+    screens = load_screens(args.data / "val", head, args.pages, family.size)
     threshold = best_threshold(head, answer(exact, head, params, screens), screens)
     head = dataclasses.replace(head, threshold=threshold)
     print(f"threshold {threshold:g}, chosen on val/")
     measured = {}
     for split in ("val", "test"):
-        screens = load_screens(args.data / split, head, args.pages, SCREEN)
+        screens = load_screens(args.data / split, head, args.pages, family.size)
         measured[split] = {**score(exact, head, params, screens), "pages": len(screens)}
         print(split, json.dumps(measured[split]))
     save(

@@ -20,7 +20,7 @@ from diffvis_jax.grounding.decode import Element, decode
 from diffvis_jax.grounding.find import encode_for_head, head_answers
 from diffvis_jax.grounding.head import HeadConfig
 
-SMALL = 16.0  # pixels of the frame: elements with a shorter side are reported apart
+SMALL = 1 / 64  # of a frame's side (16 of 1024 px): shorter elements are reported apart
 THRESHOLDS = tuple(round(0.05 * n, 2) for n in range(2, 15))
 
 
@@ -77,7 +77,7 @@ def measure(
     asked: list[np.ndarray] = []
     for screen, elements in zip(screens, found, strict=True):
         boxes = np.array([e.box for e in elements]).reshape(-1, 4)
-        large = ~smaller_than(screen.boxes, SMALL)
+        large = ~smaller_than(screen.boxes, SMALL * screen.size)
 
         def counted(ignore: np.ndarray, boxes=boxes, elements=elements, screen=screen) -> Counts:
             return detection_counts(

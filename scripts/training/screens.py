@@ -76,6 +76,7 @@ def random_crops(
     seed: int,
     *,
     aimed: float = 0.6,
+    align: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Endless batches; every screen is seen once before any is seen again.
 
@@ -85,7 +86,7 @@ def random_crops(
     rng = np.random.default_rng(seed)
     order: list[int] = []
     while True:
-        pixels, answers = [], []
+        pixels, corners, answers = [], [], []
         while len(pixels) < batch:
             if not order:
                 order = rng.permutation(len(screens)).tolist()
@@ -105,15 +106,17 @@ def random_crops(
             else:
                 top = int(rng.integers(min(low, high), max(low, high) + 1))
                 left = int(rng.integers(0, room + 1))
+            left, top = left // align * align, top // align * align
             frame, target = example(screen, left, top, side, head)
             if rng.random() < 0.15:
                 frame = 255 - frame  # light themes become dark ones
             if rng.random() < 0.3:
                 frame = frame[..., rng.permutation(3)]  # other colours
             pixels.append(frame)
+            corners.append((left, top))
             answers.append(target)
         stacked = {key: np.stack([a[key] for a in answers]) for key in answers[0]}
-        yield {"pixels": np.stack(pixels), **stacked}
+        yield {"pixels": np.stack(pixels), "corner": np.array(corners, np.int32), **stacked}
 
 
 def ahead(batches: Iterator[dict[str, np.ndarray]], depth: int = 3) -> Iterator:

@@ -1,0 +1,161 @@
+"""What training needs to know of a kind of tower: its size, its crops, and what its heads see."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from batch_norm import Statistics, fold, normalised
+from grow import grow, near_identity
+
+import diffvis_jax as dv
+from diffvis_jax.grounding.find import map_name
+from diffvis_jax.grounding.head import HeadConfig
+from diffvis_jax.towers import build
+
+Seen = dict[str, tuple[jax.Array, jax.Array | None]]  # what each head sees: tokens and map
+
+
+@dataclasses.dataclass(frozen=True)
+class FastViTHD:
+    """A narrow FastViTHD, trained on crops of any place, with batch norm.
+
+    Attributes:
+      depths: blocks of each stage.
+      size: pixels along the side of the frames it is for.
+    """
+
+    depths: tuple[int, ...] = (2, 12, 24, 4, 2)
+    size: int = 1024
+    align = 1  # crops begin at a multiple of so many pixels
+
+    @property
+    def tower(self) -> dv.FastViTHDConfig:
+        return dv.FastViTHDConfig(
+            depths=self.depths,
+            widths=(16, 32, 64, 128, 256),
+            token_width=512,
+            squeeze_width=64,
+            size=self.size,
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+        )
+
+    @property
+    def heads(self) -> dict[str, HeadConfig]:
+        """The head that is kept and, on the map of stride 16, a helper that leads the way for the
+        layers before it (deep supervision, arXiv 1409.5185); it answers for the same places."""
+        tower = self.tower
+        return {
+            "head": HeadConfig(token_width=tower.token_width, map_width=tower.widths[3]),
+            "helper": HeadConfig(
+                token_width=tower.widths[2], patch=16, hidden=128, rows=2, columns=1
+            ),
+        }
+
+    def fresh(self, seed: int) -> dict[str, Any]:
+        """Parameters of the tower before the first step."""
+        return near_identity(dv.init_params(self.tower, seed))
+
+    def started(self, params: dict[str, Any], other: "FastViTHD") -> dict[str, Any]:
+        """Parameters of this tower out of those of `other`, which is no deeper."""
+        return grow(params, other.depths, self.depths)
+
+    def see(self, params: dict[str, Any], pixels: jax.Array, corner: jax.Array) -> Seen:
+        """What the heads see of crops `uint8 [B, s, s, 3]`."""
+        with normalised(self.tower):
+            maps = dv.encode(params, pixels, config=self.tower, output="intermediates")
+        assert isinstance(maps, dict)
+        last = [layer.name for layer in build(self.tower).layers if layer.stage == 2][-1]
+        x = maps[last]
+        return {
+            "head": (maps["tokens"], maps[map_name(self.tower)]),
+            "helper": (x.reshape(x.shape[0], -1, x.shape[-1]), None),
+        }
+
+    def finished(self, params: dict[str, Any], crops: Sequence[np.ndarray]) -> dict[str, Any]:
+        """The tower as it is used, with the batch norm of these batches folded into it."""
+
+        @jax.jit
+        def statistics(params: dict[str, Any], pixels: jax.Array) -> Statistics:
+            with normalised(self.tower) as seen:
+                dv.encode(params, pixels, config=self.tower)
+            return list(seen)
+
+        return fold(params, self.tower, [statistics(params, pixels) for pixels in crops])
+
+
+@dataclasses.dataclass(frozen=True)
+class CLIP:
+    """A small CLIP-style ViT: its position embeddings are for frames of one size.
+
+    It is trained on crops whose tokens take the position embeddings of their place in the frame.
+
+    Attributes:
+      size: pixels along the side of a frame.
+    """
+
+    size: int = 512
+
+    @property
+    def tower(self) -> dv.CLIPConfig:
+        return dv.CLIPConfig(
+            width=192,
+            layers=9,  # of which the last is not used, as in LLaVA
+            heads=3,
+            mlp_width=768,
+            patch=16,
+            size=self.size,
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+            pad_color=(0, 0, 0),
+            resize_mode="pad",
+        )
+
+    @property
+    def align(self) -> int:
+        return self.tower.patch
+
+    @property
+    def heads(self) -> dict[str, HeadConfig]:
+        tower = self.tower
+        head = HeadConfig(token_width=tower.width, patch=tower.patch, rows=4, columns=2)
+        return {"head": head}
+
+    def fresh(self, seed: int) -> dict[str, Any]:
+        """Parameters of the tower before the first step."""
+        return dv.init_params(self.tower, seed)
+
+    def started(self, params: dict[str, Any], other: "CLIP") -> dict[str, Any]:
+        """Parameters of this tower out of those of `other`."""
+        return params
+
+    def see(self, params: dict[str, Any], pixels: jax.Array, corner: jax.Array) -> Seen:
+        """What the head sees of crops `uint8 [B, s, s, 3]` whose first pixels are at `corner`,
+        int32 `[B, 2]` (left, top), multiples of a patch."""
+        tower = self.tower
+        side = pixels.shape[1] // tower.patch
+        lead, table = jnp.split(params["embed"]["position"], [tower.lead])
+        table = table.reshape(tower.grid, tower.grid, -1)
+        crop = dataclasses.replace(tower, size=pixels.shape[1])
+
+        def one(pixels: jax.Array, corner: jax.Array) -> jax.Array:
+            column, row = corner // tower.patch
+            here = jax.lax.dynamic_slice(table, (row, column, 0), (side, side, tower.width))
+            position = jnp.concatenate([lead, here.reshape(-1, tower.width)])
+            own = {**params, "embed": {**params["embed"], "position": position}}
+            tokens = dv.encode(own, pixels[None], config=crop)
+            assert isinstance(tokens, jax.Array)
+            return tokens[0]
+
+        return {"head": (jax.vmap(one)(pixels, corner), None)}
+
+    def finished(self, params: dict[str, Any], crops: Sequence[np.ndarray]) -> dict[str, Any]:
+        """The tower as it is used."""
+        return params
+
+
+FAMILIES = {"fastvithd": FastViTHD, "clip": CLIP}
+Family = FastViTHD | CLIP
