@@ -71,10 +71,12 @@ def bundle(args: argparse.Namespace) -> int:
     head = dataclasses.replace(head, threshold=threshold)
     print(f"threshold {threshold:g}, chosen on val/")
     measured = {}
-    for split in ("val", "test"):
-        screens = load_screens(args.data / split, head, args.pages, family.size)
-        measured[split] = {**score(exact, head, params, screens), "pages": len(screens)}
-        print(split, json.dumps(measured[split]))
+    for size in filter(None, (family.size, family.smaller)):
+        for split in ("val", "test"):
+            screens = load_screens(args.data / split, head, args.pages, size)
+            said = {**score(exact, head, params, screens), "pages": len(screens)}
+            measured[f"{split} {size}"] = said
+            print(split, size, json.dumps(said))
     save(
         args.target,
         config=tower,

@@ -25,10 +25,12 @@ class FastViTHD:
     Attributes:
       depths: blocks of each stage.
       size: pixels along the side of the frames it is for.
+      smaller: another size, of which it sees every third page.
     """
 
     depths: tuple[int, ...] = (2, 12, 24, 4, 2)
     size: int = 1024
+    smaller: int | None = 512
     align = 1  # crops begin at a multiple of so many pixels
 
     @property
@@ -98,6 +100,7 @@ class CLIP:
     """
 
     size: int = 512
+    smaller: int | None = None
 
     @property
     def tower(self) -> dv.CLIPConfig:

@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from targets import targets
 
 from diffvis_jax.grounding.head import HeadConfig
 from diffvis_jax.preprocess_config import PreprocessConfig, placement
 from diffvis_jax.preprocessing import preprocess
 from diffvis_jax.recording import open_screenshot
+
+AIMED = 0.6  # share of crops that are taken around an element
 
 
 class Screen:
@@ -55,9 +58,9 @@ class Screen:
 
 
 def example(
-    screen: Screen, left: int, top: int, side: int, head: HeadConfig
+    screen: Screen, left: int, top: int, side: int, head: HeadConfig, seen_as: int | None = None
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """A crop and its targets."""
+    """A crop of `side` pixels, resized to `seen_as`, and its targets."""
     boxes = screen.boxes - np.array([left, top, left, top])
     cut = boxes.clip(0, side)
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
@@ -65,7 +68,25 @@ def example(
     seen = left_over > 0.1 * area
     sure = left_over[seen] > 0.9 * area[seen]
     kinds = [kind for kind, there in zip(screen.kinds, seen, strict=True) if there]
-    return screen.crop(left, top, side), targets(head, side, cut[seen], kinds, sure)
+    pixels, cut = screen.crop(left, top, side), cut[seen]
+    if seen_as not in (None, side):
+        pixels = np.asarray(Image.fromarray(pixels).resize((seen_as, seen_as), Image.BICUBIC))
+        cut = cut * (seen_as / side)
+    return pixels, targets(head, seen_as or side, cut, kinds, sure)
+
+
+def recoloured(frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """`uint8 [s, s, 3]` as another theme might show it."""
+    if rng.random() < 0.2:
+        frame = 255 - frame  # light themes become dark ones
+    if rng.random() < 0.3:
+        frame = frame[..., rng.permutation(3)]
+    if rng.random() < 0.5:
+        gain = rng.uniform(0.6, 1.0) * rng.uniform(0.85, 1.0, 3)
+        low = rng.uniform(0, 255 * (1 - gain))
+        table = (np.arange(256)[:, None] * gain + low).round().astype(np.uint8)
+        frame = table[frame, np.arange(3)]
+    return frame
 
 
 def random_crops(
@@ -75,13 +96,16 @@ def random_crops(
     head: HeadConfig,
     seed: int,
     *,
-    aimed: float = 0.6,
     align: int = 1,
+    plain: bool = False,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Endless batches; every screen is seen once before any is seen again.
 
-    A share of the crops, `aimed`, is taken around a random element, each kind of the screen as
-    often as the others: of uniform crops many hold little, and hardly any the rare kinds.
+    A share of the crops, `AIMED`, is taken around a random element, each kind of the screen as
+    often as the others: of uniform crops many hold little, and hardly any the rare kinds. "corner"
+    int32 `[B, 2]` is the place of a crop's first pixel, a multiple of `align`; where places do not
+    matter (`align` 1), half the crops are of other sizes and resized. `plain`: uniform crops of the
+    screens as they are.
     """
     rng = np.random.default_rng(seed)
     order: list[int] = []
@@ -91,28 +115,27 @@ def random_crops(
             if not order:
                 order = rng.permutation(len(screens)).tolist()
             screen = screens[order.pop()]
+            taken = side
+            if align == 1 and not plain and rng.random() < 0.5:
+                taken = min(screen.size, round(side * rng.uniform(0.7, 1.4)))
             first, last = screen.filled
-            room = screen.size - side
+            room = screen.size - taken
             # Mostly content: a crop hangs over the padding by a quarter of its side at most.
-            low, high = first - side // 4, last - side + side // 4
+            low, high = first - taken // 4, last - taken + taken // 4
             low, high = max(0, min(low, room)), min(room, max(high, 0))
-            if screen.kinds and rng.random() < aimed:
+            if screen.kinds and not plain and rng.random() < AIMED:
                 kind = rng.choice(sorted(set(screen.kinds)))
                 box = screen.boxes[rng.choice(np.flatnonzero(np.array(screen.kinds) == kind))]
                 middle = (box[:2] + box[2:]) / 2
                 left, top = (
-                    int(np.clip(at - rng.uniform(0.1, 0.9) * side, 0, room)) for at in middle
+                    int(np.clip(at - rng.uniform(0.1, 0.9) * taken, 0, room)) for at in middle
                 )
             else:
                 top = int(rng.integers(min(low, high), max(low, high) + 1))
                 left = int(rng.integers(0, room + 1))
             left, top = left // align * align, top // align * align
-            frame, target = example(screen, left, top, side, head)
-            if rng.random() < 0.15:
-                frame = 255 - frame  # light themes become dark ones
-            if rng.random() < 0.3:
-                frame = frame[..., rng.permutation(3)]  # other colours
-            pixels.append(frame)
+            frame, target = example(screen, left, top, taken, head, side)
+            pixels.append(frame if plain else recoloured(frame, rng))
             corners.append((left, top))
             answers.append(target)
         stacked = {key: np.stack([a[key] for a in answers]) for key in answers[0]}

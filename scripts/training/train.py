@@ -155,7 +155,7 @@ def validate(setup: Setup, params: dict[str, Any], screens: list[Screen]) -> dic
 
 def calibration(screens: list[Screen], side: int, head: HeadConfig) -> list[np.ndarray]:
     """Crops whose statistics are folded into the tower: always the same."""
-    batches = random_crops(screens, side, 16, head, seed=0, aimed=0.0)
+    batches = random_crops(screens, side, max(1, 2**20 // side**2), head, seed=0, plain=True)
     return [next(batches)["pixels"] for _ in range(8)]
 
 
@@ -215,10 +215,13 @@ def train(args: argparse.Namespace, family: Family) -> None:
     done = int(state["step"])
     validation = load_screens(args.data / "val", setup.head, args.validation, family.size)
     screens = load_screens(args.data / "train", setup.head, None, family.size)
-    (args.run / "recipe.json").write_text(
-        json.dumps(vars(args) | {"screens": len(screens)}, indent=1, default=str)
-    )
+    pages = len(screens)
     held = calibration(screens, args.side, setup.head)
+    if family.smaller:
+        screens += load_screens(args.data / "train", setup.head, -(-pages // 3), family.smaller)
+    (args.run / "recipe.json").write_text(
+        json.dumps(vars(args) | {"pages": pages}, indent=1, default=str)
+    )
     crops = random_crops(
         screens, args.side, args.batch, setup.head, args.seed + done, align=family.align
     )
