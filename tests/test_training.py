@@ -113,3 +113,28 @@ def test_best_threshold_separates_right_from_wrong(training):
     }
     page = Page([(12, 22, 52, 42)])
     assert 0.28 < score.best_threshold(config, [answers], [page]) <= 0.45
+
+
+def test_card_says_what_was_measured(training):
+    said = {
+        "f1": 0.612, "precision": 0.7, "recall": 0.55, "kind": 0.9, "click": 0.8,
+        "click_interval": (0.75, 0.84), "elements": 321, "small_recall": None, "pages": 12,
+    }  # fmt: skip
+    text = training("card").card(
+        "name",
+        kind="FastViTHD",
+        tower="A tower.",
+        kinds=("button", "link"),
+        parameters=3_600_000,
+        recipe={
+            "pages": 7, "family": "fastvithd", "side": 256, "batch": 8, "steps": 9, "rate": 0.1,
+            "seed": 0, "start": None,
+        },
+        step=5,
+        threshold=0.45,
+        measured={"test 1024": said},
+    )  # fmt: skip
+    row = "| 12 test | 1024 px | 321 | 0.612 | 0.700 | 0.550 | 0.800 (0.750-0.840) | 0.900 | - |"
+    assert row in text
+    assert "earlier run" not in text
+    assert all(line.count("{") == 0 for line in text.splitlines())

@@ -147,6 +147,49 @@ def test_a_crop_shows_the_frame_and_the_targets_lie_on_its_elements(training):
         assert np.abs(known - box).max(1).min() < 1e-3
 
 
+def first_page(training, size=512):
+    path = next(path for path in PAGES if path.parent.parent.name == "train").with_suffix(".png")
+    return training("screens").Screen(path, size, KINDS)
+
+
+def test_a_resized_crop_has_resized_targets(training):
+    screens, head = training("screens"), HeadConfig(token_width=8)
+    screen = first_page(training)
+    left, top = 0, screen.filled[0]
+    as_it_is = screens.example(screen, left, top, 256, head)[0]
+    half, target = screens.example(screen, left, top, 256, head, 128)
+    assert half.shape == (128, 128, 3)
+    assert abs(half.mean() - as_it_is.mean()) < 2
+    asked = target["object"] > 0
+    assert asked.any()
+    known = (screen.boxes - [left, top, left, top]).clip(0, 256) / 2
+    for box in target["box"][asked]:
+        assert np.abs(known - box).max(1).min() < 1e-3
+
+
+def test_plain_crops_show_the_screen_where_they_say(training):
+    screens, head = training("screens"), HeadConfig(token_width=8)
+    screen = first_page(training)
+    batch = next(screens.random_crops([screen], 128, 6, head, 1, align=16, plain=True))
+    assert (batch["corner"] % 16 == 0).all()
+    assert len({tuple(corner) for corner in batch["corner"].tolist()}) > 1
+    for pixels, (left, top) in zip(batch["pixels"], batch["corner"], strict=True):
+        np.testing.assert_array_equal(pixels, screen.crop(left, top, 128))
+
+
+def test_aimed_crops_hold_more_elements_and_other_colours(training):
+    screens, head = training("screens"), HeadConfig(token_width=8)
+    screen = first_page(training, 1024)
+    aimed = next(screens.random_crops([screen], 128, 40, head, 1))
+    plain = next(screens.random_crops([screen], 128, 40, head, 1, plain=True))
+    with_element = [(batch["object"] > 0).any((1, 2)).mean() for batch in (aimed, plain)]
+    assert with_element[0] > with_element[1] + 0.1
+    colours = [len(np.unique(batch["pixels"].reshape(-1, 3), axis=0)) for batch in (aimed, plain)]
+    assert colours[0] > colours[1]
+    again = next(screens.random_crops([screen], 128, 40, head, 1))
+    np.testing.assert_array_equal(aimed["pixels"], again["pixels"])
+
+
 def test_score_of_perfect_and_of_missing_detections(training):
     score = training("score")
     screen = training("screens").Screen(SAMPLE / "train" / "login" / "46.png", 1024, KINDS)

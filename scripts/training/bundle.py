@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import jax
+from card import card
 from score import answer, best_threshold, score
 from train import (
     Setup,
@@ -85,12 +86,25 @@ def bundle(args: argparse.Namespace) -> int:
         grounding_params=head_params,
         manifest_extra={
             "source": "trained by scripts/training/train.py",
-            "recipe": {k: v for k, v in recipe.items() if k not in ("data", "run")},
+            "recipe": {k: v for k, v in recipe.items() if k not in ("data", "run", "start")},
             "step": best,
             "measured": measured,
             "head": dataclasses.asdict(head),
         },
         force=args.force,
+    )
+    (args.target / "README.md").write_text(
+        card(
+            args.target.name,
+            kind=family.kind,
+            tower=family.about,
+            kinds=head.kinds,
+            parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
+            recipe=recipe,
+            step=best,
+            threshold=threshold,
+            measured=measured,
+        )
     )
     size = sum(file.stat().st_size for file in args.target.rglob("*") if file.is_file())
     print(f"{args.target}: {size / 1e6:.1f} MB")

@@ -33,6 +33,18 @@ class FastViTHD:
     smaller: int | None = 512
     align = 1  # crops begin at a multiple of so many pixels
 
+    kind = "FastViTHD"
+
+    @property
+    def about(self) -> str:
+        """The tower in a sentence."""
+        tower = self.tower
+        return (
+            f"FastViTHD (arXiv 2412.13303), {', '.join(map(str, tower.depths))} blocks of widths "
+            f"{', '.join(map(str, tower.widths))}: the depth of the released tower, a sixth of its "
+            f"width. Frames of {self.size} pixels, or of any other size."
+        )
+
     @property
     def tower(self) -> dv.FastViTHDConfig:
         return dv.FastViTHDConfig(
@@ -101,6 +113,18 @@ class CLIP:
 
     size: int = 512
     smaller: int | None = None
+
+    kind = "CLIP-style ViT"
+
+    @property
+    def about(self) -> str:
+        """The tower in a sentence."""
+        tower = self.tower
+        return (
+            f"A vision transformer as CLIP's (arXiv 2103.00020): {tower.layers - 1} blocks of "
+            f"width {tower.width}, patches of {tower.patch} pixels, frames of {self.size}. "
+            "(As in LLaVA, the last block is not used: the file holds an untrained one.)"
+        )
 
     @property
     def tower(self) -> dv.CLIPConfig:

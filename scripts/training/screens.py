@@ -70,7 +70,9 @@ def example(
     kinds = [kind for kind, there in zip(screen.kinds, seen, strict=True) if there]
     pixels, cut = screen.crop(left, top, side), cut[seen]
     if seen_as not in (None, side):
-        pixels = np.asarray(Image.fromarray(pixels).resize((seen_as, seen_as), Image.BICUBIC))
+        pixels = np.asarray(
+            Image.fromarray(pixels).resize((seen_as, seen_as), Image.Resampling.BICUBIC)
+        )
         cut = cut * (seen_as / side)
     return pixels, targets(head, seen_as or side, cut, kinds, sure)
 
