@@ -1,8 +1,7 @@
 """Encodes a recorded desktop session differentially, and shows what that saves and what it misses.
 
-With no options: the session bundled with the repository, FastViTHD at full size and 1024 px.
-Prints a line per frame, and writes pictures of the changed patches and a page to step through.
-Weights with a grounding head also show what can be clicked, and whether both encodes find the same.
+With no options: the session and the small trained tower bundled with the repository, which finds
+what can be clicked. Prints a line per frame, and writes pictures and a page to step through.
 """
 
 import argparse
@@ -14,13 +13,14 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+from named_weights import HELP, TRAINED, find_weights
+
 BUNDLED = Path(__file__).resolve().parent / "data" / "session"
-WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 PICTURE_WIDTH = 1280  # of the overlays, in pixels
 
 RANDOM_NOTE = (
     "The weights are random: times and recomputed shares are those of a trained tower, the missed "
-    "change is not. For trained weights see convert.py and --weights."
+    "change is not. Without --arch the demo uses trained ones."
 )
 BFLOAT16_NOTE = (
     "In bfloat16, rounding alone moves the tokens by about as much as a typed letter does: small "
@@ -100,11 +100,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="stop after so many frames (default: all)",
     )
     tower = parser.add_argument_group("the tower")
+    tower.add_argument("--weights", metavar="NAME", help=HELP)
     tower.add_argument(
-        "--weights",
-        metavar="NAME",
-        help="a directory in weights/, or any path, written by convert.py "
-        "(default: FastViTHD with random weights)",
+        "--arch",
+        choices=("fastvithd",),
+        help="instead of weights: FastViTHD at full size with random weights, to see its speed",
     )
     tower.add_argument(
         "--size",
@@ -191,10 +191,12 @@ def run(args: argparse.Namespace) -> int:
     from diffvis_jax.report.table import Table
     from diffvis_jax.session import run_session
 
+    if args.arch and args.weights:
+        raise ValueError("--arch draws random weights, --weights names some: give one of them")
     recording = read_recording(args.frames).first(args.num_frames)
     check_outputs(args)
     policy = make_policy(args)
-    config = args.weights is None and random_config(args)
+    config = args.arch is not None and random_config(args)
     if config:
         policy.margins(len(config.depths))
         frames = dv.preprocess(list(recording.paths), config)
@@ -231,14 +233,7 @@ def load_weights(args: argparse.Namespace):
     import diffvis_jax as dv
     from diffvis_jax.cache import with_size
 
-    named, given = WEIGHTS / args.weights, Path(args.weights)
-    directory = given if given.is_dir() and not named.is_dir() else named
-    if not directory.is_dir():
-        there = sorted(p.name for p in WEIGHTS.glob("*") if p.is_dir()) if WEIGHTS.is_dir() else []
-        raise dv.CheckpointError(
-            f"no weights '{args.weights}': neither in {WEIGHTS.name}/ "
-            f"({', '.join(there) or 'which is empty'}) nor a directory"
-        )
+    directory = find_weights(args.weights or TRAINED)
     model = dv.load(directory, dtype=args.dtype)
     return dataclasses.replace(model, config=with_size(model.config, args.size))
 
@@ -283,7 +278,7 @@ def check_outputs(args: argparse.Namespace) -> None:
 
 def notes_of(args: argparse.Namespace) -> list[str]:
     """What has to be known to read the numbers."""
-    notes = [RANDOM_NOTE] if args.weights is None else []
+    notes = [RANDOM_NOTE] if args.arch else []
     return [*notes, BFLOAT16_NOTE if args.dtype == "bfloat16" else FLOAT32_NOTE]
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How far does a change on the screen travel through a tower, and what does leaving some out cost?
 
-    python scripts/fidelity.py --weights NAME --output fidelity_output
+    python scripts/fidelity.py --output fidelity_output
 
 Takes pairs of consecutive frames of a recorded session. Spread: which cells of each layer a full
 encode of the second frame moves, by distance from the changed patches. Cost: the missed change of
@@ -19,27 +19,35 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from named_weights import HELP, TRAINED, find_weights
 
 import diffvis_jax as dv
 from diffvis_jax.change import distance_to
 from diffvis_jax.checkpoints.progress import Progress
+from diffvis_jax.policy import FAITHFUL_MARGIN, FAST_MARGIN
 from diffvis_jax.recording import read_recording
 from diffvis_jax.session import changed_tokens, missed_change
 from diffvis_jax.step import jit_encode
 from diffvis_jax.towers import build
 
-ROOT = Path(__file__).resolve().parents[1]
-BUNDLED = ROOT / "scripts" / "data" / "session"
+BUNDLED = Path(__file__).resolve().parent / "data" / "session"
 MOVED = (1e-3, 1e-2, 5e-2)  # of the layer's RMS
 DISTANCES = (0, 1, 2, 3, 4, 6, 8, 15)
-GROWING = {
-    "1 1 2 4 8 (faithful)": (1, 1, 2, 4, 8),
-    "1 1 1 3 4 (fast)": (1, 1, 1, 3, 4),
-    "1 1 2 4 16": (1, 1, 2, 4, 16),
-    "1 2 4 8 16": (1, 2, 4, 8, 16),
-    "2 2 4 8 16": (2, 2, 4, 8, 16),
-    "0 0 1 2 4": (0, 0, 1, 2, 4),
-}
+GROWING = (
+    (0, 0, 1, 2, 4),
+    (1, 1, 1, 3, 4),
+    (1, 1, 2, 4, 8),
+    (1, 1, 2, 4, 32),
+    (1, 1, 2, 8, 32),
+    (0, 0, 1, 32, 32),
+    (1, 1, 1, 32, 32),
+    (1, 1, 2, 32, 32),
+    (1, 1, 3, 32, 32),
+    (1, 1, 4, 32, 32),
+    (2, 2, 4, 32, 32),
+    (1, 2, 4, 8, 32),
+)
+NAMED = {FAITHFUL_MARGIN: " (faithful)", FAST_MARGIN: " (fast)"}
 FLAT = (0, 1, 2, 3, 4, 6, 8)
 TOLERANCES = (0.001, 0.003, 0.01, 0.03)
 
@@ -50,7 +58,8 @@ def policies(stages: int) -> dict[str, tuple[str, dv.Policy]]:
     for margin in FLAT:
         found[f"flat {margin}"] = ("flat margin", dv.Policy(margin=margin, settle=0))
     if stages > 1:
-        for name, margins in GROWING.items():
+        for margins in GROWING:
+            name = " ".join(map(str, margins)) + NAMED.get(margins, "")
             found[name] = ("growing margin", dv.Policy(margin=margins, settle=0))
     for tolerance in TOLERANCES:
         policy = dv.Policy(margin=None, tolerance=tolerance, settle=0)
@@ -124,25 +133,24 @@ def cost(model: dv.Model, frames: np.ndarray, pairs: list[int]) -> list[dict[str
     """One row for each policy: medians over the pairs."""
     tower = build(model.config)
     step = dv.make_step(model.config)
-    cache = dv.init_cache(model.config)
     full = {
         i: np.asarray(jit_encode(model.params, frames[i : i + 1], config=model.config)[0])
         for index in pairs
         for i in (index - 1, index)
     }
-    rows = []
     chosen = policies(tower.stages)
+    seen: dict[str, list[dict[str, Any]]] = {name: [] for name in chosen}
     with Progress(len(chosen) * len(pairs), "policies") as progress:
-        for name, (family, policy) in chosen.items():
-            seen = []
-            for index in pairs:
-                before, after = frames[index - 1 : index], frames[index : index + 1]
-                _, cache, _ = step(model.params, cache, before, dv.Policy(keyframe_every=1))
-                tokens, cache, report = step(model.params, cache, after, policy)
+        for index in pairs:
+            before, after = frames[index - 1 : index], frames[index : index + 1]
+            _, fresh, _ = step(model.params, dv.init_cache(model.config), before)
+            at = changed_tokens(model, before[0], after[0])
+            old, new = full[index - 1], full[index]
+            for name, (_, policy) in chosen.items():
+                cache = jax.tree.map(jnp.copy, fresh)  # the step takes the cache it is given
+                tokens, _, report = step(model.params, cache, after, policy)
                 tokens = np.asarray(tokens[0])
-                at = changed_tokens(model, before[0], after[0])
-                old, new = full[index - 1], full[index]
-                seen.append(
+                seen[name].append(
                     {
                         "share": float(report.recomputed[0]),
                         "missed_changed": missed_change(tokens[at], new[at], old[at]),
@@ -150,8 +158,10 @@ def cost(model: dv.Model, frames: np.ndarray, pairs: list[int]) -> list[dict[str
                     }
                 )
                 progress(name)
-            medians = {key: statistics.median(row[key] for row in seen) for key in seen[0]}
-            rows.append({"policy": name, "family": family, **medians})
+    rows = []
+    for name, (family, _) in chosen.items():
+        medians = {key: statistics.median(row[key] for row in seen[name]) for key in seen[name][0]}
+        rows.append({"policy": name, "family": family, **medians})
     return rows
 
 
@@ -233,13 +243,15 @@ def draw(results: list[dict[str, Any]], target: Path) -> None:
             rows = [r for r in result["cost"] if r["family"] == family]
             rows.sort(key=lambda row: row["share"])
             shares = [100 * r["share"] for r in rows]
-            top.plot(shares, [r["missed_changed"] for r in rows], "o-", label=f"{family}, changed")
+            # Growing margins grow in several ways: a line through them would say nothing.
+            line, dots = ("o", "o") if family == "growing margin" else ("o-", "o:")
+            top.plot(shares, [r["missed_changed"] for r in rows], line, label=f"{family}, changed")
             color = top.lines[-1].get_color()
-            top.plot(shares, [r["missed_all"] for r in rows], "o:", color=color, mfc="none")
+            top.plot(shares, [r["missed_all"] for r in rows], dots, color=color, mfc="none")
         top.set(
             title=result["model"],
             xlabel="share of dense MACs, %",
-            ylabel="missed change (median); dotted: over all",
+            ylabel="missed change (median); hollow: over all",
             ylim=(0, 1),
         )
         top.legend()
@@ -263,7 +275,7 @@ def draw(results: list[dict[str, Any]], target: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
-    add("--weights", type=Path, required=True, help="directory written by convert.py or bundle.py")
+    add("--weights", metavar="NAME", default=TRAINED, help=HELP)
     add("--frames", type=Path, default=BUNDLED, help="a recording (the bundled session)")
     add("--most", type=float, default=0.1, help="largest share of changed patches (0.1)")
     add("--seed", type=int, default=0, help="of the random weights beside (0)")
@@ -271,8 +283,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         pyplot()  # before minutes of work
-        named = ROOT / "weights" / args.weights
-        model = dv.load(args.weights if args.weights.is_dir() else named, dtype="float32")
+        model = dv.load(find_weights(args.weights), dtype="float32")
         recording = read_recording(args.frames)
         frames = dv.preprocess(list(recording.paths), model.config)
         pairs = pairs_of(frames, build(model.config).patch, args.most)

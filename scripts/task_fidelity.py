@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Does the differential encode find the same things? Full and differential side by side.
 
-    python scripts/task_fidelity.py --weights NAME SESSION [SESSION ...]
+    python scripts/task_fidelity.py SESSION [SESSION ...]
 
 Each SESSION is a directory of frames with a `trajectory.json`: of rendered streams
 (`scripts/training/render_pages.py --streams`), which name every element of every frame, or of a
@@ -21,6 +21,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from named_weights import HELP, TRAINED, find_weights
 
 import diffvis_jax as dv
 from diffvis_jax.checkpoints.progress import Progress
@@ -38,10 +39,10 @@ from diffvis_jax.grounding.decode import Element
 from diffvis_jax.grounding.find import encode_for_head, find_elements, map_of
 from diffvis_jax.session import changed_tokens, missed_change
 
-ROOT = Path(__file__).resolve().parents[1]
 POLICIES = {
     "faithful": dv.Policy.faithful,
     "fast": dv.Policy.fast,
+    "margin 1 1 2 4 8": lambda: dv.Policy(margin=(1, 1, 2, 4, 8)),
     "margin 0": lambda: dv.Policy(margin=0),
 }
 
@@ -224,13 +225,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
     add("sessions", type=Path, nargs="+", metavar="SESSION", help="has a trajectory.json")
-    add("--weights", type=Path, required=True, help="with a grounding head")
+    add("--weights", metavar="NAME", default=TRAINED, help=HELP)
     add("--most", type=int, help="most frames of a session (all)")
     add("--output", type=Path, help="JSON file to write")
     args = parser.parse_args()
     try:
-        named = ROOT / "weights" / args.weights
-        model = dv.load(args.weights if args.weights.is_dir() else named, dtype="float32")
+        model = dv.load(find_weights(args.weights), dtype="float32")
         if model.head is None:
             raise ValueError(f"'{args.weights}' has no grounding head")
         sessions = [Session(folder, model.config, args.most) for folder in args.sessions]

@@ -1,7 +1,6 @@
 """The demo: its session, its numbers, its page, and what it says to bad input."""
 
 import base64
-import importlib.util
 import io
 import json
 import re
@@ -26,17 +25,12 @@ from diffvis_jax.session import missed_change, run_session
 ROOT = Path(__file__).resolve().parents[1]
 SESSION = ROOT / "scripts" / "data" / "session"
 FLAGS = """--visualize --num-frames --change-threshold --margin --tolerance --frames --weights
---size --dtype --seed --json --output"""
+--size --dtype --seed --json --output --arch"""
 
 
 @pytest.fixture(scope="module")
-def demo():
-    spec = importlib.util.spec_from_file_location("demo", ROOT / "scripts" / "demo.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def demo(script):
+    return script("demo")
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +173,7 @@ def test_the_command_runs_from_end_to_end(demo, tmp_path, monkeypatch, capsys):
     out, numbers = tmp_path / "out", tmp_path / "numbers.json"
     status = demo.main(
         [
-            *("--num-frames", "3", "--margin", "1,1,2,4,8"),
+            *("--arch", "fastvithd", "--num-frames", "3", "--margin", "1,1,2,4,8"),
             *("--output", str(out), "--json", str(numbers)),
         ]
     )
@@ -268,6 +262,8 @@ def complaint(demo, capsys, *arguments: str) -> str:
         ("--dtype", "int8"),
         ("--seed", "-1"),
         ("--weights", "no-such-weights"),
+        ("--weights", "no-such-weights", "--arch", "fastvithd"),
+        ("--arch", "resnet"),
         ("--frames", "no/such/directory"),
         ("--frames", __file__),
         ("--json", "no/such/directory/numbers.json"),
@@ -284,7 +280,7 @@ def test_nonsense_is_refused_in_one_line(demo, capsys, tmp_path, monkeypatch, ar
 
 @pytest.mark.usefixtures("no_work")
 def test_bad_frames_are_named(demo, capsys, tmp_path):
-    output = ("--output", str(tmp_path / "out"))
+    output = ("--output", str(tmp_path / "out"), "--arch", "fastvithd")
     frames = tmp_path / "frames"
     frames.mkdir()
     assert "no images" in complaint(demo, capsys, "--frames", str(frames), *output)
@@ -301,5 +297,5 @@ def test_the_help_names_every_flag(demo, capsys):
         demo.main(["--help"])
     said = capsys.readouterr().out
     flags = re.findall(r"--[a-z-]+", FLAGS)
-    assert len(flags) == 12
+    assert len(flags) == 13
     assert all(flag in said for flag in flags)

@@ -1,6 +1,5 @@
 """scripts/task_fidelity.py: what full and differential encodes find, side by side."""
 
-import importlib
 import json
 import sys
 from pathlib import Path
@@ -23,10 +22,8 @@ STREAM = ROOT / "tests" / "data" / "screens_sample" / "streams" / "login_46"
 
 
 @pytest.fixture(scope="module")
-def task():
-    sys.path.insert(0, str(ROOT / "scripts"))
-    yield importlib.import_module("task_fidelity")
-    sys.path.remove(str(ROOT / "scripts"))
+def task(script):
+    return script("task_fidelity")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,68 @@
+"""The weights in weights/: what they find on the sample of rendered screens, full and differential.
+
+The inputs are fixed and nothing is timed; a bound leaves room for rounding (other CPUs, other
+versions of XLA), and none for a real loss.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import diffvis_jax as dv
+from diffvis_jax.evaluate import mcnemar
+from diffvis_jax.grounding.find import encode_for_head, find_elements
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLE = ROOT / "tests" / "data" / "screens_sample"
+WEIGHTS = ROOT / "weights" / "fastvithd-screens"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return dv.load(WEIGHTS, dtype="float32")
+
+
+def test_small_enough_and_described():
+    size = sum(path.stat().st_size for path in WEIGHTS.rglob("*") if path.is_file())
+    assert size <= 12e6
+    assert (WEIGHTS / "README.md").is_file()
+
+
+def test_full_depth(model):
+    assert model.config.depths == (2, 12, 24, 4, 2)
+
+
+def test_pages_of_the_sample(model, training):
+    """What a full encode finds on seven pages; four of them were like those trained on."""
+    score, screens = training("score"), training("screens")
+    paths = sorted(path for path in SAMPLE.glob("*/*/*.png") if path.parts[-3] != "streams")
+    pages = [screens.Screen(path, model.config.size, model.head.config.kinds) for path in paths]
+    found = []
+    for page in pages:
+        frame = page.crop(0, 0, page.size)[None]
+        head = model.head
+        seen = encode_for_head(model.params, frame, config=model.config, head=head.config)
+        found += find_elements(head, *seen)
+    said = score.measure(model.head.config, found, pages)
+    assert said["click"] >= 0.61  # 0.630 of 216 elements
+    assert said["f1"] >= 0.55  # 0.572
+
+
+def test_differential_finds_what_full_finds(model, script):
+    """The start of an interaction with a page, in faithful mode."""
+    task = script("task_fidelity")
+    session = task.Session(SAMPLE / "streams" / "login_46", model.config, None)
+    full = [task.encode_full(model, frame) for frame in session.frames]
+    rows = task.compare(model, session, dv.Policy.faithful(), full)
+    assert any(0 < row["share"] < 0.5 for row in rows)  # else this shows nothing
+    clicks = {
+        name: np.concatenate([row[f"{name}_clicks"] for row in rows])
+        for name in ("full", "differential")
+    }
+    paired = mcnemar(clicks["full"], clicks["differential"])
+    assert paired.only_full <= 1
+    assert paired.both > 0
+    lost = sum(row["lost"] for row in rows)
+    assert lost <= 0.05 * sum(row["found"] for row in rows)
+    assert all(row["missed"] < 0.5 for row in rows if row["missed"] is not None)
