@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from named_weights import find_weights
 
 import diffvis_jax as dv
 from diffvis_jax.checkpoints.progress import Progress
@@ -249,7 +250,7 @@ def main() -> int:
     add("--frames", type=Path, default=BUNDLED, help="a recording (default: the bundled session)")
     add("--size", type=int, default=1024, help="model input, pixels along the side (1024)")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the changes")
-    add("--weights", help="directory written by convert.py (default: seeded random weights)")
+    add("--weights", help="a directory in weights/, or any path (default: seeded random weights)")
     add("--policies", default="faithful,fast,exact", help=f"of {', '.join(POLICIES)}")
     add("--rounds", type=int, default=3, help="measurements of everything (3)")
     add("--torch", action="store_true", help="race PyTorch too (extra: parity)")
@@ -280,7 +281,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Measures what was asked for and prints the tables."""
     frame = dv.preprocess(read_recording(args.frames).paths[0], dv.FastViTHDConfig(size=args.size))
     if args.weights:
-        model = dv.load(args.weights, dtype=args.dtype)
+        model = dv.load(find_weights(args.weights), dtype=args.dtype)
         args.size = model.config.size
     result: dict[str, Any] = {
         "jax": jax.__version__,

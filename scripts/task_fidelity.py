@@ -42,6 +42,7 @@ from diffvis_jax.session import changed_tokens, missed_change
 POLICIES = {
     "faithful": dv.Policy.faithful,
     "fast": dv.Policy.fast,
+    "margin 1 1 3 32 32": lambda: dv.Policy(margin=(1, 1, 3, 32, 32)),
     "margin 1 1 2 4 8": lambda: dv.Policy(margin=(1, 1, 2, 4, 8)),
     "margin 0": lambda: dv.Policy(margin=0),
 }

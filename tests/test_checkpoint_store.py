@@ -136,6 +136,12 @@ def test_missing_directory(tmp_path):
     assert "no such directory" in message(tmp_path / "absent")
 
 
+def test_files_do_not_say_where_they_were_written(pristine):
+    files = [path for path in pristine.rglob("*") if path.is_file()]
+    assert files
+    assert not [path for path in files if bytes(pristine.parent) in path.read_bytes()]
+
+
 def test_half_written_directory(directory):
     (directory / "manifest.json").unlink()
     assert "half-written" in message(directory)

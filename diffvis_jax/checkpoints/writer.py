@@ -165,6 +165,9 @@ def _save_part(directory: Path, leaves: Mapping[str, np.ndarray]) -> None:
 
     with quiet_orbax(), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(directory, dict(leaves))
+    # Names the temporary directory, by its full path. What says that all was written is our
+    # manifest, and the renaming of the whole.
+    (directory / "commit_success.txt").unlink(missing_ok=True)
 
 
 def _replace(temporary: Path, directory: Path) -> None:

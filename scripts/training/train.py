@@ -130,11 +130,21 @@ def optimiser(rate: float, steps: int) -> optax.GradientTransformation:
     )
 
 
-def load_screens(directory: Path, head: HeadConfig, most: int | None, size: int) -> list[Screen]:
-    """The pages of one split, in the order of their names."""
+def pages_of(directory: Path) -> list[Path]:
+    """The pictures of one split, in the order of their names.
+
+    Raises:
+      ValueError: there are none.
+    """
     paths = [p for p in sorted(directory.glob("*/*.png")) if p.with_suffix(".json").exists()]
     if not paths:
         raise ValueError(f"no rendered pages in {directory}: make them with render_pages.py")
+    return paths
+
+
+def load_screens(directory: Path, head: HeadConfig, most: int | None, size: int) -> list[Screen]:
+    """The pages of one split, or `most` of them, evenly chosen."""
+    paths = pages_of(directory)
     if most is not None and len(paths) > most:
         paths = [paths[i] for i in np.linspace(0, len(paths) - 1, most).astype(int)]
     screens = []
@@ -271,12 +281,16 @@ def main() -> int:
     family = family_of(vars(args))
     if args.side % 64 or not 64 <= args.side <= family.size:
         parser.error(f"--side must be a multiple of 64 up to {family.size}, got {args.side}")
-    args.run.mkdir(parents=True, exist_ok=True)
     try:
+        for split in ("val", "train"):
+            pages_of(args.data / split)
+        if args.start:
+            read_recipe(args.start)
+        args.run.mkdir(parents=True, exist_ok=True)
         with quiet_orbax():
             train(args, family)
-    except ValueError as error:
-        print(f"train.py: {error}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        print(f"train.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
 
