@@ -1,8 +1,6 @@
 """The grounding head: places, decoding, agreement, drawing, storing, and what it is trained on."""
 
 import dataclasses
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -34,14 +32,19 @@ from diffvis_jax.grounding.head import (
     places,
 )
 
-TRAINING = Path(__file__).parents[1] / "scripts" / "training"
-sys.path.insert(0, str(TRAINING))
-from loss import generalised_iou, grounding_loss  # noqa: E402
-from targets import targets  # noqa: E402
-
 CONFIG = HeadConfig(token_width=8, hidden=16, place_width=8)
 WITH_MAP = dataclasses.replace(CONFIG, map_width=4)
 FRAME = 128  # pixels: a grid of 2 x 2 tokens, 16 x 8 places
+
+
+@pytest.fixture(scope="module")
+def targets(training):
+    return training("targets").targets
+
+
+@pytest.fixture(scope="module")
+def grounding_loss(training):
+    return training("loss").grounding_loss
 
 
 def params_of(config: HeadConfig, seed: int = 0):
@@ -134,7 +137,7 @@ def test_a_tower_without_such_a_map_is_refused():
         map_name(CLIP)
 
 
-def test_targets_are_found_again():
+def test_targets_are_found_again(targets):
     boxes = np.array([[4.0, 6, 60, 20], [70, 100, 90, 116], [2, 40, 120, 90], [30, 50, 42, 62]])
     kinds = [1, 4, 2, 3]
     target = targets(CONFIG, FRAME, boxes, kinds, np.ones(4, bool))
@@ -147,7 +150,7 @@ def test_targets_are_found_again():
         assert near.point == pytest.approx(((box[0] + box[2]) / 2, (box[1] + box[3]) / 2), abs=1e-3)
 
 
-def test_a_perfect_answer_costs_next_to_nothing_and_a_wrong_one_does():
+def test_a_perfect_answer_costs_next_to_nothing_and_a_wrong_one_does(targets, grounding_loss):
     boxes = np.array([[4.0, 6, 60, 20], [70, 100, 90, 116]])
     target = targets(CONFIG, FRAME, boxes, [1, 4], np.ones(2, bool))
     batch = {key: jnp.asarray(value)[None] for key, value in target.items()}
@@ -162,7 +165,7 @@ def test_a_perfect_answer_costs_next_to_nothing_and_a_wrong_one_does():
         assert grounding_loss(CONFIG, {**right, key: wrong}, batch)[0] > good + 0.1
 
 
-def test_unsure_elements_are_neither_asked_for_nor_held_against():
+def test_unsure_elements_are_neither_asked_for_nor_held_against(targets, grounding_loss):
     boxes = np.array([[4.0, 6, 60, 20]])
     target = targets(CONFIG, FRAME, boxes, [1], np.zeros(1, bool))
     assert target["object"].sum() == 0
@@ -174,14 +177,15 @@ def test_unsure_elements_are_neither_asked_for_nor_held_against():
     assert losses[0] < 1e-3 < losses[1]
 
 
-def test_generalised_iou_of_known_boxes():
+def test_generalised_iou_of_known_boxes(training):
+    generalised_iou = training("loss").generalised_iou
     a = jnp.array([[0.0, 0, 2, 2], [0, 0, 1, 1], [0, 0, 2, 2]])
     b = jnp.array([[0.0, 0, 2, 2], [2, 0, 3, 1], [1, 0, 3, 2]])
     # Equal: 1. Apart: 0 - (3 - 2) / 3. Half over: 2 / 6 - 0.
     np.testing.assert_allclose(generalised_iou(a, b), [1, -1 / 3, 1 / 3], atol=1e-6)
 
 
-def test_threshold_and_limit():
+def test_threshold_and_limit(targets):
     boxes = np.array([[4.0, 6, 60, 20], [70, 100, 90, 116]])
     answers = perfect(targets(CONFIG, FRAME, boxes, [1, 4], np.ones(2, bool)))
     assert decode(CONFIG, answers, threshold=0.9999) == [[]]

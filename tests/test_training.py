@@ -1,6 +1,7 @@
 """What a training run does around its steps: growing a tower, scoring it."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -138,3 +139,14 @@ def test_card_says_what_was_measured(training):
     assert row in text
     assert "earlier run" not in text
     assert all(line.count("{") == 0 for line in text.splitlines())
+
+
+def test_a_run_goes_on_with_the_tower_it_began_with(training, tmp_path):
+    train, family = training("train"), training("family")
+    train.check_same_tower(tmp_path, family.CLIP())  # nothing has begun here
+    recipe = {"family": "fastvithd", "depths": [1, 2, 3, 1, 1]}
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    train.check_same_tower(tmp_path, family.FastViTHD((1, 2, 3, 1, 1)))
+    for other in (family.FastViTHD(), family.CLIP()):
+        with pytest.raises(ValueError, match="another run"):
+            train.check_same_tower(tmp_path, other)

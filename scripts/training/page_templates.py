@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import families_desktop as desktop
+import families_lists as lists
+import families_mixed as mixed
 import families_office as office
 import families_web as web
 from page_parts import Parts
@@ -37,6 +39,14 @@ TRAINING_FAMILIES: dict[str, Family] = {
         desktop.terminal,
         desktop.phone_app,
         desktop.map_view,
+        lists.pinboard,
+        lists.feed,
+        lists.tickets,
+        lists.launcher,
+        lists.gallery,
+        lists.manual,
+        lists.directory,
+        mixed.patchwork,
     )
 }
 # Never seen in training or validation, neither alone nor inside another family's page.
@@ -88,10 +98,14 @@ class Page:
 
 
 def families_of(split: str) -> tuple[str, ...]:
-    """The families of a split, documentation included."""
+    """The families of a split, documentation included; they take turns.
+
+    In training the two without a layout of their own come more often.
+    """
     if split == "test":
         return (*TEST_FAMILIES, UNSEEN_DOCUMENTATION)
-    return (*TRAINING_FAMILIES, DOCUMENTATION)
+    often = (DOCUMENTATION, "patchwork")
+    return (*TRAINING_FAMILIES, DOCUMENTATION, *(often * 2 if split == "train" else ()))
 
 
 def cursor_drawing(rng: random.Random) -> str:

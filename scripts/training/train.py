@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains a small tower, with its grounding head, on rendered screens.
 
-    python scripts/training/render_pages.py DATA --train 2200 --val 250 --test 350
+    python scripts/training/render_pages.py DATA --train 3000 --val 250 --test 350
     python scripts/training/train.py DATA RUN
     python scripts/training/bundle.py RUN weights/NAME --data DATA
 
@@ -213,6 +213,18 @@ def started_state(setup: Setup, run: Path) -> dict[str, Any]:
     return setup.state(params)
 
 
+def check_same_tower(run: Path, family: Family) -> None:
+    """A run goes on with the tower it began with.
+
+    Raises:
+      ValueError: it began with another.
+    """
+    if (run / "recipe.json").exists():
+        begun = family_of(read_recipe(run))
+        if begun != family:
+            raise ValueError(f"{run} was begun with {begun}, not with {family}: name another run")
+
+
 def train(args: argparse.Namespace, family: Family) -> None:
     setup = Setup(family, optimiser(args.rate, args.steps))
     manager = checkpoints(args.run)
@@ -286,6 +298,7 @@ def main() -> int:
             pages_of(args.data / split)
         if args.start:
             read_recipe(args.start)
+        check_same_tower(args.run, family)
         args.run.mkdir(parents=True, exist_ok=True)
         with quiet_orbax():
             train(args, family)
