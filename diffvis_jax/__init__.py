@@ -6,6 +6,7 @@ from diffvis_jax.encoder import DifferentialVisionEncoder
 from diffvis_jax.errors import CacheError, CheckpointError, ConfigError, FrameError
 from diffvis_jax.model import Model, load
 from diffvis_jax.policy import Policy
+from diffvis_jax.policy_file import load_policy, save_policy
 from diffvis_jax.preprocess_config import PreprocessConfig
 from diffvis_jax.preprocessing import ImageError, Placement, placement, preprocess
 from diffvis_jax.step import audit, encode, encode_step, make_step
@@ -38,8 +39,10 @@ __all__ = [
     "init_cache",
     "init_params",
     "load",
+    "load_policy",
     "make_step",
     "placement",
     "preprocess",
+    "save_policy",
     "visualize_changed_patches",
 ]

@@ -19,12 +19,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from named_policies import HELP as POLICY_HELP
+from named_policies import find_policy
 from named_weights import find_weights
 
 import diffvis_jax as dv
 from diffvis_jax.checkpoints.progress import Progress
 from diffvis_jax.recording import read_recording
-from diffvis_jax.session import changed_tokens, missed_change
+from diffvis_jax.single_change import MEASURED, Measured, SingleChange, median_of
 from diffvis_jax.step import jit_encode
 
 BUNDLED = Path(__file__).parent / "data" / "session"
@@ -42,12 +44,6 @@ SCENARIOS: dict[str, tuple[tuple[str, str], ...]] = {
     "page load": (("02", "03"), ("03", "04")),
     "page switch": (("04", "05"), ("17", "18")),
 }
-POLICIES: dict[str, Callable[[], dv.Policy]] = {
-    "faithful": dv.Policy.faithful,
-    "fast": dv.Policy.fast,
-    "exact": dv.Policy.exact,
-    "classic": dv.Policy.classic,
-}
 
 
 def timed(run: Callable[[], Any]) -> tuple[float, Any]:
@@ -60,12 +56,6 @@ def timed(run: Callable[[], Any]) -> tuple[float, Any]:
 def peak_memory_mb() -> float:
     """Largest resident size of this process so far, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-
-
-def median(values: list[float | None]) -> float | None:
-    """Median of the values there are; None if there are none."""
-    there = [value for value in values if value is not None]
-    return statistics.median(there) if there else None
 
 
 def race(runners: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
@@ -156,53 +146,39 @@ def scenario_pairs(directory: Path) -> dict[str, list[tuple[Path, Path]]]:
 def changes(args: argparse.Namespace, model: dv.Model) -> list[dict[str, Any]]:
     """One row for each scenario and policy: medians over its pairs and rounds."""
     pairs = scenario_pairs(args.frames)
-    step, config, params = dv.make_step(model.config), model.config, model.params
-    cache = dv.init_cache(config, size=args.size)
+    policies = {name: find_policy(name) for name in args.policies}
     rows = []
+
+    def change_of(before: Path, after: Path) -> SingleChange:
+        before_frame, after_frame = (dv.preprocess(p, model.config) for p in (before, after))
+        return SingleChange(model, before_frame, after_frame)
+
+    warm = change_of(*next(iter(pairs.values()))[0])
+    for policy in policies.values():  # compiles what differs, and is not counted
+        warm.measure(policy)
     total = sum(map(len, pairs.values()))
-    with Progress(total * len(args.policies) * args.rounds, "changes") as progress:
+    with Progress(total * len(policies) * args.rounds, "changes") as progress:
         for scenario, transitions in pairs.items():
-            seen: dict[str, list[dict[str, float | None]]] = {name: [] for name in args.policies}
+            seen: dict[str, list[Measured]] = {name: [] for name in policies}
             full_times = []
-            for before_path, after_path in transitions:
-                before, after = (dv.preprocess(p, config) for p in (before_path, after_path))
-                frames = {"before": before, "after": after}
-                full = {}
-                for name, frame in frames.items():
-                    ms, tokens = timed(lambda f=frame: jit_encode(params, f, config=config))
-                    full_times.append(ms)
-                    full[name] = np.asarray(tokens[0])
-                moved = changed_tokens(model, before[0], after[0])
-                for policy in args.policies:
-                    for _ in range(args.rounds):
-                        keyframe = dv.Policy(keyframe_every=1)
-                        _, cache, _ = step(params, cache, before, keyframe)
-                        run = lambda: step(params, cache, after, POLICIES[policy]())  # noqa: E731, B023
-                        ms, (tokens, cache, report) = timed(run)
-                        tokens = np.asarray(tokens[0])
-                        seen[policy].append(
-                            {
-                                "changed": float(report.changed_patches[0])
-                                / float(report.total_patches[0]),
-                                "recomputed": float(report.recomputed[0]),
-                                "step_ms": ms,
-                                "missed_changed": missed_change(
-                                    tokens[moved], full["after"][moved], full["before"][moved]
-                                ),
-                                "missed_all": missed_change(tokens, full["after"], full["before"]),
-                            }
-                        )
-                        progress(f"{scenario} {policy}")
+            for transition in transitions:
+                change = change_of(*transition)
+                for _ in range(args.rounds):
+                    full_times.append(change.time_full())
+                    for name, policy in policies.items():
+                        seen[name].append(change.measure(policy))
+                        progress(f"{scenario} {name}")
             full_ms = statistics.median(full_times)
-            for policy, results in seen.items():
-                medians = {key: median([r[key] for r in results]) for key in results[0]}
-                ms, share = medians["step_ms"] or 0.0, medians["recomputed"] or 0.0
+            for name, results in seen.items():
+                ms, share = median_of(results, "step_ms"), median_of(results, "recomputed")
+                assert ms is not None  # these two are measured every time
+                assert share is not None
                 rows.append(
                     {
                         "scenario": scenario,
-                        "policy": policy,
+                        "policy": name,
                         "full_ms": full_ms,
-                        **medians,
+                        **{key: median_of(results, key) for key in MEASURED},
                         "speed_up": full_ms / ms,
                         "efficiency": share * full_ms / ms if share else None,
                     }
@@ -251,7 +227,7 @@ def main() -> int:
     add("--size", type=int, default=1024, help="model input, pixels along the side (1024)")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the changes")
     add("--weights", help="a directory in weights/, or any path (default: seeded random weights)")
-    add("--policies", default="faithful,fast,exact", help=f"of {', '.join(POLICIES)}")
+    add("--policies", default="faithful,fast,exact", help=f"of {POLICY_HELP}")
     add("--rounds", type=int, default=3, help="measurements of everything (3)")
     add("--torch", action="store_true", help="race PyTorch too (extra: parity)")
     add("--skip-full", action="store_true", help="leave out the race of full encodes")
@@ -260,12 +236,11 @@ def main() -> int:
     add("--json", type=Path, help="write all rows there")
     args = parser.parse_args()
     args.policies = [name.strip() for name in args.policies.split(",")]
-    unknown = sorted(set(args.policies) - set(POLICIES))
-    if unknown:
-        parser.error(f"--policies: unknown {unknown}; there are {', '.join(POLICIES)}")
     if args.rounds < 1:
         parser.error("--rounds must be at least 1")
     try:
+        for name in args.policies:
+            find_policy(name)  # before minutes of work
         result = measure(args)
     except ValueError as error:
         print(f"benchmark.py: {error}", file=sys.stderr)

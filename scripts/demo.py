@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+from named_policies import HELP as POLICY_HELP
+from named_policies import find_policy
 from named_weights import HELP, TRAINED, find_weights
 
 BUNDLED = Path(__file__).resolve().parent / "data" / "session"
@@ -127,10 +129,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     policy = parser.add_argument_group("what may be left out")
     policy.add_argument(
+        "--policy",
+        metavar="NAME",
+        help=f"{POLICY_HELP} (default: faithful); the options below change it",
+    )
+    policy.add_argument(
         "--change-threshold",
         metavar="SHARE",
         type=_number(0, 1, "a share of the full scale, 0-1"),
-        default=0.0,
         help="a patch has changed if a pixel differs by more than this, 0-1 (default: 0, at all)",
     )
     policy.add_argument(
@@ -138,13 +144,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PATCHES",
         type=_margin,
         help="how far around changed patches may be recomputed: a number, one for each stage of "
-        "the tower (1,1,2,4,8), or none for exact (default: the library's)",
+        "the tower (1,1,2,4,8), or none for exact",
     )
     policy.add_argument(
         "--tolerance",
         metavar="SHARE",
         type=_number(0, 1e6, "a number >= 0"),
-        default=0.0,
         help="how much a cell may move, relative to its layer's RMS, and still be kept "
         "(default: 0)",
     )
@@ -247,10 +252,10 @@ def stages_of(config: Any) -> int:
 def make_policy(args: argparse.Namespace):
     import diffvis_jax as dv
 
-    chosen = {"change_threshold": args.change_threshold, "tolerance": args.tolerance}
-    if args.margin is not None:
-        chosen["margin"] = args.margin
-    return dv.Policy(**chosen)
+    named = find_policy(args.policy) if args.policy else dv.Policy()
+    names = ("change_threshold", "margin", "tolerance")
+    chosen = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    return dataclasses.replace(named, **chosen)
 
 
 def check_outputs(args: argparse.Namespace) -> None:
@@ -304,6 +309,7 @@ def write_outputs(
     args: argparse.Namespace, model: Any, policy: Any, recording: Any, result: Any
 ) -> None:
     """Writes pictures, page and JSON, and says where they are."""
+    from diffvis_jax.policy_file import policy_fields
     from diffvis_jax.report.table import machine_text, tower_text
 
     if args.json is not None:
@@ -311,7 +317,7 @@ def write_outputs(
             "recording": recording.title,
             "tower": tower_text(model),
             "machine": machine_text(),
-            "policy": policy_numbers(policy),
+            "policy": policy_fields(policy),
             "notes": notes_of(args),
             "summary": result.summary(),
             "frames": [
@@ -346,24 +352,16 @@ def write_outputs(
         print(f"page: {page}")
 
 
-def policy_numbers(policy: Any) -> dict[str, Any]:
-    import numpy as np
-
-    margin = np.asarray(policy.margin, float)
-    return {
-        "margin": "unlimited" if np.isinf(margin).all() else margin.tolist(),
-        "tolerance": round(float(policy.tolerance), 6),
-        "change_threshold": round(float(policy.change_threshold), 6),
-        "settle": round(float(policy.settle), 6),
-    }
-
-
 def policy_text(policy: Any) -> str:
-    margin, *rest = policy_numbers(policy).items()
-    name, patches = margin
-    if isinstance(patches, list):
-        patches = " ".join(f"{number:g}" for number in patches)
-    return ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in [(name, patches), *rest])
+    from diffvis_jax.policy_file import policy_fields
+
+    fields = policy_fields(policy)
+    margin = fields["margin"] if isinstance(fields["margin"], list) else [fields["margin"]]
+    patches = " ".join("unlimited" if part is None else f"{part:g}" for part in margin)
+    rest = ("tolerance", "change_threshold", "settle")
+    return ", ".join(
+        [f"margin {patches}", *(f"{name.replace('_', ' ')} {fields[name]}" for name in rest)]
+    )
 
 
 def write_overlays(directory: Path, model: Any, recording: Any, result: Any) -> None:

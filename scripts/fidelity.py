@@ -26,7 +26,7 @@ from diffvis_jax.change import distance_to
 from diffvis_jax.checkpoints.progress import Progress
 from diffvis_jax.policy import FAITHFUL_MARGIN, FAST_MARGIN
 from diffvis_jax.recording import read_recording
-from diffvis_jax.session import changed_tokens, missed_change
+from diffvis_jax.single_change import Measured, SingleChange, median_of
 from diffvis_jax.step import jit_encode
 from diffvis_jax.towers import build
 
@@ -131,37 +131,20 @@ def by_cell(values: np.ndarray, rows: int, columns: int) -> np.ndarray:
 
 def cost(model: dv.Model, frames: np.ndarray, pairs: list[int]) -> list[dict[str, Any]]:
     """One row for each policy: medians over the pairs."""
-    tower = build(model.config)
-    step = dv.make_step(model.config)
-    full = {
-        i: np.asarray(jit_encode(model.params, frames[i : i + 1], config=model.config)[0])
-        for index in pairs
-        for i in (index - 1, index)
-    }
-    chosen = policies(tower.stages)
-    seen: dict[str, list[dict[str, Any]]] = {name: [] for name in chosen}
+    chosen = policies(build(model.config).stages)
+    seen: dict[str, list[Measured]] = {name: [] for name in chosen}
     with Progress(len(chosen) * len(pairs), "policies") as progress:
         for index in pairs:
-            before, after = frames[index - 1 : index], frames[index : index + 1]
-            _, fresh, _ = step(model.params, dv.init_cache(model.config), before)
-            at = changed_tokens(model, before[0], after[0])
-            old, new = full[index - 1], full[index]
+            change = SingleChange(model, frames[index - 1 : index], frames[index : index + 1])
             for name, (_, policy) in chosen.items():
-                cache = jax.tree.map(jnp.copy, fresh)  # the step takes the cache it is given
-                tokens, _, report = step(model.params, cache, after, policy)
-                tokens = np.asarray(tokens[0])
-                seen[name].append(
-                    {
-                        "share": float(report.recomputed[0]),
-                        "missed_changed": missed_change(tokens[at], new[at], old[at]),
-                        "missed_all": missed_change(tokens, new, old),
-                    }
-                )
+                seen[name].append(change.measure(policy))
                 progress(name)
     rows = []
     for name, (family, _) in chosen.items():
-        medians = {key: statistics.median(row[key] for row in seen[name]) for key in seen[name][0]}
-        rows.append({"policy": name, "family": family, **medians})
+        row = {"policy": name, "family": family, "share": median_of(seen[name], "recomputed")}
+        for key in ("missed_changed", "missed_all"):
+            row[key] = median_of(seen[name], key)
+        rows.append(row)
     return rows
 
 

@@ -21,6 +21,8 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from named_policies import HELP as POLICY_HELP
+from named_policies import find_policy
 from named_weights import HELP, TRAINED, find_weights
 
 import diffvis_jax as dv
@@ -38,14 +40,17 @@ from diffvis_jax.grounding.compare import agreement, nearest_points
 from diffvis_jax.grounding.decode import Element
 from diffvis_jax.grounding.find import encode_for_head, find_elements, map_of
 from diffvis_jax.session import changed_tokens, missed_change
+from diffvis_jax.towers import build
 
-POLICIES = {
-    "faithful": dv.Policy.faithful,
-    "fast": dv.Policy.fast,
-    "margin 1 1 3 32 32": lambda: dv.Policy(margin=(1, 1, 3, 32, 32)),
-    "margin 1 1 2 4 8": lambda: dv.Policy(margin=(1, 1, 2, 4, 8)),
-    "margin 0": lambda: dv.Policy(margin=0),
-}
+
+def policies(names: str, stages: int) -> dict[str, dv.Policy]:
+    """Those of that name, separated by commas, and the margins of the table in docs/fidelity.md."""
+    found = {name.strip(): find_policy(name.strip()) for name in names.split(",")}
+    margins = ((1, 1, 3, 32, 32), (1, 1, 2, 4, 8)) if stages == 5 else (4, 2)
+    for margin in (*margins, 0):
+        words = margin if isinstance(margin, int) else " ".join(map(str, margin))
+        found[f"margin {words}"] = dv.Policy(margin=margin)
+    return found
 
 
 class Session:
@@ -227,6 +232,7 @@ def main() -> int:
     add = parser.add_argument
     add("sessions", type=Path, nargs="+", metavar="SESSION", help="has a trajectory.json")
     add("--weights", metavar="NAME", default=TRAINED, help=HELP)
+    add("--policies", default="faithful,fast", help=f"of {POLICY_HELP} (faithful,fast)")
     add("--most", type=int, help="most frames of a session (all)")
     add("--output", type=Path, help="JSON file to write")
     args = parser.parse_args()
@@ -234,18 +240,19 @@ def main() -> int:
         model = dv.load(find_weights(args.weights), dtype="float32")
         if model.head is None:
             raise ValueError(f"'{args.weights}' has no grounding head")
+        chosen = policies(args.policies, build(model.config).stages)
         sessions = [Session(folder, model.config, args.most) for folder in args.sessions]
         if args.output and not args.output.resolve().parent.is_dir():
             raise ValueError(f"--output: no directory '{args.output.parent}'")
     except (ValueError, OSError) as error:
         print(f"task_fidelity.py: {error}", file=sys.stderr)
         return 2
-    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in POLICIES}
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in chosen}
     with Progress(len(sessions), "sessions") as progress:
         for session in sessions:
             full = [encode_full(model, frame) for frame in session.frames]
-            for name, policy in POLICIES.items():
-                rows[name] += compare(model, session, policy(), full)
+            for name, policy in chosen.items():
+                rows[name] += compare(model, session, policy, full)
             progress(session.name)
     results = {name: summary(each) for name, each in rows.items()}
     print(table(results))

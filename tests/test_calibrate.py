@@ -1,0 +1,151 @@
+"""scripts/calibrate.py and what it measures with: a single change."""
+
+import json
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import ROUNDING
+
+import diffvis_jax as dv
+from diffvis_jax.checkpoints import store
+from diffvis_jax.single_change import Measured, SingleChange, median_of
+
+
+@pytest.fixture(scope="module")
+def calibrate(script):
+    return script("calibrate")
+
+
+@pytest.fixture(scope="module")
+def change(odd):
+    """A patch of one stream becomes another."""
+    model = dv.Model(odd.config, odd.params, "odd")
+    before = odd.frames()[:1]
+    return SingleChange(model, before, odd.change_patch(before, 1, 1))
+
+
+def test_every_measurement_starts_from_the_same_state(change):
+    policy = dv.Policy(margin=0, settle=0)
+    first = change.measure(policy)
+    change.measure(dv.Policy.exact())
+    again = change.measure(policy)
+    for name in ("changed", "recomputed", "missed_changed", "missed_all"):
+        assert getattr(first, name) == getattr(again, name)
+    assert first.changed == 1 / 16
+    assert first.step_ms > 0 < change.time_full()
+
+
+def test_exact_misses_nothing_and_doing_nothing_misses_all(change):
+    exact = change.measure(dv.Policy.exact())
+    assert exact.missed_changed < 100 * ROUNDING > exact.missed_all
+    nothing = change.measure(dv.Policy(change_threshold=1.0))
+    assert nothing.recomputed == 0
+    assert nothing.missed_all == pytest.approx(1, abs=1e-4)
+
+
+def test_no_change_has_nothing_to_miss(odd):
+    frame = odd.frames()[:1]
+    same = SingleChange(dv.Model(odd.config, odd.params, "odd"), frame, frame)
+    found = same.measure(dv.Policy())
+    assert (found.changed, found.recomputed) == (0, 0)
+    assert found.missed_changed is None
+    assert found.missed_all is None
+    assert median_of([found, Measured(0.1, 0.1, 1.0, 0.5, 0.5)], "missed_all") == 0.5
+    assert median_of([found], "missed_all") is None
+
+
+ROWS = [
+    {"policy": "margin 0", "recomputed": 0.1, "missed_changed": 0.9},
+    {"policy": "margin 1", "recomputed": 0.2, "missed_changed": 0.3},
+    {"policy": "margin 2", "recomputed": 0.3, "missed_changed": 0.4},
+    {"policy": "exact", "recomputed": 0.9, "missed_changed": 1e-6},
+]
+
+
+def test_the_cheapest_within_the_bound_is_chosen(calibrate):
+    assert calibrate.choose(ROWS, 0.5)["policy"] == "margin 1"
+    assert calibrate.choose(ROWS, 0.3)["policy"] == "margin 1"
+    assert calibrate.choose(ROWS, 0.1)["policy"] == "exact"
+    with pytest.raises(ValueError, match="rounding"):
+        calibrate.choose(ROWS, 0.0)
+    assert [row["policy"] for row in calibrate.best_rows(ROWS)] == ["margin 0", "margin 1", "exact"]
+
+
+def test_pairs_are_spread_over_the_recording(calibrate):
+    assert calibrate.spread_evenly([3, 5], 8) == [3, 5]
+    assert calibrate.spread_evenly(list(range(100)), 3) == [0, 49, 99]
+
+
+@pytest.fixture
+def screens(odd, tmp_path):
+    """Weights, and three frames of which each differs in a patch from the one before."""
+    store.save(tmp_path / "weights", config=odd.config, params=odd.params)
+    (tmp_path / "frames").mkdir()
+    frame = odd.frames()[:1]
+    for index in range(3):
+        Image.fromarray(np.asarray(frame[0])).save(tmp_path / "frames" / f"{index}.png")
+        frame = odd.change_patch(frame, 1, index, seed=index)
+    return tmp_path
+
+
+def run(calibrate, monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["calibrate.py", *map(str, arguments)])
+    return calibrate.main()
+
+
+def test_the_policy_written_keeps_the_bound(calibrate, screens, odd, monkeypatch, capsys):
+    out, curve = screens / "policy.json", screens / "curve.png"
+    where = ("--weights", screens / "weights", "--frames", screens / "frames", "--most", 0.5)
+    # As cheap a choice as serves: every candidate would compile nothing, but take its time.
+    some = {"margin 0": dv.Policy(margin=0), "margin 1": dv.Policy(margin=1)}
+    some["exact"] = dv.Policy.exact(settle=0)
+    monkeypatch.setattr(calibrate, "candidates", lambda stages: some)
+    assert (
+        run(calibrate, monkeypatch, *where, "--missed", 0.6, "--output", out, "--curve", curve) == 0
+    )
+    assert "| share of dense MACs |" in capsys.readouterr().out
+    about = json.loads(out.read_text())["about"]
+    assert about["missed_changed"] <= 0.6
+    assert about["pairs"] == [1, 2]
+    with Image.open(curve) as picture:
+        assert picture.size[0] > 400
+    chosen = dv.load_policy(out)
+    assert np.array_equal(chosen.margin, some[about["policy"]].margin)
+    assert chosen.settle == dv.Policy().settle
+    model = dv.Model(odd.config, odd.params, "odd")
+    frames = dv.preprocess(sorted((screens / "frames").glob("*.png")), odd.config)
+    changes = [SingleChange(model, frames[i : i + 1], frames[i + 1 : i + 2]) for i in range(2)]
+    found = [change.measure(chosen) for change in changes]
+    assert median_of(found, "missed_changed") == pytest.approx(about["missed_changed"])
+
+
+def test_candidates_suit_the_tower(calibrate):
+    assert len(calibrate.candidates(1)) == 8 + 5 + 1
+    assert len(calibrate.candidates(5)) == 8 + 3 * 5 * 4 + 5 + 1
+    for stages in (1, 5):
+        for policy in calibrate.candidates(stages).values():
+            assert policy.margins(stages).shape == (stages,)
+            assert jax.numpy.asarray(policy.settle) == 0
+
+
+def test_bad_input_is_named_before_any_work(calibrate, screens, monkeypatch, capsys):
+    def refuse(*args):
+        raise AssertionError("work has begun")
+
+    monkeypatch.setattr(calibrate, "measure", refuse)
+    where = ("--weights", screens / "weights", "--frames", screens / "frames")
+    for arguments, said in [
+        (("--weights", "none-such"), "no weights 'none-such'"),
+        ((*where, "--output", screens / "no" / "policy.json"), "no directory"),
+        ((*where, "--most", 0.01), "no two frames differ in at most 1%"),
+    ]:
+        assert run(calibrate, monkeypatch, *arguments) == 2
+        printed = capsys.readouterr().err
+        assert said in printed
+        assert printed.count("\n") == 1
+    for arguments in (("--missed", 2), ("--missed", "nan"), ("--pairs", 0)):
+        with pytest.raises(SystemExit):
+            run(calibrate, monkeypatch, *where, *arguments)

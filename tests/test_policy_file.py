@@ -1,0 +1,94 @@
+"""Policies as files: what is written comes back, and what is no policy is refused."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import diffvis_jax as dv
+from diffvis_jax.policy_file import FORMAT, policy_fields
+
+NAMED = {name: getattr(dv.Policy, name)() for name in ("exact", "faithful", "fast", "classic")}
+
+
+def same(a: dv.Policy, b: dv.Policy) -> bool:
+    return all(
+        np.array_equal(np.asarray(getattr(a, name)), np.asarray(getattr(b, name)))
+        and np.asarray(getattr(a, name)).dtype == np.asarray(getattr(b, name)).dtype
+        for name in policy_fields(a)
+    )
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_named_policies_come_back(name, tmp_path):
+    dv.save_policy(NAMED[name], tmp_path / "policy.json", about={"for": name})
+    assert same(dv.load_policy(tmp_path / "policy.json"), NAMED[name])
+    assert [path.name for path in tmp_path.iterdir()] == ["policy.json"]
+
+
+margins = st.floats(0, 64, width=32) | st.just(math.inf)
+
+
+@given(
+    margin=margins | st.lists(margins, min_size=1, max_size=5).map(tuple),
+    tolerance=st.floats(0, 10, width=32),
+    change_threshold=st.floats(0, 1, width=32),
+    max_changed_patches=st.none() | st.integers(0, 1000),
+    keyframe_every=st.integers(0, 1000),
+    metric=st.sampled_from(("max", "mean")),
+)
+def test_every_policy_comes_back(tmp_path_factory, **fields):
+    path = tmp_path_factory.getbasetemp() / "policy.json"
+    policy = dv.Policy(**fields)
+    dv.save_policy(policy, path)
+    assert same(dv.load_policy(path), policy)
+    assert "Infinity" not in path.read_text()  # which is not JSON
+
+
+def test_what_is_left_out_has_its_default(tmp_path):
+    path = tmp_path / "policy.json"
+    path.write_text(json.dumps({"format": FORMAT, "policy": {"margin": [1, 2, None, 4, 5]}}))
+    policy = dv.load_policy(path)
+    assert np.asarray(policy.margin).tolist() == [1, 2, math.inf, 4, 5]
+    assert policy.settle == dv.Policy().settle
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "no policy"),
+        ('{"policy": {}}', "no policy"),
+        (json.dumps({"format": FORMAT}), "no fields"),
+        (json.dumps({"format": FORMAT, "policy": {"margins": 1}}), "margins"),
+        (json.dumps({"format": FORMAT, "policy": {"margin": [1, "x"]}}), "margin must be numbers"),
+        (json.dumps({"format": FORMAT, "policy": {"margin": [1, -2]}}), "margin must be"),
+        (json.dumps({"format": FORMAT, "policy": {"tolerance": "much"}}), "tolerance must be"),
+        (json.dumps({"format": FORMAT, "policy": {"settle": 2}}), "settle must be"),
+        (json.dumps({"format": FORMAT, "policy": {"metric": "median"}}), "metric must be"),
+    ],
+)
+def test_what_is_no_policy_is_refused(content, said, tmp_path):
+    path = tmp_path / "policy.json"
+    path.write_text(content)
+    with pytest.raises(dv.ConfigError, match=said) as caught:
+        dv.load_policy(path)
+    assert "policy.json" in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(dv.ConfigError, match=r"there\.json"):
+        dv.load_policy(tmp_path / "there.json")
+
+
+def test_scripts_take_names_and_files(script, tmp_path):
+    find_policy = script("named_policies").find_policy
+    for name, policy in NAMED.items():
+        assert same(find_policy(name), policy)
+    dv.save_policy(NAMED["fast"], tmp_path / "mine.json")
+    assert same(find_policy(str(tmp_path / "mine.json")), NAMED["fast"])
+    with pytest.raises(ValueError, match="no policy 'fastest'"):
+        find_policy("fastest")
