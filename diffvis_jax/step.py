@@ -86,6 +86,7 @@ def encode_step(
     *,
     config: VisionConfig,
     policy: Policy | None = None,
+    active: jax.Array | None = None,
 ) -> tuple[jax.Array, Cache, Report]:
     """Encodes frames, recomputing only what changed since the cache's reference.
 
@@ -97,6 +98,8 @@ def encode_step(
       frames: `uint8 [B, S, S, 3]`, one frame for each stream.
       config: of the tower; static.
       policy: what may be left out; None = `Policy()`.
+      active: bool `[B]`, streams that take part: the others stay as they are, whatever their frame
+        is, and their report is that of nothing done. None = all.
 
     Returns:
       tokens `[B, N, D]` float32, the new cache, and the report.
@@ -110,14 +113,15 @@ def encode_step(
     _check_frames(frames)
     _check_cache(cache, frames, config)
     tower = build(cache.config)
-    plan = _plan(tower, cache, frames, policy)
+    here = jnp.ones_like(cache.filled) if active is None else jnp.asarray(active, bool)
+    plan = _plan(tower, cache, frames, policy, here)
 
     def work(_: jax.Array, state: tuple[Cache, jax.Array]) -> tuple[Cache, jax.Array]:
         return _advance(params, tower, state[0], frames, policy, plan)
 
     # A loop of one trip or none: a conditional that leaves the maps where they are.
     done = jnp.zeros_like(cache.distance, jnp.float32)
-    needed = plan["active"].any().astype(jnp.int32)
+    needed = plan["work"].any().astype(jnp.int32)
     cache, done = lax.fori_loop(0, needed, work, (cache, done))
 
     macs = done.sum(-1)
@@ -126,9 +130,9 @@ def encode_step(
     waiting = (cache.pending != CLEAN).any(1)[:, tower.lead :]
     cache = dataclasses.replace(
         cache,
-        age=jnp.where(waiting, cache.age + 1, 0),
-        steps=jnp.where(plan["full"], 0, cache.steps + 1),
-        filled=jnp.ones_like(cache.filled),
+        age=jnp.where(waiting, cache.age + here[:, None], 0),
+        steps=jnp.where(plan["full"], 0, cache.steps + here),
+        filled=cache.filled | here,
     )
     report = Report(
         path=jnp.where(plan["full"], FULL, jnp.where(macs > 0, PARTIAL, REUSE)).astype(jnp.int32),
@@ -144,25 +148,29 @@ def encode_step(
     return cache.tokens, cache, report
 
 
-def _plan(tower: Tower, cache: Cache, frames: jax.Array, policy: Policy) -> dict[str, jax.Array]:
+def _plan(
+    tower: Tower, cache: Cache, frames: jax.Array, policy: Policy, active: jax.Array
+) -> dict[str, jax.Array]:
     """Looks at the pixels and decides for each stream: everything, something, or nothing.
 
     Returns:
-      changed, copy: bool `[B, g, g]`, patches that differ, and that the reference takes over;
-      full, skipped, idle, active: bool `[B]`; count: int32 `[B]`.
+      changed, acted, copy: bool `[B, g, g]`, patches that differ, that differ and are not left for
+      later, and that the reference takes over; full, skipped, idle, active, work: bool `[B]`;
+      count: int32 `[B]`.
     """
     side = tower.grid * tower.patch
     difference = patch_difference(
         _crop(frames, side), _crop(cache.reference, side), tower.patch, policy.metric
     )
-    changed = (difference > policy.change_threshold) & cache.filled[:, None, None]
+    known = cache.filled & active
+    changed = (difference > policy.change_threshold) & known[:, None, None]
     count = changed.sum((1, 2), dtype=jnp.int32)
     due = (policy.keyframe_every > 0) & (cache.steps + 1 >= policy.keyframe_every)
-    full = ~cache.filled | due | (count > policy.max_changed_patches)
+    full = (~cache.filled | due | (count > policy.max_changed_patches)) & active
     skipped = ~full & (count > 0) & (count <= policy.skip_small_patches)
     acted = changed & ~skipped[:, None, None]
     pending = (cache.pending != CLEAN).any((1, 2))
-    idle = ~full & ~acted.any((1, 2))
+    idle = ~full & ~acted.any((1, 2)) & active
     spends = (policy.settle > 0) | (policy.refresh_patches > 0)
     return {
         "changed": changed,
@@ -172,7 +180,8 @@ def _plan(tower: Tower, cache: Cache, frames: jax.Array, policy: Policy) -> dict
         "skipped": skipped,
         "idle": idle,
         "count": count,
-        "active": full | ~idle | (pending & spends),
+        "active": active,
+        "work": active & (full | ~idle | (pending & spends)),
     }
 
 
@@ -229,7 +238,7 @@ def _advance(
         near = cache.distance <= margins[layer.stage]
         allowed = jnp.where(idle[:, None], False, near) | refreshed | full[:, None]
         settled, budget = _within_budget(need & idle[:, None], cache.distance, budget, layer.macs)
-        select = need & (allowed | settled)
+        select = need & (allowed | settled) & plan["active"][:, None]
         dense = full | (select.mean(-1) > layer_step.break_even())
         outcome = Outcome(
             map=maps[index],
@@ -382,13 +391,15 @@ def make_step(
     step = _donating_step if donate else _keeping_step
 
     def run(params: Params, cache: Cache, frames: jax.Array, policy: Policy | None = None):
-        policy = Policy() if policy is None else policy
-        policy = dataclasses.replace(
-            policy, margin=np.asarray(policy.margins(stages))
-        )  # one shape for all
-        return step(params, cache, frames, config, policy)
+        return step(params, cache, frames, config, one_shape(policy, stages))
 
     return run
+
+
+def one_shape(policy: Policy | None, stages: int) -> Policy:
+    """With a margin for each stage, so that all policies of a metric share a compilation."""
+    policy = Policy() if policy is None else policy
+    return dataclasses.replace(policy, margin=np.asarray(policy.margins(stages)))
 
 
 def _step(params, cache, frames, config, policy):

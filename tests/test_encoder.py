@@ -1,0 +1,110 @@
+"""The stateful wrapper: images in, tokens out, and true counts."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import FASTVITHD, ROUNDING, deviation
+
+import diffvis_jax as dv
+
+
+@pytest.fixture(scope="module")
+def model(odd):
+    return dv.Model(odd.config, odd.params, "odd")
+
+
+def first(odd, seed: int = 0):
+    return odd.frames(seed)[:1]
+
+
+def test_images_of_every_sort(odd, model, tmp_path):
+    """A picture, an array, a path and a ready frame of the same screen are one screen."""
+    frame = first(odd)
+    Image.fromarray(frame[0]).save(tmp_path / "screen.png")
+    encoder = dv.DifferentialVisionEncoder(model)
+    tokens = [
+        np.asarray(encoder.encode(image))
+        for image in (Image.fromarray(frame[0]), frame[0], tmp_path / "screen.png", frame)
+    ]
+    assert deviation(tokens[0], odd.full(frame)) < ROUNDING
+    assert all(np.array_equal(tokens[0], other) for other in tokens[1:])
+    stats = encoder.get_stats()
+    assert (stats["full_encodes"], stats["cache_hits"], stats["total_frames"]) == (1, 3, 4)
+
+
+def test_counts_are_true(odd, model):
+    frame = first(odd)
+    changed = odd.change_patch(frame, 1, 1)
+    encoder = dv.DifferentialVisionEncoder(model, dv.Policy.exact())
+    for image in (frame, changed, changed, frame):
+        tokens = encoder.encode(image)
+        assert deviation(tokens, odd.full(image)) < ROUNDING
+    stats = encoder.get_stats()
+    assert stats["full_encodes"] == 1
+    assert stats["partial_encodes"] == 2
+    assert stats["cache_hits"] == 1
+    assert stats["differential_encodes"] == 3
+    assert stats["changed_patches_total"] == 2
+    assert stats["total_patches_total"] == 4 * 16
+    assert stats["avg_change_ratio"] == 2 / 64
+    assert 0.25 < stats["avg_recomputed"] < 1  # the first of four frames in full
+    encoder.policy = dv.Policy(skip_small_patches=1)
+    encoder.encode(changed)
+    assert encoder.get_stats()["skipped_small"] == 1
+
+
+def test_a_reset_forgets(odd, model):
+    encoder = dv.DifferentialVisionEncoder(model, audit_every=1)
+    encoder.encode(first(odd))
+    encoder.reset_cache()
+    stats = encoder.get_stats()
+    assert stats["total_frames"] == 0
+    assert "audits" not in stats
+    with pytest.raises(dv.FrameError, match="nothing to audit"):
+        encoder.audit()
+    encoder.encode(first(odd))
+    assert encoder.get_stats()["full_encodes"] == 1
+
+
+def test_frames_of_another_size_restart(odd, fastvithd):
+    model = dv.Model(FASTVITHD, fastvithd.params, "any size")
+    encoder = dv.DifferentialVisionEncoder(model)
+    encoder.encode(fastvithd.frames()[:1])
+    tokens = encoder.encode(fastvithd.frames()[:1, :192, :192])
+    assert tokens.shape == (1, 9, FASTVITHD.token_width)
+    stats = encoder.get_stats()
+    assert (stats["cache_restarts"], stats["full_encodes"]) == (1, 2)
+
+
+def test_remembered_screens(odd, model):
+    a, b = first(odd, 0), first(odd, 1)
+    encoder = dv.DifferentialVisionEncoder(model, slots=2)
+    for image in (a, b, a, b):
+        tokens = encoder.encode(image)
+        assert deviation(tokens, odd.full(image)) < ROUNDING
+        assert encoder.audit().max() < 1e-4  # of the slot it is in
+    stats = encoder.get_stats()
+    assert (stats["cache_hits"], stats["slot_changes"]) == (2, 3)
+
+
+def test_audits_by_itself(odd, model):
+    frame = first(odd)
+    encoder = dv.DifferentialVisionEncoder(model, dv.Policy(margin=0, settle=0), audit_every=2)
+    for image in (frame, odd.change_patch(frame, 1, 1), frame, frame, frame):
+        encoder.encode(image)
+    stats = encoder.get_stats()
+    assert stats["audits"] == 2
+    assert 0 <= stats["audit_median"] <= stats["audit_p90"] <= stats["audit_max"]
+    assert stats["audit_max"] > 1e-3  # a margin of 0 misses what travels
+    assert "audits" not in dv.DifferentialVisionEncoder(model).get_stats()
+
+
+def test_bad_input(odd, model):
+    for wrong in ({"slots": 0}, {"audit_every": -1}):
+        with pytest.raises(dv.ConfigError, match="slots must be"):
+            dv.DifferentialVisionEncoder(model, **wrong)
+    encoder = dv.DifferentialVisionEncoder(model)
+    with pytest.raises(dv.FrameError, match="one image at a time"):
+        encoder.encode(odd.frames())
+    with pytest.raises(dv.ImageError):
+        encoder.encode("no/such/screen.png")
