@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffvis_jax.cache import Cache, init_cache
+from diffvis_jax.cache import Cache, Report, init_cache
 from diffvis_jax.model import Model
 from diffvis_jax.policy import Policy
 from diffvis_jax.session import changed_tokens, missed_change
@@ -26,6 +26,7 @@ class Measured:
     Attributes:
       changed: share of the patches that changed.
       recomputed: share of the dense MACs done.
+      pending: share of the dense MACs still owed.
       step_ms: wall time of the step.
       missed_changed: missed change at the tokens whose own pixels differ; None if there are none.
       missed_all: missed change over all tokens; None likewise.
@@ -33,6 +34,7 @@ class Measured:
 
     changed: float
     recomputed: float
+    pending: float
     step_ms: float
     missed_changed: float | None
     missed_all: float | None
@@ -73,17 +75,29 @@ class SingleChange:
 
     def measure(self, policy: Policy) -> Measured:
         """One step from the state after the first frame; that state stays as it is."""
-        cache = jax.block_until_ready(jax.tree.map(jnp.copy, self._fresh))  # the step consumes it
-        start = time.perf_counter()
-        result = self._step(self._model.params, cache, self._after, policy)
-        tokens, _, report = jax.block_until_ready(result)
-        step_ms = 1e3 * (time.perf_counter() - start)
-        tokens, old, new = np.asarray(tokens[0]), self._full_before, self._full_after
-        at = self._at
+        return self.settle(policy, 0)[0]
+
+    def settle(self, policy: Policy, idle: int) -> list[Measured]:
+        """The step, and so many idle ones after it, in which the screen holds still; shares and
+        times are those of each step, what is missed is what the steps so far have not delivered."""
+        cache = jax.tree.map(jnp.copy, self._fresh)  # the step consumes the cache it is given
+        cache = jax.block_until_ready(cache)
+        found = []
+        for _ in range(1 + idle):
+            start = time.perf_counter()
+            result = self._step(self._model.params, cache, self._after, policy)
+            tokens, cache, report = jax.block_until_ready(result)
+            step_ms = 1e3 * (time.perf_counter() - start)
+            found.append(self._judged(np.asarray(tokens[0]), report, step_ms))
+        return found
+
+    def _judged(self, tokens: np.ndarray, report: Report, step_ms: float) -> Measured:
+        old, new, at = self._full_before, self._full_after, self._at
         moved = bool(at.any())  # else all that differs is rounding
         return Measured(
             changed=float(report.changed_patches[0]) / float(report.total_patches[0]),
             recomputed=float(report.recomputed[0]),
+            pending=float(report.pending[0]),
             step_ms=step_ms,
             missed_changed=missed_change(tokens[at], new[at], old[at]) if moved else None,
             missed_all=missed_change(tokens, new, old) if moved else None,

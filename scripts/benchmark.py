@@ -143,17 +143,31 @@ def scenario_pairs(directory: Path) -> dict[str, list[tuple[Path, Path]]]:
     return {directory.name: list(itertools.pairwise(paths))}
 
 
+def chosen_pairs(args: argparse.Namespace) -> dict[str, list[tuple[Path, Path]]]:
+    """The pairs of the scenarios asked for.
+
+    Raises:
+      ValueError: a scenario that the recording does not have.
+    """
+    pairs = scenario_pairs(args.frames)
+    names = [name.strip() for name in args.scenarios.split(",")] if args.scenarios else list(pairs)
+    if unknown := sorted(set(names) - set(pairs)):
+        raise ValueError(f"--scenarios: unknown {unknown}; there are {', '.join(pairs)}")
+    return {name: pairs[name] for name in names}
+
+
+def change_of(model: dv.Model, before: Path, after: Path) -> SingleChange:
+    """The step between two pictures."""
+    frames = (dv.preprocess(path, model.config) for path in (before, after))
+    return SingleChange(model, *frames)
+
+
 def changes(args: argparse.Namespace, model: dv.Model) -> list[dict[str, Any]]:
     """One row for each scenario and policy: medians over its pairs and rounds."""
-    pairs = scenario_pairs(args.frames)
+    pairs = chosen_pairs(args)
     policies = {name: find_policy(name) for name in args.policies}
     rows = []
-
-    def change_of(before: Path, after: Path) -> SingleChange:
-        before_frame, after_frame = (dv.preprocess(p, model.config) for p in (before, after))
-        return SingleChange(model, before_frame, after_frame)
-
-    warm = change_of(*next(iter(pairs.values()))[0])
+    warm = change_of(model, *next(iter(pairs.values()))[0])
     for policy in policies.values():  # compiles what differs, and is not counted
         warm.measure(policy)
     total = sum(map(len, pairs.values()))
@@ -162,7 +176,7 @@ def changes(args: argparse.Namespace, model: dv.Model) -> list[dict[str, Any]]:
             seen: dict[str, list[Measured]] = {name: [] for name in policies}
             full_times = []
             for transition in transitions:
-                change = change_of(*transition)
+                change = change_of(model, *transition)
                 for _ in range(args.rounds):
                     full_times.append(change.time_full())
                     for name, policy in policies.items():
@@ -183,6 +197,35 @@ def changes(args: argparse.Namespace, model: dv.Model) -> list[dict[str, Any]]:
                         "efficiency": share * full_ms / ms if share else None,
                     }
                 )
+    return rows
+
+
+def settling(args: argparse.Namespace, model: dv.Model) -> list[dict[str, Any]]:
+    """How what was left out arrives while the screen holds still: one row for each scenario and
+    policy, medians over pairs."""
+    pairs, policies = chosen_pairs(args), {name: find_policy(name) for name in args.policies}
+    rows = []
+    with Progress(sum(map(len, pairs.values())) * len(policies), "settling") as progress:
+        for scenario, transitions in pairs.items():
+            runs: dict[str, list[list[Measured]]] = {name: [] for name in policies}
+            for transition in transitions:
+                change = change_of(model, *transition)
+                for name, policy in policies.items():
+                    runs[name].append(change.settle(policy, args.settling))
+                    progress(f"{scenario} {name}")
+            for name, found in runs.items():
+                row: dict[str, Any] = {"scenario": scenario, "policy": name}
+                for idle in range(args.settling + 1):
+                    at = [run[idle] for run in found]
+                    row[f"missed after {idle}"] = median_of(at, "missed_changed")
+                    row[f"ms {idle}"] = median_of(at, "step_ms")
+                waits = [sum(step.pending > 0 for step in run) for run in found]
+                row["idle steps"] = statistics.median(waits)
+                row["idle ms"] = statistics.median(
+                    sum(step.step_ms for step in run[1 : 1 + wait])
+                    for run, wait in zip(found, waits, strict=True)
+                )
+                rows.append(row)
     return rows
 
 
@@ -220,14 +263,40 @@ def print_changes(rows: list[dict[str, Any]]) -> None:
         print("| " + " | ".join(cells) + " |")
 
 
+SHOWN_AFTER = (0, 1, 2, 4, 8, 16)  # idle steps
+
+
+def print_settling(rows: list[dict[str, Any]], idle: int) -> None:
+    after = [n for n in SHOWN_AFTER if n <= idle]
+    print(
+        "\n| scenario | policy | missed at changed tokens after "
+        + " | ".join(f"{n} idle steps" if n else "the step" for n in after)
+        + " | idle steps until exact | their ms |"
+    )
+    print("|" + "---|" * (len(after) + 4))
+    for row in rows:
+        missed = [show(row[f"missed after {n}"], ".3f") for n in after]
+        steps = f"{row['idle steps']:g}" if row["idle steps"] <= idle else f"more than {idle}"
+        cells = [row["scenario"], row["policy"], *missed, steps, f"{row['idle ms']:.0f}"]
+        print("| " + " | ".join(cells) + " |")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
-    add("--frames", type=Path, default=BUNDLED, help="a recording (default: the bundled session)")
+    add(
+        "--frames",
+        "--screenshot-dir",
+        type=Path,
+        default=BUNDLED,
+        help="a recording (default: the bundled session)",
+    )
     add("--size", type=int, default=1024, help="model input, pixels along the side (1024)")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the changes")
     add("--weights", help="a directory in weights/, or any path (default: seeded random weights)")
-    add("--policies", default="faithful,fast,exact", help=f"of {POLICY_HELP}")
+    add("--policies", "--policy", default="faithful,fast,exact", help=f"of {POLICY_HELP}")
+    add("--scenarios", help="some of them, by name, separated by commas (default: all)")
+    add("--settling", type=int, default=0, metavar="N", help="follow N idle steps besides (0)")
     add("--rounds", type=int, default=3, help="measurements of everything (3)")
     add("--torch", action="store_true", help="race PyTorch too (extra: parity)")
     add("--skip-full", action="store_true", help="leave out the race of full encodes")
@@ -238,7 +307,10 @@ def main() -> int:
     args.policies = [name.strip() for name in args.policies.split(",")]
     if args.rounds < 1:
         parser.error("--rounds must be at least 1")
+    if args.settling < 0:
+        parser.error("--settling must be at least 0")
     try:
+        chosen_pairs(args)
         for name in args.policies:
             find_policy(name)  # before minutes of work
         result = measure(args)
@@ -276,6 +348,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         result["changes"] = changes(args, model)
         print_changes(result["changes"])
         print(f"\n{args.dtype}; cache {cache_mb(model, args.size):.0f} MB per stream")
+        if args.settling:
+            result["settling"] = settling(args, model)
+            print_settling(result["settling"], args.settling)
     result["peak_memory_mb"] = peak_memory_mb()
     return result
 

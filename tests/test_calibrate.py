@@ -46,6 +46,16 @@ def test_exact_misses_nothing_and_doing_nothing_misses_all(change):
     assert nothing.missed_all == pytest.approx(1, abs=1e-4)
 
 
+def test_idle_steps_deliver_the_rest(change):
+    steps = change.settle(dv.Policy(margin=0, settle=0.2), 8)
+    assert len(steps) == 9
+    assert [step.changed for step in steps] == [1 / 16] + 8 * [0]
+    assert steps[0].pending > 0 == steps[-1].pending
+    assert steps[0].missed_all > 0.1
+    assert steps[-1].missed_all < 100 * ROUNDING
+    assert all(step.recomputed == 0 for step in steps[-2:])
+
+
 def test_no_change_has_nothing_to_miss(odd):
     frame = odd.frames()[:1]
     same = SingleChange(dv.Model(odd.config, odd.params, "odd"), frame, frame)
@@ -53,7 +63,7 @@ def test_no_change_has_nothing_to_miss(odd):
     assert (found.changed, found.recomputed) == (0, 0)
     assert found.missed_changed is None
     assert found.missed_all is None
-    assert median_of([found, Measured(0.1, 0.1, 1.0, 0.5, 0.5)], "missed_all") == 0.5
+    assert median_of([found, Measured(0.1, 0.1, 0.0, 1.0, 0.5, 0.5)], "missed_all") == 0.5
     assert median_of([found], "missed_all") is None
 
 

@@ -1,0 +1,71 @@
+"""scripts/benchmark.py: what it says about single changes and settling. No time is judged."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffvis_jax.checkpoints import store
+
+
+@pytest.fixture(scope="module")
+def benchmark(script):
+    return script("benchmark")
+
+
+@pytest.fixture
+def screens(odd, tmp_path):
+    """Weights, and two frames of which the second differs in a patch."""
+    store.save(tmp_path / "weights", config=odd.config, params=odd.params)
+    (tmp_path / "frames").mkdir()
+    frame = odd.frames()[:1]
+    for name, pixels in (("a", frame), ("b", odd.change_patch(frame, 1, 1))):
+        Image.fromarray(np.asarray(pixels[0])).save(tmp_path / "frames" / f"{name}.png")
+    return tmp_path
+
+
+def run(benchmark, monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *map(str, arguments)])
+    return benchmark.main()
+
+
+def test_changes_and_settling(benchmark, screens, monkeypatch, capsys):
+    target = screens / "numbers.json"
+    where = ("--weights", screens / "weights", "--screenshot-dir", screens / "frames")
+    what = ("--skip-full", "--rounds", 2, "--policies", "exact,fast", "--settling", 2)
+    assert run(benchmark, monkeypatch, *where, *what, "--json", target) == 0
+    printed = capsys.readouterr().out
+    assert "| frames | exact | 6.2% |" in printed  # a patch of 16
+    rows = {row["policy"]: row for row in json.loads(target.read_text())["changes"]}
+    assert rows["exact"]["missed_changed"] < 1e-2 > rows["exact"]["missed_all"]
+    assert rows["fast"]["recomputed"] < rows["exact"]["recomputed"] <= 1
+    for row in rows.values():
+        assert row["speed_up"] == pytest.approx(row["full_ms"] / row["step_ms"])
+        assert row["efficiency"] == pytest.approx(row["recomputed"] * row["speed_up"])
+    settled = {row["policy"]: row for row in json.loads(target.read_text())["settling"]}
+    assert settled["exact"]["idle steps"] == 0
+    assert settled["exact"]["idle ms"] == 0
+    assert settled["fast"]["missed after 2"] <= settled["fast"]["missed after 0"]
+
+
+def test_bad_input_is_named_before_any_work(benchmark, screens, monkeypatch, capsys):
+    def refuse(*args):
+        raise AssertionError("work has begun")
+
+    monkeypatch.setattr(benchmark, "measure", refuse)
+    for arguments, said in [
+        (("--scenarios", "letter"), "unknown ['letter']; there are identical frame"),
+        (("--policies", "fastest"), "no policy 'fastest'"),
+        (("--frames", screens / "none"), "none"),
+        (("--policies", str(screens / "weights" / "manifest.json")), "is no policy"),
+    ]:
+        assert run(benchmark, monkeypatch, *arguments) == 2
+        printed = capsys.readouterr().err
+        assert said in printed
+        assert printed.startswith("benchmark.py: ")
+        assert printed.count("\n") == 1
+    for arguments in (("--rounds", "0"), ("--settling", "-1")):
+        with pytest.raises(SystemExit):
+            run(benchmark, monkeypatch, *arguments)

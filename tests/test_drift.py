@@ -1,0 +1,76 @@
+"""Thousands of frames: errors do not add up, and what was left out is made up for in the end."""
+
+import numpy as np
+import pytest
+from tiny import ROUNDING
+
+import diffvis_jax as dv
+from diffvis_jax.step import jit_audit
+
+FRAMES, CHECKS = 1200, 6
+
+
+def wandering(kit, seed: int):
+    """Small edits, slow fades, sensor noise and now and then another screen, two streams."""
+    rng = np.random.default_rng(seed)
+    first = kit.frames(seed)
+    frames, side = first.copy(), first.shape[1]
+    for index in range(FRAMES):
+        frames = frames.copy()
+        top, left = rng.integers(0, side - 8, 2)
+        what = rng.random()
+        if what < 0.5:  # a caret, a letter, a hover
+            height, width = rng.integers(1, 40, 2)
+            frames[:, top : top + height, left : left + width] = rng.integers(0, 256, 3)
+        elif what < 0.8:  # a fade: a level at a time
+            band = frames[:, :, : side // 2].astype(int) + rng.choice((-1, 1))
+            frames[:, :, : side // 2] = band.clip(0, 255)
+        elif what < 0.9:
+            noise = rng.integers(-2, 3, frames.shape)
+            frames = (frames + noise).clip(0, 255).astype(np.uint8)
+        elif what < 0.95:
+            frames = np.roll(frames, 16, axis=1)
+        elif what < 0.96:
+            frames = first.copy()
+        yield index, frames
+
+
+def play(kit, policy, seed: int):
+    """The largest audited error of each check, and the last frames and cache."""
+    frames, _, cache = kit.start(policy, seed)
+    errors = []
+    for index, frames in wandering(kit, seed):
+        _, cache, _ = kit.step(kit.params, cache, frames, policy)
+        if (index + 1) % (FRAMES // CHECKS) == 0:
+            error = jit_audit(kit.params, cache, config=kit.config)
+            errors.append(float(np.asarray(error).max()))
+    return errors, frames, cache
+
+
+def test_exact_stays_at_rounding(odd):
+    errors, frames, cache = play(odd, dv.Policy.exact(), 0)
+    assert len(errors) == CHECKS
+    assert max(errors) < 20 * ROUNDING
+    assert np.array_equal(cache.reference, frames)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"margin": 1},
+        {"margin": None, "tolerance": 0.02},
+        {"margin": 1, "change_threshold": 8 / 255},
+    ],
+    ids=["margin", "tolerance", "threshold"],
+)
+def test_what_was_left_out_stays_bounded_and_is_made_up_for(odd, fields):
+    policy = dv.Policy(**{"settle": 0.02, **fields})
+    errors, frames, cache = play(odd, policy, 1)
+    # Nothing grows with the number of frames: the last third is no worse than twice the first.
+    assert max(errors[-2:]) < 2 * max(errors[:2]) + 0.01
+    assert max(errors) > 10 * ROUNDING  # there was something to make up for
+    exact = dv.Policy.exact(change_threshold=policy.change_threshold, settle=1.0)
+    tokens, cache, _ = odd.step(odd.params, cache, frames, exact)
+    tokens, cache, _ = odd.step(odd.params, cache, frames, exact)
+    assert not np.asarray(cache.pending).any()
+    assert odd.error(tokens, cache.reference) < ROUNDING
