@@ -25,6 +25,15 @@ def break_even() -> float:
     return _BREAK_EVEN.get(jax.default_backend(), _BREAK_EVEN_ELSEWHERE)
 
 
+# Share of the dense MACs above which a step does everything, which is exact besides.
+_FULL_ABOVE = {"cpu": 0.85}
+_FULL_ABOVE_ELSEWHERE = 0.85
+
+
+def full_above() -> float:
+    return _FULL_ABOVE.get(jax.default_backend(), _FULL_ABOVE_ELSEWHERE)
+
+
 @flax.struct.dataclass
 class Outcome:
     """What recomputing did: the new map, and per cell whether it moved.

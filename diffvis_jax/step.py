@@ -6,6 +6,7 @@ tokens, D token width.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -155,8 +156,8 @@ def _plan(
 
     Returns:
       changed, acted, copy: bool `[B, g, g]`, patches that differ, that differ and are not left for
-      later, and that the reference takes over; full, skipped, idle, active, work: bool `[B]`;
-      count: int32 `[B]`.
+      later, and that the reference takes over; distance: int32 `[B, P]`, patches from the nearest
+      of those acted on; full, skipped, idle, active, work: bool `[B]`; count: int32 `[B]`.
     """
     side = tower.grid * tower.patch
     difference = patch_difference(
@@ -169,12 +170,17 @@ def _plan(
     full = (~cache.filled | due | (count > policy.max_changed_patches)) & active
     skipped = ~full & (count > 0) & (count <= policy.skip_small_patches)
     acted = changed & ~skipped[:, None, None]
+    distance = _to_cells(tower, distance_to(acted), 0)
+    # What a tolerance saves is not known beforehand.
+    foreseen = _most_work(tower, distance, policy.margins(tower.stages)) > layer_step.full_above()
+    full |= foreseen & acted.any((1, 2)) & (policy.tolerance == 0)
     pending = (cache.pending != CLEAN).any((1, 2))
     idle = ~full & ~acted.any((1, 2)) & active
     spends = (policy.settle > 0) | (policy.refresh_patches > 0)
     return {
         "changed": changed,
         "acted": acted,
+        "distance": distance,
         "copy": acted | full[:, None, None],
         "full": full,
         "skipped": skipped,
@@ -183,6 +189,26 @@ def _plan(
         "active": active,
         "work": active & (full | ~idle | (pending & spends)),
     }
+
+
+def _most_work(tower: Tower, distance: jax.Array, margins: jax.Array) -> jax.Array:
+    """The share of the dense MACs that a change can cost at most, float32 `[B]`: of each layer the
+    cells that it can reach and that its margin allows, or all where the dense path is taken.
+
+    Args:
+      distance: int32 `[B, P]`, of each cell to the change.
+      margins: float32 `[stages]`.
+    """
+    reach, reaches = 0.0, []
+    for layer in tower.layers:
+        reach = math.inf if isinstance(layer, Global) else reach + layer.halo  # type: ignore[attr-defined]
+        reaches.append(reach)
+    stages = np.array([layer.stage for layer in tower.layers])
+    macs = np.array([x.macs + getattr(x, "macs_key_value", 0) for x in tower.layers], np.float32)
+    limits = jnp.minimum(jnp.array(reaches, jnp.float32), margins[stages])
+    inside = (distance[:, None] <= limits[:, None]).mean(-1)
+    inside = jnp.where(inside > layer_step.break_even(), 1.0, inside)
+    return (inside @ macs * tower.cells + tower.readout_macs) / tower.macs
 
 
 def _crop(x: jax.Array, side: int) -> jax.Array:
@@ -202,11 +228,7 @@ def _advance(
     cache = dataclasses.replace(
         cache,
         pixels=_take_over(tower, cache.pixels, frames, plan["copy"]),
-        distance=jnp.where(
-            plan["acted"].any((1, 2))[:, None],
-            _to_cells(tower, distance_to(plan["acted"]), 0),
-            cache.distance,
-        ),
+        distance=jnp.where(plan["acted"].any((1, 2))[:, None], plan["distance"], cache.distance),
     )
     margins = policy.margins(tower.stages)
     refreshed = _oldest(tower, cache, policy.refresh_patches)

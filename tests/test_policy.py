@@ -1,13 +1,18 @@
 """What each knob of a policy does, and which values it takes."""
 
+import dataclasses
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import ROUNDING, report_of
+from tiny import ODD, ROUNDING, Kit, report_of
 
 import diffvis_jax as dv
+from diffvis_jax import layer_step
+from diffvis_jax.change import distance_to
+from diffvis_jax.step import _most_work, _to_cells
 
 FULL, PARTIAL, REUSE = 2, 1, 0
 
@@ -18,6 +23,37 @@ def paths(kit, cache, frames, policy, steps: int) -> list[int]:
         _, cache, report = kit.step(kit.params, cache, frames, policy)
         found.append(int(report.path[0]))
     return found
+
+
+def test_what_would_cost_nearly_everything_is_done_in_full(monkeypatch):
+    monkeypatch.setitem(layer_step._FULL_ABOVE, "cpu", 0.5)
+    # A config of its own: the others are compiled with the limit that conftest.py sets.
+    kit = Kit(dataclasses.replace(ODD, pad_color=(1, 2, 3)))
+    frames, _, cache = kit.start()
+    frames = kit.change_patch(frames, 1, 1)
+    for fields, path in (({"margin": None}, FULL), ({"margin": 0}, PARTIAL)):
+        tokens, new, report = kit.step(kit.params, cache, frames, dv.Policy(**fields))
+        assert np.asarray(report.path).tolist() == [path, path]
+        assert np.asarray(report.changed_patches).tolist() == [1, 1]
+        assert (kit.error(tokens, frames) < ROUNDING) == (path == FULL)
+        assert np.asarray(new.pending).any() == (path == PARTIAL)
+    # What a tolerance will save cannot be foreseen.
+    policy = dv.Policy(margin=None, tolerance=1e-6)
+    assert paths(kit, cache, frames, policy, 1) == [PARTIAL]
+
+
+@pytest.mark.parametrize("margin", [0, 1, (0, 1, 1, 2, 3), None])
+def test_no_step_costs_more_than_was_foreseen(kit, margin):
+    frames, _, cache = kit.start()
+    policy = dv.Policy(margin=margin, settle=0)
+    for row, column in ((0, 0), (1, 1), (2, 3)):
+        after = kit.change_patch(frames, row, column)
+        mask = jnp.zeros((2, 4, 4), bool).at[:, row, column].set(True)
+        distance = _to_cells(kit.tower, distance_to(mask), 0)
+        most = _most_work(kit.tower, distance, policy.margins(kit.tower.stages))
+        _, _, report = kit.step(kit.params, cache, after, policy)
+        assert (np.asarray(report.recomputed) <= np.asarray(most) + 1e-6).all()
+        assert (np.asarray(most) <= 1 + 1e-6).all()
 
 
 def test_keyframes_come_at_their_interval(clip):
