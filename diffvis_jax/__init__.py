@@ -9,6 +9,7 @@ from diffvis_jax.policy import Policy
 from diffvis_jax.policy_file import load_policy, save_policy
 from diffvis_jax.preprocess_config import PreprocessConfig
 from diffvis_jax.preprocessing import ImageError, Placement, placement, preprocess
+from diffvis_jax.slots import SlotCache, encode_slots, init_slots, make_slot_step
 from diffvis_jax.step import audit, encode, encode_step, make_step
 from diffvis_jax.towers import CLIPConfig, FastViTHDConfig
 from diffvis_jax.towers.initialise import init_params
@@ -31,15 +32,19 @@ __all__ = [
     "Policy",
     "PreprocessConfig",
     "Report",
+    "SlotCache",
     "audit",
     "compute_patch_diff",
     "describe",
     "encode",
+    "encode_slots",
     "encode_step",
     "init_cache",
     "init_params",
+    "init_slots",
     "load",
     "load_policy",
+    "make_slot_step",
     "make_step",
     "placement",
     "preprocess",

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 from named_policies import HELP as POLICY_HELP
-from named_policies import find_policy
+from named_policies import find_policies
 from named_weights import find_weights
 
 import diffvis_jax as dv
@@ -165,7 +165,7 @@ def change_of(model: dv.Model, before: Path, after: Path) -> SingleChange:
 def changes(args: argparse.Namespace, model: dv.Model) -> list[dict[str, Any]]:
     """One row for each scenario and policy: medians over its pairs and rounds."""
     pairs = chosen_pairs(args)
-    policies = {name: find_policy(name) for name in args.policies}
+    policies = find_policies(args.policies)
     rows = []
     warm = change_of(model, *next(iter(pairs.values()))[0])
     for policy in policies.values():  # compiles what differs, and is not counted
@@ -203,7 +203,7 @@ def changes(args: argparse.Namespace, model: dv.Model) -> list[dict[str, Any]]:
 def settling(args: argparse.Namespace, model: dv.Model) -> list[dict[str, Any]]:
     """How what was left out arrives while the screen holds still: one row for each scenario and
     policy, medians over pairs."""
-    pairs, policies = chosen_pairs(args), {name: find_policy(name) for name in args.policies}
+    pairs, policies = chosen_pairs(args), find_policies(args.policies)
     rows = []
     with Progress(sum(map(len, pairs.values())) * len(policies), "settling") as progress:
         for scenario, transitions in pairs.items():
@@ -294,7 +294,12 @@ def main() -> int:
     add("--size", type=int, default=1024, help="model input, pixels along the side (1024)")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the changes")
     add("--weights", help="a directory in weights/, or any path (default: seeded random weights)")
-    add("--policies", "--policy", default="faithful,fast,exact", help=f"of {POLICY_HELP}")
+    add(
+        "--policies",
+        "--policy",
+        default="faithful,fast,exact",
+        help=f"each {POLICY_HELP} (%(default)s)",
+    )
     add("--scenarios", help="some of them, by name, separated by commas (default: all)")
     add("--settling", type=int, default=0, metavar="N", help="follow N idle steps besides (0)")
     add("--rounds", type=int, default=3, help="measurements of everything (3)")
@@ -304,15 +309,13 @@ def main() -> int:
     add("--seed", type=int, default=0)
     add("--json", type=Path, help="write all rows there")
     args = parser.parse_args()
-    args.policies = [name.strip() for name in args.policies.split(",")]
     if args.rounds < 1:
         parser.error("--rounds must be at least 1")
     if args.settling < 0:
         parser.error("--settling must be at least 0")
     try:
         chosen_pairs(args)
-        for name in args.policies:
-            find_policy(name)  # before minutes of work
+        find_policies(args.policies)  # before minutes of work
         result = measure(args)
     except ValueError as error:
         print(f"benchmark.py: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Policies by name, or from a file that calibrate.py wrote."""
+"""Policies by name, by their margins, or from a file that calibrate.py wrote."""
 
 from __future__ import annotations
 
@@ -9,19 +9,36 @@ if TYPE_CHECKING:  # so that --help does not wait for JAX
     import diffvis_jax as dv
 
 NAMES = ("faithful", "fast", "exact", "classic")
-HELP = f"{', '.join(NAMES)}, or a file written by calibrate.py"
+HELP = f"{', '.join(NAMES)}, margins such as '2' or '1 1 2 4 8', or a file of calibrate.py"
 
 
 def find_policy(name: str) -> dv.Policy:
     """The policy of that name.
 
     Raises:
-      ValueError: neither a name nor a file that holds a policy.
+      ValueError: neither a name, nor margins, nor a file that holds a policy.
     """
     import diffvis_jax as dv
 
     if name in NAMES:
         return getattr(dv.Policy, name)()
+    if name.replace(" ", "").replace(".", "").isdigit():
+        margins = [float(part) for part in name.split()]
+        return dv.Policy(margin=margins[0] if len(margins) == 1 else margins)
     if not Path(name).exists():
-        raise ValueError(f"no policy '{name}': neither one of {', '.join(NAMES)} nor a file")
+        raise ValueError(
+            f"no policy '{name}': neither one of {', '.join(NAMES)}, nor margins, nor a file"
+        )
     return dv.load_policy(name)
+
+
+def find_policies(names: str) -> dict[str, dv.Policy]:
+    """Several, separated by commas; margins are called so.
+
+    Raises:
+      ValueError: as `find_policy`.
+    """
+    found = {}
+    for name in map(str.strip, names.split(",")):
+        found[f"margin {name}" if name[:1].isdigit() else name] = find_policy(name)
+    return found

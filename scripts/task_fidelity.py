@@ -22,7 +22,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from named_policies import HELP as POLICY_HELP
-from named_policies import find_policy
+from named_policies import find_policies
 from named_weights import HELP, TRAINED, find_weights
 
 import diffvis_jax as dv
@@ -42,15 +42,8 @@ from diffvis_jax.grounding.find import encode_for_head, find_elements, map_of
 from diffvis_jax.session import changed_tokens, missed_change
 from diffvis_jax.towers import build
 
-
-def policies(names: str, stages: int) -> dict[str, dv.Policy]:
-    """Those of that name, separated by commas, and the margins of the table in docs/fidelity.md."""
-    found = {name.strip(): find_policy(name.strip()) for name in names.split(",")}
-    margins = ((1, 1, 3, 32, 32), (1, 1, 2, 4, 8)) if stages == 5 else (4, 2)
-    for margin in (*margins, 0):
-        words = margin if isinstance(margin, int) else " ".join(map(str, margin))
-        found[f"margin {words}"] = dv.Policy(margin=margin)
-    return found
+# Of a tower with five stages.
+POLICIES = "faithful, fast, 1 1 3 32 32, 1 1 2 4 8, 0"
 
 
 class Session:
@@ -232,7 +225,7 @@ def main() -> int:
     add = parser.add_argument
     add("sessions", type=Path, nargs="+", metavar="SESSION", help="has a trajectory.json")
     add("--weights", metavar="NAME", default=TRAINED, help=HELP)
-    add("--policies", default="faithful,fast", help=f"of {POLICY_HELP} (faithful,fast)")
+    add("--policies", default=POLICIES, help=f"each {POLICY_HELP} (%(default)s)")
     add("--most", type=int, help="most frames of a session (all)")
     add("--output", type=Path, help="JSON file to write")
     args = parser.parse_args()
@@ -240,7 +233,9 @@ def main() -> int:
         model = dv.load(find_weights(args.weights), dtype="float32")
         if model.head is None:
             raise ValueError(f"'{args.weights}' has no grounding head")
-        chosen = policies(args.policies, build(model.config).stages)
+        chosen = find_policies(args.policies)
+        for policy in chosen.values():
+            policy.margins(build(model.config).stages)
         sessions = [Session(folder, model.config, args.most) for folder in args.sessions]
         if args.output and not args.output.resolve().parent.is_dir():
             raise ValueError(f"--output: no directory '{args.output.parent}'")

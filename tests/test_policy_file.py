@@ -90,5 +90,9 @@ def test_scripts_take_names_and_files(script, tmp_path):
         assert same(find_policy(name), policy)
     dv.save_policy(NAMED["fast"], tmp_path / "mine.json")
     assert same(find_policy(str(tmp_path / "mine.json")), NAMED["fast"])
+    assert same(find_policy("2"), dv.Policy(margin=2))
+    assert same(find_policy("1 1 2.5 4 8"), dv.Policy(margin=(1, 1, 2.5, 4, 8)))
+    several = script("named_policies").find_policies("fast, 1 1 2 4 8,0")
+    assert list(several) == ["fast", "margin 1 1 2 4 8", "margin 0"]
     with pytest.raises(ValueError, match="no policy 'fastest'"):
         find_policy("fastest")

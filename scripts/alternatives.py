@@ -1,0 +1,229 @@
+#!/usr/bin/env python3
+"""What else could be done with a screen that hardly changes? Side by side, on one session.
+
+    python scripts/alternatives.py --frames DIR
+
+* full: every frame is encoded in full.
+* skip similar frames: tokens are kept while the frame differs from the one last encoded by less
+  than 5 % on average, as streaming servers do.
+* isolated windows: as this technique was first described: patches that differ from the frame
+  before by more than 5 % on average are cut out with their neighbours (3 x 3 patches), and the
+  tower is run on each such window by itself; more than 50: a full encode. (FastViTHD only.)
+* this library's policies, which compare with what was last encoded, and settle in idle frames.
+
+For each: time against the full encode, share of the change missed, and how often hardly anything of
+a change arrived. In float32.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from fidelity import BUNDLED
+from named_policies import HELP as POLICY_HELP
+from named_policies import find_policies
+from named_weights import HELP, TRAINED, find_weights
+
+import diffvis_jax as dv
+from diffvis_jax.change import patch_difference
+from diffvis_jax.checkpoints.progress import Progress
+from diffvis_jax.recording import read_recording
+from diffvis_jax.session import changed_tokens, missed_change
+from diffvis_jax.step import jit_encode
+from diffvis_jax.towers import build
+
+SIMILAR = 0.05  # mean difference, of the full scale
+WINDOWS = 50  # most patches that are encoded by themselves
+AT_ONCE = 5  # windows of one call; the last call is filled up
+UNSEEN = 0.9  # a change of which this share is missing was as good as not seen
+
+Encoder = Callable[[np.ndarray], jax.Array]  # uint8 [1, S, S, 3] -> float32 [1, N, D]
+
+
+def full(model: dv.Model) -> Encoder:
+    """Every frame in full."""
+    return lambda frame: jit_encode(model.params, frame, config=model.config)  # type: ignore[return-value]
+
+
+def skip_similar(model: dv.Model) -> Encoder:
+    """The old tokens while the frame is similar to the one they are of."""
+    encode, held = full(model), {}
+
+    def run(frame: np.ndarray) -> jax.Array:
+        if held:
+            difference = np.abs(frame.astype(np.int16) - held["frame"].astype(np.int16)).mean()
+            if difference / 255 < SIMILAR:
+                return held["tokens"]
+        held.update(frame=frame, tokens=encode(frame))
+        return held["tokens"]
+
+    return run
+
+
+def isolated_windows(model: dv.Model) -> Encoder:
+    """Changed patches by themselves, each in a window of 3 x 3 patches."""
+    encode, tower, held = full(model), build(model.config), {}
+    patch, grid = tower.patch, tower.grid
+    small = dataclasses.replace(model.config, size=3 * patch)
+
+    def run(frame: np.ndarray) -> jax.Array:
+        before, held["frame"] = held.get("frame"), frame
+        if before is None:
+            held["tokens"] = encode(frame)
+            return held["tokens"]
+        changed = (
+            np.asarray(patch_difference(jnp.asarray(frame), jnp.asarray(before), patch, "mean"))[0]
+            > SIMILAR
+        )
+        at = np.argwhere(changed)
+        if len(at) > WINDOWS:
+            held["tokens"] = encode(frame)
+        elif len(at):
+            held["tokens"] = held["tokens"].at[0, at @ (grid, 1)].set(encode_windows(frame[0], at))
+        return held["tokens"]
+
+    def encode_windows(frame: np.ndarray, at: np.ndarray) -> np.ndarray:
+        padded = np.pad(frame, ((patch, patch), (patch, patch), (0, 0)))
+        side, found = 3 * patch, []
+        for start in range(0, len(at), AT_ONCE):
+            some = np.resize(at[start : start + AT_ONCE], (AT_ONCE, 2)) * patch
+            windows = np.stack([padded[r : r + side, c : c + side] for r, c in some])
+            tokens = jit_encode(model.params, windows, config=small)
+            found.append(np.asarray(tokens)[:, 4])  # type: ignore[index]  # of 3 x 3 the middle
+        return np.concatenate(found)[: len(at)]
+
+    return run
+
+
+def ours(model: dv.Model, policy: dv.Policy) -> Encoder:
+    """The differential step."""
+    return dv.DifferentialVisionEncoder(model, policy).encode
+
+
+def contenders(model: dv.Model, policies: dict[str, dv.Policy]) -> dict[str, Callable[[], Encoder]]:
+    """Name -> what makes a fresh encoder."""
+    found: dict[str, Callable[[], Encoder]] = {
+        "full encode": lambda: full(model),
+        "skip similar frames": lambda: skip_similar(model),
+    }
+    if isinstance(model.config, dv.FastViTHDConfig):
+        found["isolated windows"] = lambda: isolated_windows(model)
+    for name, policy in policies.items():
+        found[f"ours, {name}"] = lambda policy=policy: ours(model, policy)
+    return found
+
+
+def run_all(
+    model: dv.Model, frames: np.ndarray, made: dict[str, Callable[[], Encoder]]
+) -> dict[str, list[dict[str, Any]]]:
+    """One row for each contender and frame after the first, the contenders taking turns."""
+    encoders = {name: make() for name, make in made.items()}
+    for name in made:  # all compile here: a pass over the frames that is not counted
+        warm = made[name]()
+        for frame in frames:
+            jax.block_until_ready(warm(frame[None]))
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in made}
+    old = None
+    with Progress(len(frames) * len(made), "encoding") as progress:
+        for index in range(len(frames)):
+            frame, tokens = frames[index : index + 1], {}
+            times = {}
+            for name, encode in encoders.items():
+                start = time.perf_counter()
+                result = jax.block_until_ready(encode(frame))
+                times[name] = 1e3 * (time.perf_counter() - start)
+                tokens[name] = np.asarray(result[0])
+                progress(name)
+            new = tokens["full encode"]
+            if old is not None:
+                at = changed_tokens(model, frames[index - 1], frames[index])
+                for name, found in tokens.items():
+                    missed = missed_change(found[at], new[at], old[at]) if at.any() else None
+                    error = float(np.linalg.norm(found - new) / np.linalg.norm(new))
+                    rows[name].append({"ms": times[name], "missed": missed, "error": error})
+            old = new
+    return rows
+
+
+def summary(rows: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Totals over the frames."""
+    dense = sum(row["ms"] for row in rows["full encode"])
+    found = {}
+    for name, each in rows.items():
+        missed = [row["missed"] for row in each if row["missed"] is not None]
+        total = sum(row["ms"] for row in each)
+        found[name] = {
+            "ms": total / len(each),
+            "speed_up": dense / total,
+            "changes": len(missed),
+            "missed_median": statistics.median(missed) if missed else None,
+            "missed_p90": float(np.quantile(missed, 0.9)) if missed else None,
+            "unseen": sum(value >= UNSEEN for value in missed),
+            "error_max": max(row["error"] for row in each),
+            "error_last": each[-1]["error"],
+        }
+    return found
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+    """In Markdown."""
+
+    def share(value: float | None) -> str:
+        return "-" if value is None else f"{value:.3f}"
+
+    lines = [
+        "| | ms a frame | speed-up | missed change, median | 90 % | changes hardly seen "
+        "| largest error of the tokens | error after the last frame |",
+        "|" + "---|" * 8,
+    ]
+    for name, row in found.items():
+        lines.append(
+            f"| {name} | {row['ms']:.1f} | {row['speed_up']:.1f}x | {share(row['missed_median'])} "
+            f"| {share(row['missed_p90'])} | {row['unseen']} of {row['changes']} "
+            f"| {row['error_max']:.2%} | {row['error_last']:.2%} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--frames", type=Path, default=BUNDLED, help="a recording (the bundled session)")
+    add("--num-frames", type=int, help="stop after so many frames (all)")
+    add("--weights", metavar="NAME", default=TRAINED, help=HELP)
+    add("--policies", default="faithful,fast,exact", help=f"each {POLICY_HELP} (%(default)s)")
+    add("--json", type=Path, help="write all rows there")
+    args = parser.parse_args()
+    try:
+        policies = find_policies(args.policies)
+        recording = read_recording(args.frames).first(args.num_frames)
+        if len(recording.paths) < 2:
+            raise ValueError(f"{args.frames}: two frames are needed")
+        if args.json and not args.json.resolve().parent.is_dir():
+            raise ValueError(f"--json: no directory '{args.json.parent}'")
+        model = dv.load(find_weights(args.weights), dtype="float32")
+        frames = dv.preprocess(list(recording.paths), model.config)
+    except (ValueError, OSError) as error:
+        print(f"alternatives.py: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    print(f"{len(frames)} frames, {model.config.size} px, float32; all compile first", flush=True)
+    rows = run_all(model, frames, contenders(model, policies))
+    print("\n" + table(summary(rows)))
+    if args.json:
+        args.json.write_text(json.dumps({"jax": jax.__version__, "rows": rows}, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

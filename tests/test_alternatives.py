@@ -1,0 +1,104 @@
+"""scripts/alternatives.py: what else could be done, done honestly."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import ROUNDING, deviation
+
+import diffvis_jax as dv
+from diffvis_jax.checkpoints import store
+
+
+@pytest.fixture(scope="module")
+def alternatives(script):
+    return script("alternatives")
+
+
+@pytest.fixture(scope="module")
+def model(fastvithd):
+    return dv.Model(fastvithd.config, fastvithd.params, "tiny")
+
+
+def test_similar_frames_are_skipped_and_a_slow_drift_is_not(alternatives, model, fastvithd):
+    encode = alternatives.skip_similar(model)
+    frame = np.full((1, 256, 256, 3), 100, np.uint8)
+    first = np.asarray(encode(frame))
+    dialog = frame.copy()
+    dialog[:, 64:192, 64:192] = 0  # a quarter of the frame, by 100 of 255 levels
+    assert deviation(encode(dialog)[0], fastvithd.full(dialog)[0]) < ROUNDING
+    assert deviation(encode(frame)[0], first[0]) < ROUNDING
+    button = fastvithd.change_patch(frame, 1, 1)  # a sixteenth of it: 2 % on average
+    assert np.array_equal(encode(button), encode(frame))
+    # 5 % are 12.75 levels: the drift is compared with what was last encoded.
+    for level in (104, 108, 112):
+        assert np.array_equal(encode(np.full_like(frame, level)), encode(frame))
+    faded = np.full_like(frame, 116)
+    assert deviation(encode(faded)[0], fastvithd.full(faded)[0]) < ROUNDING
+
+
+def test_windows_see_their_neighbours_and_nothing_else(alternatives, model, fastvithd):
+    encode = alternatives.isolated_windows(model)
+    frame = fastvithd.frames()[:1]
+    before = np.asarray(encode(frame)[0])
+    changed = fastvithd.change_patch(frame, 1, 2)
+    after = np.asarray(encode(changed)[0])
+    others = np.arange(16) != 1 * 4 + 2
+    assert np.array_equal(after[others], before[others])
+    window = changed[:, 0:192, 64:256]
+    small = dv.FastViTHDConfig(**{**vars(fastvithd.config), "size": 192})
+    expected = np.asarray(dv.encode(model.params, window, config=small))[0, 4]
+    assert deviation(after[6], expected) < ROUNDING
+    # Compared with the frame before: a fade in small steps is never seen.
+    for _ in range(10):
+        changed = (changed.astype(int) + 8).clip(0, 255).astype(np.uint8)
+        assert np.array_equal(encode(changed)[0], after)
+
+
+def test_a_table_of_all(alternatives, fastvithd, tmp_path, monkeypatch, capsys):
+    store.save(tmp_path / "weights", config=fastvithd.config, params=fastvithd.params)
+    (tmp_path / "frames").mkdir()
+    frame = fastvithd.frames()[:1]
+    for name, pixels in (
+        ("a", frame),
+        ("b", fastvithd.change_patch(frame, 1, 1)),
+        ("c", fastvithd.change_patch(frame, 1, 1)),
+    ):
+        Image.fromarray(np.asarray(pixels[0])).save(tmp_path / "frames" / f"{name}.png")
+    target = tmp_path / "rows.json"
+    where = ("--weights", tmp_path / "weights", "--frames", tmp_path / "frames")
+    command = ["alternatives.py", *where, "--policies", "exact", "--json", target]
+    monkeypatch.setattr(sys, "argv", list(map(str, command)))
+    assert alternatives.main() == 0
+    printed = capsys.readouterr().out
+    rows = json.loads(target.read_text())["rows"]
+    assert rows.keys() == {
+        *("full encode", "skip similar frames", "isolated windows", "ours, exact")
+    }
+    for name, each in rows.items():
+        assert len(each) == 2
+        assert each[1]["missed"] is None  # nothing changed
+        assert name in printed
+    assert rows["full encode"][0]["missed"] == 0
+    assert rows["ours, exact"][0]["missed"] < 1e-2
+    assert rows["isolated windows"][0]["missed"] > 0.1
+
+
+def test_bad_input_is_named_before_any_work(alternatives, tmp_path, monkeypatch, capsys):
+    def refuse(*args):
+        raise AssertionError("work has begun")
+
+    monkeypatch.setattr(alternatives, "run_all", refuse)
+    for arguments, said in [
+        (("--policies", "fastest"), "no policy 'fastest'"),
+        (("--weights", "none-such"), "no weights 'none-such'"),
+        (("--num-frames", "1"), "two frames are needed"),
+        (("--json", str(tmp_path / "no" / "rows.json")), "no directory"),
+    ]:
+        monkeypatch.setattr(sys, "argv", ["alternatives.py", *arguments])
+        assert alternatives.main() == 2
+        printed = capsys.readouterr().err
+        assert said in printed
+        assert printed.count("\n") == 1
