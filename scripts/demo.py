@@ -168,6 +168,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="write the pictures and the page (default: yes)",
     )
     out.add_argument("--json", metavar="FILE", type=Path, help="write all numbers as JSON")
+    out.add_argument(
+        "--film", metavar="FILE", type=Path, help="the pictures as an animation, .webp or .gif"
+    )
     return parser
 
 
@@ -264,13 +267,21 @@ def check_outputs(args: argparse.Namespace) -> None:
     Raises:
       OSError: they cannot.
     """
-    if args.json is not None:
-        if args.json.is_dir():
-            raise IsADirectoryError(f"--json names a directory: '{args.json}'")
-        if not args.json.absolute().parent.is_dir():
-            raise NotADirectoryError(f"--json: no such directory: '{args.json.parent}'")
-        if not os.access(args.json if args.json.exists() else args.json.absolute().parent, os.W_OK):
-            raise PermissionError(f"--json: cannot write '{args.json}'")
+    from diffvis_jax.report.film import check_film
+
+    for flag, file in (("--json", args.json), ("--film", args.film)):
+        if file is None:
+            continue
+        if file.is_dir():
+            raise IsADirectoryError(f"{flag} names a directory: '{file}'")
+        if not file.absolute().parent.is_dir():
+            raise NotADirectoryError(f"{flag}: no such directory: '{file.parent}'")
+        if not os.access(file if file.exists() else file.absolute().parent, os.W_OK):
+            raise PermissionError(f"{flag}: cannot write '{file}'")
+    if args.film is not None:
+        check_film(args.film)
+        if not args.visualize:
+            raise ValueError("--film is made of the pictures that --no-visualize leaves out")
     if args.visualize:
         place = args.output.absolute()
         while not place.exists():
@@ -331,10 +342,13 @@ def write_outputs(
         print(f"numbers: {args.json}")
     if args.visualize:
         from diffvis_jax.report import write_page
+        from diffvis_jax.report.film import write_film
 
         args.output.mkdir(parents=True, exist_ok=True)
-        write_overlays(args.output, model, recording, result)
+        pictures = write_overlays(args.output, model, recording, result)
         print(f"pictures: {args.output}{os.sep}frame_*.png")
+        if args.film is not None:
+            print(f"film: {write_film(pictures, args.film)}")
         page = write_page(
             args.output / "index.html",
             result,
@@ -364,8 +378,11 @@ def policy_text(policy: Any) -> str:
     )
 
 
-def write_overlays(directory: Path, model: Any, recording: Any, result: Any) -> None:
-    """One picture for each frame: the screenshot, with what changed and what was recomputed."""
+def write_overlays(directory: Path, model: Any, recording: Any, result: Any) -> list[Path]:
+    """One picture for each frame: the screenshot, with what changed and what was recomputed.
+
+    Those that a longer run has left there are removed: the pictures are those of one run.
+    """
     import diffvis_jax as dv
     from diffvis_jax.checkpoints.progress import Progress
     from diffvis_jax.grounding.draw import draw_elements
@@ -373,6 +390,7 @@ def write_overlays(directory: Path, model: Any, recording: Any, result: Any) -> 
     from diffvis_jax.recording import open_screenshot
     from diffvis_jax.towers import build
 
+    pictures = []
     with Progress(len(result.frames), "drawing") as progress:
         for frame, path in zip(result.frames, recording.paths, strict=True):
             picture = open_screenshot(path)
@@ -388,8 +406,13 @@ def write_overlays(directory: Path, model: Any, recording: Any, result: Any) -> 
                 where = dv.placement(width, height, model.config)
                 drawn = draw_elements(drawn, on_screenshot(frame.elements, where))
             drawn.thumbnail((PICTURE_WIDTH, PICTURE_WIDTH))
-            drawn.save(directory / f"frame_{frame.index:03d}.png")
+            pictures.append(directory / f"frame_{frame.index:03d}.png")
+            drawn.save(pictures[-1])
             progress(path.name)
+    for left in directory.glob("frame_[0-9][0-9][0-9]*.png"):
+        if left not in pictures and left.stem.removeprefix("frame_").isdigit():
+            left.unlink()
+    return pictures
 
 
 if __name__ == "__main__":

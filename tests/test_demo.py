@@ -25,7 +25,7 @@ from diffvis_jax.session import missed_change, run_session
 ROOT = Path(__file__).resolve().parents[1]
 SESSION = ROOT / "scripts" / "data" / "session"
 FLAGS = """--visualize --num-frames --change-threshold --margin --tolerance --frames --weights
---size --dtype --seed --json --output --arch"""
+--size --dtype --seed --json --output --arch --film --policy"""
 
 
 @pytest.fixture(scope="module")
@@ -205,8 +205,20 @@ def test_weights_with_a_head_show_what_can_be_clicked(demo, tmp_path, monkeypatc
         grounding_params=params,
     )
     out, numbers = tmp_path / "out", tmp_path / "numbers.json"
-    command = ["--weights", str(tmp_path / "trained"), "--num-frames", "3", "--margin", "none"]
-    assert demo.main([*command, "--output", str(out), "--json", str(numbers)]) == 0
+    command = ["--weights", str(tmp_path / "trained"), "--num-frames", "3", "--policy", "exact"]
+    out.mkdir()
+    for name in ("frame_007.png", "frame_of_mine.png"):
+        (out / name).write_text("of a longer run, or the user's own")
+    film = tmp_path / "film.webp"
+    more = ("--json", str(numbers), "--film", str(film))
+    assert demo.main([*command, "--output", str(out), *more]) == 0
+    assert sorted(path.name for path in out.glob("*.png")) == [
+        *(f"frame_00{index}.png" for index in range(3)),
+        "frame_of_mine.png",
+    ]
+    with Image.open(film) as moving, Image.open(out / "frame_000.png") as first_picture:
+        assert moving.n_frames == 3
+        assert moving.size == first_picture.size
     printed = capsys.readouterr().out
     assert re.search("clickable elements: exactly those of a full encode in [0-2] of 2", printed)
     first = json.loads(numbers.read_text())["frames"][0]
@@ -268,6 +280,10 @@ def complaint(demo, capsys, *arguments: str) -> str:
         ("--frames", __file__),
         ("--json", "no/such/directory/numbers.json"),
         ("--json", "."),
+        ("--film", "film.mp4"),
+        ("--film", "no/such/directory/film.webp"),
+        ("--film", "film.webp", "--no-visualize"),
+        ("--policy", "fastest"),
         ("--output", __file__),
         ("--nonsense",),
     ],
@@ -297,5 +313,5 @@ def test_the_help_names_every_flag(demo, capsys):
         demo.main(["--help"])
     said = capsys.readouterr().out
     flags = re.findall(r"--[a-z-]+", FLAGS)
-    assert len(flags) == 13
+    assert len(flags) == 15
     assert all(flag in said for flag in flags)
