@@ -19,6 +19,8 @@ from typing import Any
 
 import jax
 import numpy as np
+from benchmark_report import write_report
+from fidelity import pyplot
 from named_policies import HELP as POLICY_HELP
 from named_policies import find_policies
 from named_weights import find_weights
@@ -233,22 +235,30 @@ def show(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def print_full(rows: list[dict[str, Any]]) -> None:
-    print("| full encode | ms | relative difference from float32 | weights MB | work MB |")
-    print("|---|---|---|---|---|")
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """A table, printed as well."""
+    lines = ["| " + " | ".join(cells) + " |" for cells in (head, *rows)]
+    text = "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
+    print(text)
+    return text
+
+
+def full_table(rows: list[dict[str, Any]]) -> str:
+    head = ["full encode", "ms", "relative difference from float32", "weights MB", "work MB"]
+    cells = []
     for row in rows:
         sizes = [show(row.get(key), ".0f") for key in ("weights_mb", "work_mb")]
-        print(f"| {row['name']} | {row['ms']:.0f} | {row['error']:.1e} | {' | '.join(sizes)} |")
+        cells.append([row["name"], f"{row['ms']:.0f}", f"{row['error']:.1e}", *sizes])
+    return markdown(head, cells)
 
 
-def print_changes(rows: list[dict[str, Any]]) -> None:
-    print(
-        "| scenario | policy | patches changed | recomputed | full ms | step ms | speed-up "
-        "| efficiency | missed at changed tokens | missed over all |"
-    )
-    print("|" + "---|" * 10)
-    for row in rows:
-        cells = [
+def changes_table(rows: list[dict[str, Any]]) -> str:
+    head = [
+        *("scenario", "policy", "patches changed", "recomputed", "full ms", "step ms", "speed-up"),
+        *("efficiency", "missed at changed tokens", "missed over all"),
+    ]
+    cells = [
+        [
             row["scenario"],
             row["policy"],
             f"{row['changed']:.1%}",
@@ -260,25 +270,27 @@ def print_changes(rows: list[dict[str, Any]]) -> None:
             show(row["missed_changed"], ".3f"),
             show(row["missed_all"], ".3f"),
         ]
-        print("| " + " | ".join(cells) + " |")
+        for row in rows
+    ]
+    return markdown(head, cells)
 
 
 SHOWN_AFTER = (0, 1, 2, 4, 8, 16)  # idle steps
 
 
-def print_settling(rows: list[dict[str, Any]], idle: int) -> None:
+def settling_table(rows: list[dict[str, Any]], idle: int) -> str:
     after = [n for n in SHOWN_AFTER if n <= idle]
-    print(
-        "\n| scenario | policy | missed at changed tokens after "
-        + " | ".join(f"{n} idle steps" if n else "the step" for n in after)
-        + " | idle steps until exact | their ms |"
-    )
-    print("|" + "---|" * (len(after) + 4))
+    head = [
+        *("scenario", "policy"),
+        *(f"missed after {n} idle steps" if n else "missed after the step" for n in after),
+        *("idle steps until exact", "their ms"),
+    ]
+    cells = []
     for row in rows:
         missed = [show(row[f"missed after {n}"], ".3f") for n in after]
         steps = f"{row['idle steps']:g}" if row["idle steps"] <= idle else f"more than {idle}"
-        cells = [row["scenario"], row["policy"], *missed, steps, f"{row['idle ms']:.0f}"]
-        print("| " + " | ".join(cells) + " |")
+        cells.append([row["scenario"], row["policy"], *missed, steps, f"{row['idle ms']:.0f}"])
+    return markdown(head, cells)
 
 
 def main() -> int:
@@ -308,6 +320,7 @@ def main() -> int:
     add("--skip-changes", action="store_true", help="leave out the single changes")
     add("--seed", type=int, default=0)
     add("--json", type=Path, help="write all rows there")
+    add("--report", type=Path, metavar="DIR", help="plots and a page with them (extra: viz)")
     args = parser.parse_args()
     if args.rounds < 1:
         parser.error("--rounds must be at least 1")
@@ -315,6 +328,8 @@ def main() -> int:
         parser.error("--settling must be at least 0")
     try:
         chosen_pairs(args)
+        if args.report:
+            pyplot()
         find_policies(args.policies)  # before minutes of work
         result = measure(args)
     except ValueError as error:
@@ -339,9 +354,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "arguments": {k: str(v) for k, v in vars(args).items()},
     }
     print(f"jax {result['jax']} on {result['device']}, {args.size} px, medians of {args.rounds}\n")
+    tables: list[str] = []
     if not args.skip_full:
         result["full"] = full_encodes(args, frame)
-        print_full(result["full"])
+        tables.append(full_table(result["full"]))
         print(f"\npeak resident memory so far: {peak_memory_mb():.0f} MB\n")
     if not args.skip_changes:
         if not args.weights:
@@ -349,12 +365,15 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             model = dv.Model(config, dv.init_params(config, args.seed), "random")
             print("seeded random weights: the missed change says nothing about trained ones\n")
         result["changes"] = changes(args, model)
-        print_changes(result["changes"])
+        tables.append(changes_table(result["changes"]))
         print(f"\n{args.dtype}; cache {cache_mb(model, args.size):.0f} MB per stream")
         if args.settling:
             result["settling"] = settling(args, model)
-            print_settling(result["settling"], args.settling)
+            print()
+            tables.append(settling_table(result["settling"], args.settling))
     result["peak_memory_mb"] = peak_memory_mb()
+    if args.report:
+        print(f"\nwritten: {write_report(result, tables, args.report)}")
     return result
 
 

@@ -1,6 +1,7 @@
 """scripts/benchmark.py: what it says about single changes and settling. No time is judged."""
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -35,8 +36,16 @@ def test_changes_and_settling(benchmark, screens, monkeypatch, capsys):
     target = screens / "numbers.json"
     where = ("--weights", screens / "weights", "--screenshot-dir", screens / "frames")
     what = ("--skip-full", "--rounds", 2, "--policies", "exact,fast", "--settling", 2)
-    assert run(benchmark, monkeypatch, *where, *what, "--json", target) == 0
+    more = ("--json", target, "--report", screens / "report")
+    assert run(benchmark, monkeypatch, *where, *what, *more) == 0
     printed = capsys.readouterr().out
+    page = (screens / "report" / "report.html").read_text()
+    assert page.count("<table>") == 2
+    assert page.count("data:image/png;base64,") == 3
+    assert not re.search(r'(src|href)="(?!data:)', page)  # self-contained
+    for name in ("changes", "efficiency", "settling"):
+        with Image.open(screens / "report" / f"{name}.png") as picture:
+            assert picture.size[0] > 600
     assert "| frames | exact | 6.2% |" in printed  # a patch of 16
     rows = {row["policy"]: row for row in json.loads(target.read_text())["changes"]}
     assert rows["exact"]["missed_changed"] < 1e-2 > rows["exact"]["missed_all"]
