@@ -1,4 +1,4 @@
-"""scripts/alternatives.py: what else could be done, done honestly."""
+"""scripts/compare_baseline.py: what else could be done, done honestly."""
 
 import json
 import sys
@@ -13,8 +13,8 @@ from diffvis_jax.checkpoints import store
 
 
 @pytest.fixture(scope="module")
-def alternatives(script):
-    return script("alternatives")
+def compare_baseline(script):
+    return script("compare_baseline")
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +22,8 @@ def model(fastvithd):
     return dv.Model(fastvithd.config, fastvithd.params, "tiny")
 
 
-def test_similar_frames_are_skipped_and_a_slow_drift_is_not(alternatives, model, fastvithd):
-    encode = alternatives.skip_similar(model)
+def test_similar_frames_are_skipped_and_a_slow_drift_is_not(compare_baseline, model, fastvithd):
+    encode = compare_baseline.skip_similar(model)
     frame = np.full((1, 256, 256, 3), 100, np.uint8)
     first = np.asarray(encode(frame))
     dialog = frame.copy()
@@ -39,8 +39,8 @@ def test_similar_frames_are_skipped_and_a_slow_drift_is_not(alternatives, model,
     assert deviation(encode(faded)[0], fastvithd.full(faded)[0]) < ROUNDING
 
 
-def test_windows_see_their_neighbours_and_nothing_else(alternatives, model, fastvithd):
-    encode = alternatives.isolated_windows(model)
+def test_windows_see_their_neighbours_and_nothing_else(compare_baseline, model, fastvithd):
+    encode = compare_baseline.isolated_windows(model)
     frame = fastvithd.frames()[:1]
     before = np.asarray(encode(frame)[0])
     changed = fastvithd.change_patch(frame, 1, 2)
@@ -57,7 +57,7 @@ def test_windows_see_their_neighbours_and_nothing_else(alternatives, model, fast
         assert np.array_equal(encode(changed)[0], after)
 
 
-def test_a_table_of_all(alternatives, fastvithd, tmp_path, monkeypatch, capsys):
+def test_a_table_of_all(compare_baseline, fastvithd, tmp_path, monkeypatch, capsys):
     store.save(tmp_path / "weights", config=fastvithd.config, params=fastvithd.params)
     (tmp_path / "frames").mkdir()
     frame = fastvithd.frames()[:1]
@@ -69,9 +69,9 @@ def test_a_table_of_all(alternatives, fastvithd, tmp_path, monkeypatch, capsys):
         Image.fromarray(np.asarray(pixels[0])).save(tmp_path / "frames" / f"{name}.png")
     target = tmp_path / "rows.json"
     where = ("--weights", tmp_path / "weights", "--frames", tmp_path / "frames")
-    command = ["alternatives.py", *where, "--policies", "exact", "--json", target]
+    command = ["compare_baseline.py", *where, "--policies", "exact", "--json", target]
     monkeypatch.setattr(sys, "argv", list(map(str, command)))
-    assert alternatives.main() == 0
+    assert compare_baseline.main() == 0
     printed = capsys.readouterr().out
     rows = json.loads(target.read_text())["rows"]
     assert rows.keys() == {
@@ -86,19 +86,19 @@ def test_a_table_of_all(alternatives, fastvithd, tmp_path, monkeypatch, capsys):
     assert rows["isolated windows"][0]["missed"] > 0.1
 
 
-def test_bad_input_is_named_before_any_work(alternatives, tmp_path, monkeypatch, capsys):
+def test_bad_input_is_named_before_any_work(compare_baseline, tmp_path, monkeypatch, capsys):
     def refuse(*args):
         raise AssertionError("work has begun")
 
-    monkeypatch.setattr(alternatives, "run_all", refuse)
+    monkeypatch.setattr(compare_baseline, "run_all", refuse)
     for arguments, said in [
         (("--policies", "fastest"), "no policy 'fastest'"),
         (("--weights", "none-such"), "no weights 'none-such'"),
         (("--num-frames", "1"), "two frames are needed"),
         (("--json", str(tmp_path / "no" / "rows.json")), "no directory"),
     ]:
-        monkeypatch.setattr(sys, "argv", ["alternatives.py", *arguments])
-        assert alternatives.main() == 2
+        monkeypatch.setattr(sys, "argv", ["compare_baseline.py", *arguments])
+        assert compare_baseline.main() == 2
         printed = capsys.readouterr().err
         assert said in printed
         assert printed.count("\n") == 1

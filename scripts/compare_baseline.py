@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """What else could be done with a screen that hardly changes? Side by side, on one session.
 
-    python scripts/alternatives.py --frames DIR
+    python scripts/compare_baseline.py --frames DIR
 
-* full: every frame is encoded in full.
+* full: every frame is encoded in full, by this library and, with --torch, by PyTorch (float32 and
+  bfloat16, channels-last, same weights; extra: parity).
 * skip similar frames: tokens are kept while the frame differs from the one last encoded by less
   than 5 % on average, as streaming servers do.
 * isolated windows: as this technique was first described: patches that differ from the frame
@@ -35,6 +36,7 @@ from named_weights import HELP, TRAINED, find_weights
 
 import diffvis_jax as dv
 from diffvis_jax.change import patch_difference
+from diffvis_jax.checkpoints import torch_reference
 from diffvis_jax.checkpoints.progress import Progress
 from diffvis_jax.recording import read_recording
 from diffvis_jax.session import changed_tokens, missed_change
@@ -46,7 +48,7 @@ WINDOWS = 50  # most patches that are encoded by themselves
 AT_ONCE = 5  # windows of one call; the last call is filled up
 UNSEEN = 0.9  # a change of which this share is missing was as good as not seen
 
-Encoder = Callable[[np.ndarray], jax.Array]  # uint8 [1, S, S, 3] -> float32 [1, N, D]
+Encoder = Callable[[np.ndarray], jax.Array | np.ndarray]  # uint8 [1, S, S, 3] -> float32 [1, N, D]
 
 
 def full(model: dv.Model) -> Encoder:
@@ -104,17 +106,41 @@ def isolated_windows(model: dv.Model) -> Encoder:
     return run
 
 
+def pytorch(model: dv.Model, dtype: str) -> Encoder:
+    """Every frame in full, by PyTorch with the same weights."""
+    import torch
+
+    if isinstance(model.config, dv.FastViTHDConfig):
+        network = torch_reference.torch_fastvithd(model.config, model.params)
+    else:
+        network = torch_reference.torch_clip(model.config, model.params)
+    kind, layout = getattr(torch, dtype), torch.channels_last
+    network = network.to(dtype=kind, memory_format=layout)
+
+    def run(frame: np.ndarray) -> np.ndarray:
+        pixels = torch_reference.pixels_to_torch(frame, model.config)
+        with torch.inference_mode():
+            return network(pixels.to(dtype=kind, memory_format=layout)).float().numpy()
+
+    return run
+
+
 def ours(model: dv.Model, policy: dv.Policy) -> Encoder:
     """The differential step."""
     return dv.DifferentialVisionEncoder(model, policy).encode
 
 
-def contenders(model: dv.Model, policies: dict[str, dv.Policy]) -> dict[str, Callable[[], Encoder]]:
+def contenders(
+    model: dv.Model, policies: dict[str, dv.Policy], torch: bool
+) -> dict[str, Callable[[], Encoder]]:
     """Name -> what makes a fresh encoder."""
     found: dict[str, Callable[[], Encoder]] = {
         "full encode": lambda: full(model),
         "skip similar frames": lambda: skip_similar(model),
     }
+    if torch:
+        for dtype in ("float32", "bfloat16"):
+            found[f"PyTorch {dtype}"] = lambda dtype=dtype: pytorch(model, dtype)
     if isinstance(model.config, dv.FastViTHDConfig):
         found["isolated windows"] = lambda: isolated_windows(model)
     for name, policy in policies.items():
@@ -203,10 +229,13 @@ def main() -> int:
     add("--num-frames", type=int, help="stop after so many frames (all)")
     add("--weights", metavar="NAME", default=TRAINED, help=HELP)
     add("--policies", default="faithful,fast,exact", help=f"each {POLICY_HELP} (%(default)s)")
+    add("--torch", action="store_true", help="PyTorch too (extra: parity)")
     add("--json", type=Path, help="write all rows there")
     args = parser.parse_args()
     try:
         policies = find_policies(args.policies)
+        if args.torch:
+            torch_reference.require_torch()
         recording = read_recording(args.frames).first(args.num_frames)
         if len(recording.paths) < 2:
             raise ValueError(f"{args.frames}: two frames are needed")
@@ -215,10 +244,10 @@ def main() -> int:
         model = dv.load(find_weights(args.weights), dtype="float32")
         frames = dv.preprocess(list(recording.paths), model.config)
     except (ValueError, OSError) as error:
-        print(f"alternatives.py: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"compare_baseline.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     print(f"{len(frames)} frames, {model.config.size} px, float32; all compile first", flush=True)
-    rows = run_all(model, frames, contenders(model, policies))
+    rows = run_all(model, frames, contenders(model, policies, args.torch))
     print("\n" + table(summary(rows)))
     if args.json:
         args.json.write_text(json.dumps({"jax": jax.__version__, "rows": rows}, indent=1))
