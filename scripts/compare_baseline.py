@@ -58,7 +58,8 @@ def full(model: dv.Model) -> Encoder:
 
 def skip_similar(model: dv.Model) -> Encoder:
     """The old tokens while the frame is similar to the one they are of."""
-    encode, held = full(model), {}
+    encode = full(model)
+    held: dict[str, Any] = {}
 
     def run(frame: np.ndarray) -> jax.Array:
         if held:
@@ -73,7 +74,8 @@ def skip_similar(model: dv.Model) -> Encoder:
 
 def isolated_windows(model: dv.Model) -> Encoder:
     """Changed patches by themselves, each in a window of 3 x 3 patches."""
-    encode, tower, held = full(model), build(model.config), {}
+    encode, tower = full(model), build(model.config)
+    held: dict[str, Any] = {}
     patch, grid = tower.patch, tower.grid
     small = dataclasses.replace(model.config, size=3 * patch)
 
