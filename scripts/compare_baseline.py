@@ -61,7 +61,7 @@ def skip_similar(model: dv.Model) -> Encoder:
     encode = full(model)
     held: dict[str, Any] = {}
 
-    def run(frame: np.ndarray) -> jax.Array:
+    def run(frame: np.ndarray) -> Any:
         if held:
             difference = np.abs(frame.astype(np.int16) - held["frame"].astype(np.int16)).mean()
             if difference / 255 < SIMILAR:
@@ -79,7 +79,7 @@ def isolated_windows(model: dv.Model) -> Encoder:
     patch, grid = tower.patch, tower.grid
     small = dataclasses.replace(model.config, size=3 * patch)
 
-    def run(frame: np.ndarray) -> jax.Array:
+    def run(frame: np.ndarray) -> Any:
         before, held["frame"] = held.get("frame"), frame
         if before is None:
             held["tokens"] = encode(frame)
