@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from page_templates import TRAINING_FAMILIES
+
 CARD = """\
 # {name}
 
@@ -11,7 +13,7 @@ small enough to bundle; not made to compete with large detectors.
 
 **Tower.** {tower} {parameters:.1f} million parameters with the head, in bfloat16.
 
-**Data.** {pages} pages of generated interfaces in 22 families and of Debian's documentation
+**Data.** {pages} pages of generated interfaces in {families} families and of Debian's documentation
 packages, rendered by headless Chromium (`scripts/training/render_pages.py`, seeded: anyone can
 render them again). No screenshot of a person's machine, no other data set.
 
@@ -71,6 +73,7 @@ def card(
         kinds=", ".join(kinds),
         parameters=parameters / 1e6,
         pages=recipe["pages"],
+        families=len(TRAINING_FAMILIES),
         recipe=" ".join(f"--{key} {recipe[key]}" for key in shown),
         step=step,
         start=", from the weights of an earlier run" if recipe["start"] else "",
