@@ -204,11 +204,12 @@ def _most_work(tower: Tower, distance: jax.Array, margins: jax.Array) -> jax.Arr
         reach = math.inf if isinstance(layer, Global) else reach + layer.halo  # type: ignore[attr-defined]
         reaches.append(reach)
     stages = np.array([layer.stage for layer in tower.layers])
-    macs = np.array([x.macs + getattr(x, "macs_key_value", 0) for x in tower.layers], np.float32)
+    macs = np.array([x.macs + getattr(x, "macs_key_value", 0) for x in tower.layers], np.float64)
+    shares = (macs * tower.cells / tower.macs).astype(np.float32)
     limits = jnp.minimum(jnp.array(reaches, jnp.float32), margins[stages])
     inside = (distance[:, None] <= limits[:, None]).mean(-1)
     inside = jnp.where(inside > layer_step.break_even(), 1.0, inside)
-    return (inside @ macs * tower.cells + tower.readout_macs) / tower.macs
+    return inside @ shares + tower.readout_macs / tower.macs
 
 
 def _crop(x: jax.Array, side: int) -> jax.Array:

@@ -13,6 +13,7 @@ import diffvis_jax as dv
 from diffvis_jax import layer_step
 from diffvis_jax.change import distance_to
 from diffvis_jax.step import _most_work, _to_cells
+from diffvis_jax.towers import build
 
 FULL, PARTIAL, REUSE = 2, 1, 0
 
@@ -54,6 +55,17 @@ def test_no_step_costs_more_than_was_foreseen(kit, margin):
         _, _, report = kit.step(kit.params, cache, after, policy)
         assert (np.asarray(report.recomputed) <= np.asarray(most) + 1e-6).all()
         assert (np.asarray(most) <= 1 + 1e-6).all()
+
+
+def test_what_is_foreseen_of_the_full_size_tower():
+    """Its MACs do not fit into 32 bits. A change that stays in its patch still moves all attention."""
+    tower = build(dv.FastViTHDConfig())
+    near = jnp.full((1, tower.cells), 99).at[0, 0].set(0)
+    for margin, low, high in ((0, 0.003, 0.006), (math.inf, 0.2, 0.23)):
+        most = float(_most_work(tower, near, dv.Policy(margin=margin).margins(tower.stages))[0])
+        assert low < most < high
+    everything = _most_work(tower, 0 * near, dv.Policy(margin=0).margins(tower.stages))
+    assert float(everything[0]) == pytest.approx(1, abs=1e-5)
 
 
 def test_keyframes_come_at_their_interval(clip):
