@@ -58,7 +58,7 @@ def test_no_step_costs_more_than_was_foreseen(kit, margin):
 
 
 def test_what_is_foreseen_of_the_full_size_tower():
-    """Its MACs do not fit into 32 bits. A change that stays in its patch still moves all attention."""
+    """Its MACs do not fit into 32 bits. A change that stays in its patch moves all attention."""
     tower = build(dv.FastViTHDConfig())
     near = jnp.full((1, tower.cells), 99).at[0, 0].set(0)
     for margin, low, high in ((0, 0.003, 0.006), (math.inf, 0.2, 0.23)):

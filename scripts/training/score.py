@@ -22,6 +22,7 @@ from diffvis_jax.grounding.head import HeadConfig
 
 SMALL = 1 / 64  # of a frame's side (16 of 1024 px): shorter elements are reported apart
 THRESHOLDS = tuple(round(0.05 * n, 2) for n in range(2, 15))
+FLAT = 0.01  # of F1: where it hardly depends on the threshold, clicks still do
 
 
 def answer(
@@ -54,12 +55,12 @@ def score(
 def best_threshold(
     head: HeadConfig, answers: Sequence[dict[str, jax.Array]], screens: Sequence[Screen]
 ) -> float:
-    """Of `THRESHOLDS` the one with the largest F1."""
+    """The lowest of `THRESHOLDS` whose F1 is within `FLAT` of the largest."""
     f1 = {}
     for threshold in THRESHOLDS:
         found = [decode(head, a, threshold=threshold)[0] for a in answers]
         f1[threshold] = measure(head, found, screens)["f1"]
-    return max(f1, key=lambda threshold: f1[threshold])
+    return min(threshold for threshold in THRESHOLDS if f1[threshold] >= max(f1.values()) - FLAT)
 
 
 def measure(
