@@ -234,15 +234,10 @@ def global_step(
     layer, edge, tower = geometry.layer, geometry.edge_in, geometry.tower
     assert isinstance(layer, Global)
     height, width = key_value[0].shape[1:3]
-    mask = None
-    if not geometry.whole:
-        mask = jnp.arange(height)[:, None] < layer.shape[0]
-        mask = (mask & (jnp.arange(width) < layer.shape[1])).reshape(-1)
+    mask = visible(geometry, height, width)
 
     def memory(b: jax.Array) -> tuple[jax.Array, jax.Array]:
-        slices = (lax.dynamic_slice_in_dim(part, b, 1) for part in key_value)
-        flat = cells.inside(_pair(part.reshape(1, height * width, -1) for part in slices), b)
-        return _pair(map(values_of, flat))
+        return _pair(memory_of(part, b) for part in key_value)
 
     def whole(outcome: Outcome, b: jax.Array) -> Outcome:
         x = lax.dynamic_slice(before, (b, edge, edge, 0), (1, height, width, before.shape[-1]))
@@ -269,6 +264,21 @@ def global_step(
 
     outcome = cells.for_each_stream(dense, whole, outcome)
     return cells.for_each_stream(select.any(-1) & ~dense, one_stream, outcome)
+
+
+def memory_of(part: jax.Array, b: jax.Array) -> jax.Array:
+    """Stream b's keys, or values, `[B, H, W, C]` -> `[1, H * W, C]`."""
+    mine = lax.dynamic_slice_in_dim(part, b, 1)
+    return values_of(cells.inside(mine.reshape(1, -1, mine.shape[-1]), b))
+
+
+def visible(geometry: Geometry, height: int, width: int) -> jax.Array | None:
+    """Which of H x W keys lie in the image, bool `[H * W]`; None = all."""
+    if geometry.whole:
+        return None
+    rows, columns = geometry.layer.shape
+    inside = (jnp.arange(height)[:, None] < rows) & (jnp.arange(width) < columns)
+    return inside.reshape(-1)
 
 
 def _pair(parts: Iterable[jax.Array]) -> tuple[jax.Array, jax.Array]:

@@ -33,6 +33,8 @@ class Policy:
         reference keeps its old pixels, so the change is not lost. 0 = never.
       margin: patches around a changed patch that may be recomputed: one number, or one for each
         stage of the tower; None = unlimited. What lies beyond stays pending.
+      attending: share of the cells, 0-1, that are recomputed beyond the margin from the first
+        attention layer on: those that attend most to what changed, there. 0 = none.
       tolerance: how much a cell's output may move, relative to its layer's RMS, and still be kept
         as it was (the comparison is with the value last sent on, so small moves add up).
       settle: share of a full encode's MACs that an idle step (no patch changed) may spend on
@@ -46,6 +48,7 @@ class Policy:
     max_changed_patches: Any = None
     skip_small_patches: Any = 0
     margin: Any = FAITHFUL_MARGIN
+    attending: Any = 0.0
     tolerance: Any = 0.0
     settle: Any = 0.25
     refresh_patches: Any = 0
@@ -56,6 +59,7 @@ class Policy:
             raise ConfigError(f"metric must be one of {METRICS}, got {self.metric!r}")
         self._number("change_threshold", np.float32, 0, 1)
         self._number("tolerance", np.float32, 0, math.inf)
+        self._number("attending", np.float32, 0, 1)
         self._number("settle", np.float32, 0, 1)
         for name in ("max_changed_patches", "skip_small_patches", "refresh_patches"):
             self._number(name, np.int32, 0, _UNLIMITED, none=_UNLIMITED)

@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 
 from diffvis_jax import cells, layer_step
+from diffvis_jax.attending import most_attending
 from diffvis_jax.bits import values_of
 from diffvis_jax.cache import CLEAN, HELD, PENDING, Cache, Report, with_size
 from diffvis_jax.change import distance_to, grow, patch_difference
@@ -174,7 +175,8 @@ def _plan(
     acted = changed & ~skipped[:, None, None]
     distance = _to_cells(tower, distance_to(acted), 0)
     # What a tolerance saves is not known beforehand.
-    foreseen = _most_work(tower, distance, policy.margins(tower.stages)) > layer_step.full_above()
+    most = _most_work(tower, distance, policy.margins(tower.stages), policy.attending)
+    foreseen = most > layer_step.full_above()
     full |= foreseen & acted.any((1, 2)) & (policy.tolerance == 0)
     pending = (cache.pending != CLEAN).any((1, 2))
     idle = ~full & ~acted.any((1, 2)) & active
@@ -193,13 +195,17 @@ def _plan(
     }
 
 
-def _most_work(tower: Tower, distance: jax.Array, margins: jax.Array) -> jax.Array:
+def _most_work(
+    tower: Tower, distance: jax.Array, margins: jax.Array, attending: jax.Array | float = 0.0
+) -> jax.Array:
     """The share of the dense MACs that a change can cost at most, float32 `[B]`: of each layer the
     cells that it can reach and that its margin allows, or all where the dense path is taken.
 
     Args:
       distance: int32 `[B, P]`, of each cell to the change.
       margins: float32 `[stages]`.
+      attending: share of the cells that attention layers and those after them do besides; what
+        choosing them takes is not counted.
     """
     reach, reaches = 0.0, []
     for layer in tower.layers:
@@ -210,6 +216,7 @@ def _most_work(tower: Tower, distance: jax.Array, margins: jax.Array) -> jax.Arr
     shares = (macs * tower.cells / tower.macs).astype(np.float32)
     limits = jnp.minimum(jnp.array(reaches, jnp.float32), margins[stages])
     inside = (distance[:, None] <= limits[:, None]).mean(-1)
+    inside = jnp.minimum(1.0, inside + attending * np.isinf(reaches))
     inside = jnp.where(inside > layer_step.break_even(), 1.0, inside)
     return inside @ shares + tower.readout_macs / tower.macs
 
@@ -245,9 +252,27 @@ def _advance(
     dirty = _to_cells(tower, grow(plan["copy"], tower.layers[0].halo), False)  # type: ignore[attr-defined]
     if tower.lead:
         dirty = dirty | (full[:, None] & (jnp.arange(tower.cells) < tower.lead))
-    attention = 0
+    attention, chosen = 0, jnp.zeros_like(dirty)
     for index, layer in enumerate(tower.layers):
         geometry, own = Geometry(tower, index), layer.own(params)
+        near = cache.distance <= margins[layer.stage]
+        if isinstance(layer, Global):
+            held, replaced = layer_step.key_value_step(
+                own,
+                geometry,
+                maps[index - 1],
+                dirty | full[:, None],
+                (keys[attention], values[attention]),
+            )
+            keys[attention], values[attention] = held
+            done = done.at[:, layer.stage].add(replaced * float(layer.macs_key_value))
+            if not attention:
+                candidates = ~near & ~(full | idle)[:, None]
+                chosen, macs = most_attending(
+                    own, geometry, maps[index - 1], held[0], dirty, candidates, policy.attending
+                )
+                done = done.at[:, layer.stage].add(macs[:, None])
+            attention += 1
         was = cache.pending[:, index]
         held_back = (was == HELD) & (tolerance == 0)
         need = (was == PENDING) | full[:, None]
@@ -260,8 +285,7 @@ def _advance(
             need |= dirty.any(-1, keepdims=True)
         left = jnp.where(need, PENDING, was)  # of what is not computed now
         need |= held_back
-        near = cache.distance <= margins[layer.stage]
-        allowed = jnp.where(idle[:, None], False, near) | refreshed | full[:, None]
+        allowed = jnp.where(idle[:, None], False, near | chosen) | refreshed | full[:, None]
         settled, budget = _within_budget(need & idle[:, None], cache.distance, budget, layer.macs)
         select = need & (allowed | settled) & plan["active"][:, None]
         dense = full | (select.mean(-1) > layer_step.break_even())
@@ -280,20 +304,9 @@ def _advance(
                 own, geometry, maps[index - 1], select, dense, outcome, tolerance
             )
         else:
-            assert isinstance(layer, Global)
-            held, replaced = layer_step.key_value_step(
-                own,
-                geometry,
-                maps[index - 1],
-                dirty | full[:, None],
-                (keys[attention], values[attention]),
-            )
-            keys[attention], values[attention] = held
-            done = done.at[:, layer.stage].add(replaced * float(layer.macs_key_value))
             outcome = layer_step.global_step(
                 own, geometry, maps[index - 1], held, select, dense, outcome, tolerance
             )
-            attention += 1
         computed = select | dense[:, None]
         done = done.at[:, layer.stage].add(computed * float(layer.macs))
         pending.append(jnp.where(computed, jnp.where(outcome.held, HELD, CLEAN), left))

@@ -10,6 +10,8 @@
 * isolated windows: as this technique was first described: patches that differ from the frame
   before by more than 5 % on average are cut out with their neighbours (3 x 3 patches), and the
   tower is run on each such window by itself; more than 50: a full encode. (FastViTHD only.)
+* fixed ratio: STC's rule, 25 % of the tokens in each layer and every second frame in full; token
+  gates: those of Eventful Transformers, 25 % of the tokens at each. (CLIP only.)
 * this library's policies, which compare with what was last encoded, and settle in idle frames.
 
 For each: time against the full encode, share of the change missed, and how often hardly anything of
@@ -33,6 +35,7 @@ from fidelity import BUNDLED
 from named_policies import HELP as POLICY_HELP
 from named_policies import find_policies
 from named_weights import HELP, TRAINED, find_weights
+from token_baselines import fixed_ratio, token_gates
 
 import diffvis_jax as dv
 from diffvis_jax.change import patch_difference
@@ -146,6 +149,9 @@ def contenders(
             found[f"PyTorch {dtype}"] = lambda dtype=dtype: pytorch(model, dtype)
     if isinstance(model.config, dv.FastViTHDConfig):
         found["isolated windows"] = lambda: isolated_windows(model)
+    else:
+        found["fixed ratio (STC)"] = lambda: fixed_ratio(model)
+        found["token gates (Eventful)"] = lambda: token_gates(model)
     for name, policy in policies.items():
         found[f"ours, {name}"] = lambda policy=policy: ours(model, policy)
         if slots > 1:

@@ -6,7 +6,8 @@
 Takes pairs of consecutive frames of a recorded session. Spread: which cells of each layer a full
 encode of the second frame moves, by distance from the changed patches. Cost: the missed change of
 one step from a fresh full encode of the first frame, against the share of dense MACs, for flat and
-growing margins and for tolerances. The same on random weights beside it. In float32.
+growing margins, for tolerances, and for recomputing the tokens that attend most to the change. The
+same on random weights beside it. In float32.
 """
 
 import argparse
@@ -50,6 +51,8 @@ GROWING = (
 NAMED = {FAITHFUL_MARGIN: " (faithful)", FAST_MARGIN: " (fast)"}
 FLAT = (0, 1, 2, 3, 4, 6, 8)
 TOLERANCES = (0.001, 0.003, 0.01, 0.03)
+ATTENDING = (0.05, 0.1, 0.2, 0.4, 0.6)  # share of the tokens, beyond a margin
+LOCAL = (1, 1, 4, 4, 4)  # margin of those: attention's layers as local as the last before them
 
 
 def policies(stages: int) -> dict[str, tuple[str, dv.Policy]]:
@@ -61,6 +64,10 @@ def policies(stages: int) -> dict[str, tuple[str, dv.Policy]]:
         for margins in GROWING:
             name = " ".join(map(str, margins)) + NAMED.get(margins, "")
             found[name] = ("growing margin", dv.Policy(margin=margins, settle=0))
+    margin = LOCAL if stages > 1 else 0
+    for share in ATTENDING:
+        policy = dv.Policy(margin=margin, attending=share, settle=0)
+        found[f"{str(margin).strip('()').replace(',', '')} @ {share:g}"] = ("attending", policy)
     for tolerance in TOLERANCES:
         policy = dv.Policy(margin=None, tolerance=tolerance, settle=0)
         found[f"tolerance {tolerance:g}"] = ("tolerance", policy)
@@ -222,7 +229,7 @@ def draw(results: list[dict[str, Any]], target: Path) -> None:
     figure, axes = plt.subplots(2, len(results), figsize=(6 * len(results), 9), squeeze=False)
     for column, result in enumerate(results):
         top, bottom = axes[0, column], axes[1, column]
-        for family in ("flat margin", "growing margin", "tolerance"):
+        for family in ("flat margin", "growing margin", "attending", "tolerance"):
             rows = [r for r in result["cost"] if r["family"] == family]
             rows.sort(key=lambda row: row["share"])
             shares = [100 * r["share"] for r in rows]

@@ -9,7 +9,10 @@ if TYPE_CHECKING:  # so that --help does not wait for JAX
     import diffvis_jax as dv
 
 NAMES = ("faithful", "fast", "exact", "classic")
-HELP = f"{', '.join(NAMES)}, margins such as '2' or '1 1 2 4 8', or a file of calibrate.py"
+HELP = (
+    f"{', '.join(NAMES)}, margins such as '2' or '1 1 2 4 8', with '@0.1' besides the tenth of the "
+    "tokens that attends most to the change, or a file of calibrate.py"
+)
 
 
 def find_policy(name: str) -> dv.Policy:
@@ -22,9 +25,11 @@ def find_policy(name: str) -> dv.Policy:
 
     if name in NAMES:
         return getattr(dv.Policy, name)()
-    if name.replace(" ", "").replace(".", "").isdigit():
-        margins = [float(part) for part in name.split()]
-        return dv.Policy(margin=margins[0] if len(margins) == 1 else margins)
+    numbers, _, attending = name.partition("@")
+    if name.replace(" ", "").replace(".", "").replace("@", "", 1).isdigit() and numbers.strip():
+        margins = [float(part) for part in numbers.split()]
+        margin = margins[0] if len(margins) == 1 else margins
+        return dv.Policy(margin=margin, attending=float(attending or 0))
     if not Path(name).exists():
         raise ValueError(
             f"no policy '{name}': neither one of {', '.join(NAMES)}, nor margins, nor a file"

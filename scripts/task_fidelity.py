@@ -53,7 +53,8 @@ class Session:
       name: of the directory.
       frames: `uint8 [F, S, S, 3]`.
       elements: F arrays float64 `[n, 4]` in pixels of the frame, or F times None.
-      targets: F boxes `[4]` in pixels of the frame, or None where nothing was aimed at.
+      targets: F boxes `[4]` in pixels of the frame: what the next action aimed at, as an agent
+        sees the screen before it acts; None where nothing was.
     """
 
     def __init__(self, folder: Path, config: Any, most: int | None):
@@ -82,8 +83,10 @@ class Session:
         for step in steps:
             boxes = step.get("elements")
             boxes = None if boxes is None else np.array([e["box"] for e in boxes]).reshape(-1, 4)
-            target = step.get("target_box")
             self.elements.append(None if boxes is None else place.box_to_model(boxes))
+        # A recorded frame was taken after its step's action: the target was seen on the one before.
+        for step in (*steps[1:], {}):
+            target = step.get("target_box")
             self.targets.append(
                 None if target is None else place.box_to_model(np.array([target]))[0]
             )

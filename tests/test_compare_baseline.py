@@ -57,6 +57,37 @@ def test_windows_see_their_neighbours_and_nothing_else(compare_baseline, model, 
         assert np.array_equal(encode(changed)[0], after)
 
 
+@pytest.fixture(scope="module")
+def baselines(script):
+    return script("token_baselines")
+
+
+@pytest.mark.parametrize("name", ["fixed_ratio", "token_gates"])
+def test_a_share_of_all_tokens_is_a_full_encode(baselines, clip, name):
+    encode = getattr(baselines, name)(dv.Model(clip.config, clip.params, "tiny"), 1.0)
+    frames = [clip.frames(seed)[:1] for seed in (0, 1, 2)]
+    for frame in frames:
+        assert deviation(encode(frame), clip.full(frame)) < ROUNDING
+
+
+@pytest.mark.parametrize("name", ["fixed_ratio", "token_gates"])
+def test_a_quarter_of_the_tokens_delivers_something_of_a_change(baselines, clip, name):
+    encode = getattr(baselines, name)(dv.Model(clip.config, clip.params, "tiny"))
+    frame = clip.frames()[:1]
+    before = np.asarray(encode(frame))
+    changed = clip.change_patch(frame, 1, 2)
+    now, truth = np.asarray(encode(changed)), clip.full(changed)
+    at = 1 * clip.config.grid + 2
+    missed = np.linalg.norm(now - truth, axis=-1) / np.linalg.norm(before - truth, axis=-1)
+    assert missed[0, at] < 0.5
+    assert np.median(missed) > 0.5  # of most tokens little: they were not recomputed
+    again = np.asarray(encode(changed))
+    if name == "fixed_ratio":  # every second frame is encoded in full
+        assert deviation(again, truth) < ROUNDING
+    else:  # what waits at a gate passes it later
+        assert np.linalg.norm(again - truth) < np.linalg.norm(now - truth)
+
+
 def test_a_table_of_all(compare_baseline, fastvithd, tmp_path, monkeypatch, capsys):
     store.save(tmp_path / "weights", config=fastvithd.config, params=fastvithd.params)
     (tmp_path / "frames").mkdir()

@@ -245,6 +245,8 @@ def test_tolerance_trades_error_for_work(fastvithd):
         ("change_threshold", None),
         ("tolerance", -1e-9),
         ("tolerance", math.nan),
+        ("attending", -0.1),
+        ("attending", 1.5),
         ("settle", -1),
         ("settle", np.array(-1.0)),
         ("settle", 1.01),
@@ -300,6 +302,6 @@ def test_presets():
 
 def test_policy_is_a_pytree_with_the_metric_outside():
     leaves, structure = jax.tree.flatten(dv.Policy())
-    assert len(leaves) == 8
+    assert len(leaves) == 9
     assert structure != jax.tree.structure(dv.Policy(metric="mean"))
-    jax.tree.unflatten(structure, [object()] * 8)  # JAX does so: placeholders must pass
+    jax.tree.unflatten(structure, [object()] * 9)  # JAX does so: placeholders must pass

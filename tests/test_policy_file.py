@@ -35,6 +35,7 @@ margins = st.floats(0, 64, width=32) | st.just(math.inf)
 @given(
     margin=margins | st.lists(margins, min_size=1, max_size=5).map(tuple),
     tolerance=st.floats(0, 10, width=32),
+    attending=st.floats(0, 1, width=32),
     change_threshold=st.floats(0, 1, width=32),
     max_changed_patches=st.none() | st.integers(0, 1000),
     keyframe_every=st.integers(0, 1000),
@@ -92,6 +93,7 @@ def test_scripts_take_names_and_files(script, tmp_path):
     assert same(find_policy(str(tmp_path / "mine.json")), NAMED["fast"])
     assert same(find_policy("2"), dv.Policy(margin=2))
     assert same(find_policy("1 1 2.5 4 8"), dv.Policy(margin=(1, 1, 2.5, 4, 8)))
+    assert same(find_policy("1 2@0.25"), dv.Policy(margin=(1, 2), attending=0.25))
     several = script("named_policies").find_policies("fast, 1 1 2 4 8,0")
     assert list(several) == ["fast", "margin 1 1 2 4 8", "margin 0"]
     with pytest.raises(ValueError, match="no policy 'fastest'"):

@@ -49,7 +49,7 @@ def test_rendered_stream_in_pixels_of_the_frame(task):
     np.testing.assert_allclose(session.elements[1][0], expected, atol=1e-6)
 
 
-def test_recorder_names_targets(task, tmp_path):
+def test_a_target_is_asked_for_before_the_action(task, tmp_path):
     for index in range(2):
         Image.new("RGB", (200, 100)).save(tmp_path / f"{index}.png")
     steps = [{"frame": "0.png"}, {"frame": "1.png", "target_box": [0, 0, 20, 10]}]
@@ -58,8 +58,8 @@ def test_recorder_names_targets(task, tmp_path):
     )
     session = task.Session(tmp_path, FASTVITHD, None)
     assert session.elements == [None, None]
-    assert session.targets[0] is None
-    np.testing.assert_allclose(session.targets[1], np.array([0, 50, 20, 60]) * 1.28)
+    assert session.targets[1] is None
+    np.testing.assert_allclose(session.targets[0], np.array([0, 50, 20, 60]) * 1.28)
 
 
 def test_exact_policy_finds_the_same(task, model):

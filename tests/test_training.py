@@ -67,6 +67,28 @@ def test_crops_of_a_vit_have_the_positions_of_their_place(training):
     assert np.abs(see(crop, 0, 0) - found).max() > 1e-2 * np.abs(found).max()
 
 
+def test_heads_of_a_fresh_vit_look_at_neighbours(training):
+    config = dataclasses.replace(training("family").CLIP().tower, size=128)
+    params = training("offset_heads").look_around(random_params(config), config)
+    frame = np.random.default_rng(0).integers(0, 256, (1, 128, 128, 3), np.uint8)
+    x = dv.encode(params, frame, config=config, output="intermediates")["embed"][0, :, 0]
+    x = np.asarray(x, np.float64)
+    x = (x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True)
+    row, column = np.divmod(np.arange(config.grid**2), config.grid)
+    for block, offsets in ((0, [(-1, 0), (1, 0), (0, -1)]), (1, [(0, 1), (-2, 0), (2, 0)])):
+        held = params[f"block_{block}"]["attention"]
+        queries = np.split(x @ held["query"]["kernel"], config.heads, axis=1)
+        keys = np.split(x @ held["kv"]["kernel"][:, : config.width], config.heads, axis=1)
+        for (right, down), query, key in zip(offsets, queries, keys, strict=True):
+            seen = jax.nn.softmax(query @ key.T / (config.width // config.heads) ** 0.5)
+            seen = seen[config.lead :, config.lead :]
+            at_column, at_row = column + right, row + down
+            inside = (at_column % config.grid == at_column) & (at_row % config.grid == at_row)
+            # A patch away from where the head is to look, at most: 9 of the 64 patches.
+            near = (abs(row - at_row[:, None]) <= 1) & (abs(column - at_column[:, None]) <= 1)
+            assert (seen * near).sum(1)[inside].mean() > 0.6
+
+
 def test_depths_that_are_no_multiples_are_refused(training):
     growing = training("grow")
     with pytest.raises(ValueError, match="not multiples"):

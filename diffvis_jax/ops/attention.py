@@ -57,6 +57,37 @@ def attention(
     return lax.platform_dependent(query, key, value, cpu=head_by_head, default=all_heads)
 
 
+def attention_to(
+    query: jax.Array,
+    key: jax.Array,
+    marked: jax.Array,
+    *,
+    heads: int,
+    mask: jax.Array | None = None,
+) -> jax.Array:
+    """How much of what each query attends to in `attention` is marked; the mean over the heads.
+
+    Args:
+      query: `[B, R, C]`.
+      key: `[B, N, C]`.
+      marked: float32 `[B, N]`, 1 for marked keys and 0 for others.
+      heads: number of heads; C must divide by it.
+      mask: bool `[N]`, True = may be attended to; None = all.
+
+    Returns:
+      float32 `[B, R]`, 0-1.
+    """
+    width = query.shape[-1] // heads
+    bias = 0.0 if mask is None else jnp.where(mask, 0.0, -1e30)
+
+    def one_head(operands: tuple[jax.Array, jax.Array]) -> jax.Array:
+        scores = jnp.einsum("bqd,bkd->bqk", *operands, preferred_element_type=jnp.float32)
+        return jnp.einsum("bqk,bk->bq", jax.nn.softmax(scores * width**-0.5 + bias), marked)
+
+    by_head = (jnp.moveaxis(x.reshape(*x.shape[:-1], heads, width), 2, 0) for x in (query, key))
+    return lax.map(one_head, tuple(by_head)).mean(0)
+
+
 def grouped_attention(
     query: jax.Array, key: jax.Array, value: jax.Array, positions: jax.Array
 ) -> jax.Array:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from diffvis_jax.errors import ConfigError
-from diffvis_jax.ops.attention import attention, layer_norm
+from diffvis_jax.ops.attention import attention, attention_to, layer_norm
 from diffvis_jax.ops.pointwise import ACTIVATIONS, feed_forward, linear
 from diffvis_jax.preprocess_config import PreprocessConfig
 from diffvis_jax.towers.layers import Global, Params, Source, Tower
@@ -158,9 +158,14 @@ class _Attention(nn.Module):
         return key, value
 
     def __call__(self, x, key, value, mask):
-        query = linear(self.norm(x), **self.query()).astype(key.dtype)
-        mixed = attention(query, key, value, heads=self.config.heads, mask=mask)
+        mixed = attention(self._query(x, key), key, value, heads=self.config.heads, mask=mask)
         return x.astype(jnp.float32) + linear(mixed, **self.output())
+
+    def attention_to(self, x, key, marked, mask):
+        return attention_to(self._query(x, key), key, marked, heads=self.config.heads, mask=mask)
+
+    def _query(self, x: jax.Array, key: jax.Array) -> jax.Array:
+        return linear(self.norm(x), **self.query()).astype(key.dtype)
 
 
 class _Mlp(nn.Module):
@@ -190,6 +195,9 @@ class Block(nn.Module):
 
     def __call__(self, x, key, value, mask=None):
         return self.mlp(self.attention(x, key, value, mask))
+
+    def attention_to(self, x, key, marked, mask=None) -> jax.Array:
+        return self.attention.attention_to(x, key, marked, mask)
 
 
 class Patches(nn.Module):

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from diffvis_jax.errors import ConfigError
-from diffvis_jax.ops.attention import attention, layer_norm
+from diffvis_jax.ops.attention import attention, attention_to, layer_norm
 from diffvis_jax.ops.depthwise import depthwise_conv
 from diffvis_jax.ops.pointwise import feed_forward, gelu, linear
 from diffvis_jax.preprocess_config import PreprocessConfig
@@ -252,9 +252,14 @@ class AttentionResidual(nn.Module):
     def __call__(
         self, x: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None = None
     ) -> jax.Array:
-        query = linear(self._normalise(x), **self.query()).astype(key.dtype)
-        mixed = attention(query, key, value, heads=self.heads, mask=mask)
+        mixed = attention(self._query(x, key), key, value, heads=self.heads, mask=mask)
         return x.astype(jnp.float32) + linear(mixed, **self.output())
+
+    def attention_to(self, x, key, marked, mask=None) -> jax.Array:
+        return attention_to(self._query(x, key), key, marked, heads=self.heads, mask=mask)
+
+    def _query(self, x: jax.Array, key: jax.Array) -> jax.Array:
+        return linear(self._normalise(x), **self.query()).astype(key.dtype)
 
 
 class FfnResidual(nn.Module):

@@ -164,6 +164,17 @@ class Global(Layer):
         """Positions `[B, R, C]` against keys and values `[B, N, C]` -> `[B, R, C]` float32."""
         return self.apply(own, x, key, value, mask)
 
+    def attention_to(
+        self,
+        own: Params,
+        x: jax.Array,
+        key: jax.Array,
+        marked: jax.Array,
+        mask: jax.Array | None = None,
+    ) -> jax.Array:
+        """How much positions `[B, R, C]` attend to marked keys (float32 `[B, N]`): `[B, R]`."""
+        return self.apply(own, x, key, marked, mask, method="attention_to")
+
     def dense(self, own: Params, x: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """`[B, H, W, C]` -> `[B, H, W, C]` float32."""
         flat = x.reshape(x.shape[0], -1, x.shape[-1])

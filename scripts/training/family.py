@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from batch_norm import Statistics, fold, normalised
 from grow import grow, near_identity
+from offset_heads import look_around
 
 import diffvis_jax as dv
 from diffvis_jax.grounding.find import map_name
@@ -152,13 +153,8 @@ class CLIP:
         return {"head": head}
 
     def fresh(self, seed: int) -> dict[str, Any]:
-        """Parameters of the tower before the first step; the position embeddings already say where
-        a token is."""
-        params = near_identity(dv.init_params(self.tower, seed))
-        table = positions(self.tower.grid, self.tower.width)
-        lead = np.zeros((self.tower.lead, self.tower.width), np.float32)
-        place = 0.2 * np.concatenate([lead, table])
-        return {**params, "embed": {**params["embed"], "position": jnp.asarray(place)}}
+        """Parameters of the tower before the first step; its heads look at neighbours."""
+        return look_around(dv.init_params(self.tower, seed), self.tower)
 
     def started(self, params: dict[str, Any], other: "CLIP") -> dict[str, Any]:
         """Parameters of this tower out of those of `other`."""
@@ -187,14 +183,6 @@ class CLIP:
     def finished(self, params: dict[str, Any], crops: Sequence[np.ndarray]) -> dict[str, Any]:
         """The tower as it is used."""
         return params
-
-
-def positions(grid: int, width: int) -> np.ndarray:
-    """Sines and cosines of row and column, float32 `[grid * grid, width]` (arXiv 2205.01580)."""
-    frequency = 10000.0 ** -np.linspace(0, 1, width // 4)
-    row, column = (np.outer(x.reshape(-1), frequency) for x in np.indices((grid, grid)))
-    waves = (np.sin(column), np.cos(column), np.sin(row), np.cos(row))
-    return np.concatenate(waves, axis=1).astype(np.float32)
 
 
 FAMILIES = {"fastvithd": FastViTHD, "clip": CLIP}
