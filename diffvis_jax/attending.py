@@ -27,7 +27,7 @@ def most_attending(
 
     Args:
       own: the layer's parameters.
-      before: the map it reads, `[B, H', W', C]`, bordered.
+      before: the map it reads, `[B, H, W, C]`.
       key: its keys `[B, H, W, C]`, those of dirty cells renewed.
       dirty: bool `[B, P]`, cells whose input changed.
       candidates: bool `[B, P]`, cells to choose from.
@@ -37,14 +37,14 @@ def most_attending(
     Returns:
       the chosen cells, bool `[B, P]`, and the MACs of every cell that choosing took, float32 `[B]`.
     """
-    layer, tower, edge = geometry.layer, geometry.tower, geometry.edge_in
+    layer, tower = geometry.layer, geometry.tower
     assert isinstance(layer, Global)
     height, width = key.shape[1:3]
     count = jnp.ceil(share * tower.cells)
     busy = dirty.any(-1) & candidates.any(-1) & (share > 0)
 
     def stream(chosen: jax.Array, b: jax.Array) -> jax.Array:
-        x = lax.dynamic_slice(before, (b, edge, edge, 0), (1, height, width, before.shape[-1]))
+        x = lax.dynamic_slice_in_dim(before, b, 1)
         here = (lax.dynamic_slice_in_dim(part, b, 1) for part in (dirty, candidates))
         held, x, *marks = cells.inside((own, x, *here), b)
         by_position = marks[0].reshape(1, tower.rows, tower.columns)

@@ -15,7 +15,7 @@ import numpy as np
 from diffvis_jax.bits import kept_dtype
 from diffvis_jax.errors import CacheError, ConfigError
 from diffvis_jax.towers import VisionConfig, build
-from diffvis_jax.towers.layers import Global, Local, Source, Tower
+from diffvis_jax.towers.layers import Global, Source
 
 # What `Cache.pending` says of a cell of a layer.
 CLEAN, HELD, PENDING = 0, 1, 2
@@ -25,10 +25,11 @@ CLEAN, HELD, PENDING = 0, 1, 2
 class Cache:
     """Everything a tower computed for the last frames, and what it still owes.
 
-    Maps have a border of zeros as wide as the next layer's halo, and reach up to whole cells.
+    Maps reach up to whole cells; what lies beyond the frame is zero.
 
     Attributes:
-      pixels: the reference (the pixels the maps were computed from, patch by patch), bordered.
+      pixels: the reference (the pixels the maps were computed from, patch by patch), with a
+        border where the first layer's windows begin.
       maps: output of each layer, in the tower's dtype (bfloat16 as its bits, see `bits.py`).
       keys, values: of each global layer, for every position of the map before it.
       tokens: the last tokens.
@@ -43,7 +44,7 @@ class Cache:
     """
 
     pixels: jax.Array  # uint8 [B, S', S', 3]
-    maps: tuple[jax.Array, ...]  # L x [B, H', W', C]
+    maps: tuple[jax.Array, ...]  # L x [B, H, W, C]
     keys: tuple[jax.Array, ...]  # G x [B, H, W, C]
     values: tuple[jax.Array, ...]  # G x [B, H, W, C]
     tokens: jax.Array  # float32 [B, N, D]
@@ -132,12 +133,6 @@ def stage_pending(cache: Cache) -> np.ndarray:
     return (share / share.sum(1, keepdims=True)) @ waiting.astype(np.float32)
 
 
-def border(tower: Tower, index: int) -> int:
-    """Zeros around the map of layer `index`: the halo of the layer that reads it."""
-    following = tower.layers[index + 1] if index + 1 < len(tower.layers) else None
-    return max(following.before, following.after) if isinstance(following, Local) else 0
-
-
 def with_size(config: VisionConfig, size: int | None) -> VisionConfig:
     """The config at another size of frames.
 
@@ -171,12 +166,10 @@ def init_cache(config: VisionConfig, batch: int = 1, size: int | None = None) ->
     source = tower.layers[0]
     assert isinstance(source, Source)
     maps, keys, values = [], [], []
-    for index, layer in enumerate(tower.layers):
-        edge, (height, width) = border(tower, index), _whole_cells(tower, layer.cell)
-        shape = (batch, height + 2 * edge, width + 2 * edge, layer.width)
+    for layer in tower.layers:
+        shape = (batch, tower.rows * layer.cell, tower.columns * layer.cell, layer.width)
         maps.append(jnp.zeros(shape, kept_dtype(tower.dtype)))
         if isinstance(layer, Global):
-            shape = (batch, height, width, layer.width)
             keys.append(jnp.zeros(shape, kept_dtype(tower.dtype)))
             values.append(jnp.zeros(shape, kept_dtype(tower.dtype)))
     # The last window may reach beyond the frame; CLIP's ignores what is left of the last patch.
@@ -195,7 +188,3 @@ def init_cache(config: VisionConfig, batch: int = 1, size: int | None = None) ->
         filled=jnp.zeros((batch,), bool),
         config=config,
     )
-
-
-def _whole_cells(tower: Tower, cell: int) -> tuple[int, int]:
-    return tower.rows * cell, tower.columns * cell

@@ -77,32 +77,42 @@ def inside(tree: Carry, index: jax.Array) -> Carry:
     return lax.optimization_barrier((tree, index))[0]
 
 
-def read(x: jax.Array, stream, row, column, height: int, width: int) -> jax.Array:
+def read(x: jax.Array, stream, row, column, height: int, width: int, reach: int = 0) -> jax.Array:
     """Cuts windows out of a map.
 
     Args:
       x: `[B, H, W, C]`.
       stream, row, column: int `[K]` where each window begins.
       height, width: positions along its sides.
+      reach: positions by which windows may reach beyond the map; there they are zero.
 
     Returns:
       `[K, height, width, C]`.
     """
-    shape = (1, height, width, x.shape[-1])
-
-    def one(k: jax.Array) -> jax.Array:
-        return lax.dynamic_slice(x, (stream[k], row[k], column[k], 0), shape)
-
     count = stream.shape[0]
-    if jax.default_backend() != "cpu":
-        return values_of(jax.vmap(one)(jnp.arange(count))[:, 0])
-    # Begun with the first window, not with zeros: under shard_map the two have different types.
-    windows = jnp.broadcast_to(one(jnp.int32(0)), (count, *shape[1:]))
+    # What of a window lies inside is cut at a place that exists, and put where it belongs.
+    inner = (1, min(height, x.shape[1]), min(width, x.shape[2]), x.shape[-1])
+    first = jnp.clip(row, 0, x.shape[1] - inner[1]), jnp.clip(column, 0, x.shape[2] - inner[2])
+    shift = (reach - row + first[0], reach - column + first[1]) if reach else (0 * row, 0 * row)
+    outer = (height + 2 * reach, width + 2 * reach, x.shape[-1])
+
+    def cut(k: jax.Array) -> jax.Array:
+        return lax.dynamic_slice(x, (stream[k], first[0][k], first[1][k], 0), inner)
 
     def copy(k: jax.Array, windows: jax.Array) -> jax.Array:
-        return lax.dynamic_update_slice(windows, one(k), (k, 0, 0, 0))
+        return lax.dynamic_update_slice(windows, cut(k), (k, shift[0][k], shift[1][k], 0))
 
-    return values_of(lax.fori_loop(1, count, copy, windows))
+    # Zeros made from x: under shard_map others would be of another type.
+    empty = jnp.broadcast_to(jnp.zeros_like(x[:1, :1, :1]), (count, *outer))
+    if jax.default_backend() == "cpu":
+        windows = lax.fori_loop(0, count, copy, empty)
+    else:
+
+        def place(k: jax.Array, window: jax.Array) -> jax.Array:
+            return lax.dynamic_update_slice(window, cut(k)[0], (shift[0][k], shift[1][k], 0))
+
+        windows = jax.vmap(place)(jnp.arange(count), empty)
+    return values_of(windows[:, reach : reach + height, reach : reach + width])
 
 
 def write(x: jax.Array, windows: jax.Array, stream, row, column) -> jax.Array:

@@ -13,7 +13,6 @@ from jax import lax
 
 from diffvis_jax import cells
 from diffvis_jax.bits import keep, value_dtype, values_of
-from diffvis_jax.cache import border
 from diffvis_jax.towers.layers import Global, Layer, Local, Params, Source, Tower, zero_outside
 
 # Share of a layer's cells above which one dense pass over the stream's map is cheaper than windows
@@ -40,13 +39,13 @@ class Outcome:
     """What recomputing did: the new map, and per cell whether it moved.
 
     Attributes:
-      map: the layer's output, bordered.
+      map: the layer's output.
       written: cells whose output was replaced by a different one.
       held: cells that moved within the tolerance, and were kept as they were.
       scale: RMS of the output, renewed where the pass was dense.
     """
 
-    map: jax.Array  # [B, H', W', C]
+    map: jax.Array  # [B, H, W, C]
     written: jax.Array  # bool [B, P]
     held: jax.Array  # bool [B, P]
     scale: jax.Array  # float32 [B]
@@ -62,14 +61,6 @@ class Geometry:
     @property
     def layer(self) -> Layer:
         return self.tower.layers[self.index]
-
-    @property
-    def edge_in(self) -> int:
-        return border(self.tower, self.index - 1)
-
-    @property
-    def edge_out(self) -> int:
-        return border(self.tower, self.index)
 
     @property
     def chunk(self) -> int:
@@ -93,14 +84,14 @@ def _settle_chunk(
 ) -> Outcome:
     """Compares recomputed cells `[K, c, c, C]` with the cached ones and writes what moved by more
     than the tolerance, float32 `[B, P]`."""
-    layer, edge = geometry.layer, geometry.edge_out
+    layer = geometry.layer
     stream, row, column = geometry.locate(index)
     at_row, at_column = row * layer.cell, column * layer.cell
     if not geometry.whole:
         new = zero_outside(new, at_row, at_column, layer.shape[0])
     new = new.astype(value_dtype(outcome.map))
     height, width = new.shape[1:3]
-    old = cells.read(outcome.map, stream, at_row + edge, at_column + edge, height, width)
+    old = cells.read(outcome.map, stream, at_row, at_column, height, width)
     moved = new.astype(jnp.float32) - old.astype(jnp.float32)
     # The strongest position decides: a caret in a large cell must not drown in its mean.
     move = jnp.sqrt(jnp.square(moved).mean(-1)).max((1, 2))
@@ -110,7 +101,7 @@ def _settle_chunk(
     marks = outcome.written.reshape(-1), outcome.held.reshape(-1)
     return dataclasses.replace(
         outcome,
-        map=cells.write(outcome.map, kept, stream, at_row + edge, at_column + edge),
+        map=cells.write(outcome.map, kept, stream, at_row, at_column),
         written=marks[0].at[index].set(written).reshape(outcome.written.shape),
         held=marks[1].at[index].set(~written & (move > 0)).reshape(outcome.held.shape),
     )
@@ -118,17 +109,17 @@ def _settle_chunk(
 
 def _settle_dense(outcome: Outcome, geometry: Geometry, new: jax.Array, b: jax.Array) -> Outcome:
     """Writes a whole new map `[1, H, W, C]` of stream b; every cell that differs is written."""
-    layer, edge, tower = geometry.layer, geometry.edge_out, geometry.tower
+    layer, tower = geometry.layer, geometry.tower
     height, width = tower.rows * layer.cell, tower.columns * layer.cell
     scale = jnp.sqrt(jnp.square(new).mean())
     new = new.astype(value_dtype(outcome.map))
     new = jnp.pad(new, ((0, 0), (0, height - new.shape[1]), (0, width - new.shape[2]), (0, 0)))
-    old = values_of(lax.dynamic_slice(outcome.map, (b, edge, edge, 0), new.shape))
+    old = values_of(lax.dynamic_slice_in_dim(outcome.map, b, 1))
     by_cell = (tower.rows, layer.cell, tower.columns, layer.cell, layer.width)
     differs = (new != old).reshape(by_cell).any((1, 3, 4)).reshape(1, -1)
     return dataclasses.replace(
         outcome,
-        map=lax.dynamic_update_slice(outcome.map, keep(new, outcome.map), (b, edge, edge, 0)),
+        map=lax.dynamic_update_slice(outcome.map, keep(new, outcome.map), (b, 0, 0, 0)),
         written=lax.dynamic_update_slice(outcome.written, differs, (b, 0)),
         scale=outcome.scale.at[b].set(scale),
     )
@@ -160,23 +151,21 @@ def source_step(
 def local_step(
     own: Params, geometry: Geometry, before: jax.Array, select, dense, outcome, tolerance
 ) -> Outcome:
-    """A convolutional layer: `before` is the map it reads, `[B, H', W', C]`, bordered."""
+    """A convolutional layer: `before` is the map it reads, `[B, H, W, C]`."""
     layer = geometry.layer
     assert isinstance(layer, Local)
-    shift = geometry.edge_in - layer.before
-    reach = layer.before + layer.after
+    reach = max(layer.before, layer.after)
 
     def whole(outcome: Outcome, b: jax.Array) -> Outcome:
-        side = layer.shape[0] * layer.stride + reach
-        window = lax.dynamic_slice(before, (b, shift, shift, 0), (1, side, side, before.shape[-1]))
-        held, window, origin = cells.inside((own, window, jnp.zeros((1,), jnp.int32)), b)
-        new = layer.cells(held, values_of(window), origin, origin)
-        return _settle_dense(outcome, geometry, new, b)
+        x = cells.inside((own, lax.dynamic_slice_in_dim(before, b, 1)), b)
+        return _settle_dense(outcome, geometry, layer.dense(x[0], values_of(x[1])), b)
 
     def chunk(outcome: Outcome, index: jax.Array) -> Outcome:
         stream, row, column = geometry.locate(index)
-        step, side = layer.cell * layer.stride, layer.cell * layer.stride + reach
-        window = cells.read(before, stream, row * step + shift, column * step + shift, side, side)
+        step = layer.cell * layer.stride
+        side = layer.before + step + layer.after
+        at = row * step - layer.before, column * step - layer.before
+        window = cells.read(before, stream, *at, side, side, reach)
         new = layer.cells(cells.inside(own, index), window, row, column)
         return _settle_chunk(outcome, geometry, new, index, tolerance)
 
@@ -192,13 +181,12 @@ def key_value_step(
     held: tuple[jax.Array, jax.Array],
 ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
     """Replaces the keys and values `[B, H, W, C]` of dirty cells; also says which were computed."""
-    layer, edge = geometry.layer, geometry.edge_in
+    layer = geometry.layer
     assert isinstance(layer, Global)
     dense = dirty.mean(-1) > break_even()
 
     def whole(held, b):
-        shape = (1, *held[0].shape[1:])
-        x = lax.dynamic_slice(before, (b, edge, edge, 0), shape)
+        x = lax.dynamic_slice_in_dim(before, b, 1)
         own_now, x = cells.inside((own, x), b)
         new = layer.key_value(own_now, values_of(x))
         return _pair(
@@ -209,7 +197,7 @@ def key_value_step(
     def chunk(held, index):
         stream, row, column = geometry.locate(index)
         row, column, (height, width) = row * layer.cell, column * layer.cell, _cell_sides(geometry)
-        x = cells.read(before, stream, row + edge, column + edge, height, width)
+        x = cells.read(before, stream, row, column, height, width)
         new = layer.key_value(cells.inside(own, index), x)
         return _pair(
             cells.write(old, part, stream, row, column) for old, part in zip(held, new, strict=True)
@@ -231,7 +219,7 @@ def global_step(
     tolerance: jax.Array,
 ) -> Outcome:
     """Attention: the selected cells of a stream against all of that stream's keys and values."""
-    layer, edge, tower = geometry.layer, geometry.edge_in, geometry.tower
+    layer, tower = geometry.layer, geometry.tower
     assert isinstance(layer, Global)
     height, width = key_value[0].shape[1:3]
     mask = visible(geometry, height, width)
@@ -240,7 +228,7 @@ def global_step(
         return _pair(memory_of(part, b) for part in key_value)
 
     def whole(outcome: Outcome, b: jax.Array) -> Outcome:
-        x = lax.dynamic_slice(before, (b, edge, edge, 0), (1, height, width, before.shape[-1]))
+        x = lax.dynamic_slice_in_dim(before, b, 1)
         held, x = cells.inside((own, x.reshape(1, height * width, -1)), b)
         new = layer.attend(held, values_of(x), *memory(b), mask)
         new = new.reshape(1, height, width, -1)[:, : layer.shape[0], : layer.shape[1]]
@@ -252,8 +240,8 @@ def global_step(
         def chunk(outcome: Outcome, index: jax.Array) -> Outcome:
             index += b * tower.cells
             stream, row, column = geometry.locate(index)
-            rows, columns = row * layer.cell + edge, column * layer.cell + edge
-            x = cells.read(before, stream, rows, columns, *_cell_sides(geometry))
+            at = row * layer.cell, column * layer.cell
+            x = cells.read(before, stream, *at, *_cell_sides(geometry))
             new = layer.attend(
                 cells.inside(own, index), x.reshape(1, -1, x.shape[-1]), key, value, mask
             )

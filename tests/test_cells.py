@@ -45,6 +45,19 @@ def test_windows_are_read_where_they_are():
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("side", [2, 5, 9])  # also windows that are larger than the map
+def test_windows_are_zero_beyond_the_map(side):
+    x = np.random.default_rng(0).standard_normal((2, 6, 7, 3)).astype(np.float32)
+    where = np.array([1, 0, 1, 0]), np.array([-3, 0, 4, -2]), np.array([2, -3, 5, 1])
+    read = jax.jit(lambda x: cells.read(x, *map(jnp.asarray, where), side, side, 9))
+    padded = np.pad(x, ((0, 0), (9, 9 + side), (9, 9 + side), (0, 0)))
+    expected = [
+        padded[b, i + 9 : i + 9 + side, j + 9 : j + 9 + side]
+        for b, i, j in zip(*where, strict=True)
+    ]
+    np.testing.assert_array_equal(read(x), expected)
+
+
 def test_windows_are_written_where_they_belong():
     x = np.random.default_rng(0).standard_normal((2, 6, 7, 3)).astype(np.float32)
     windows = np.random.default_rng(1).standard_normal((3, 3, 2, 3)).astype(np.float32)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from diffvis_jax.bits import values_of
-from diffvis_jax.cache import Cache, border
+from diffvis_jax.cache import Cache
 from diffvis_jax.errors import ConfigError
 from diffvis_jax.grounding.decode import Element, decode
 from diffvis_jax.grounding.head import GroundingHead, HeadConfig
@@ -83,8 +83,8 @@ def map_of(head: HeadConfig, cache: Cache) -> jax.Array | None:
         return None
     index = _map_index(cache.config)
     tower = build(cache.config)
-    edge, (height, width) = border(tower, index), tower.layers[index].shape
-    return values_of(cache.maps[index][:, edge : edge + height, edge : edge + width])
+    height, width = tower.layers[index].shape
+    return values_of(cache.maps[index][:, :height, :width])
 
 
 def find_elements(

@@ -14,6 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 Params = dict[str, Any]
 
@@ -126,10 +127,13 @@ class Local(Layer):
         return -(-max(self.before, self.after) // (self.cell * self.stride))
 
     def dense(self, own: Params, x: jax.Array) -> jax.Array:
-        """`[B, H, W, C]` -> `[B, H / stride, W / stride, C']` float32: one big window."""
-        needed = self.shape[0] * self.stride + self.before + self.after
-        pads = (self.before, needed - self.before - x.shape[1])
-        x = jnp.pad(x, ((0, 0), pads, pads, (0, 0)))
+        """`[B, H, W, C]` -> `[B, H / stride, W / stride, C']` float32: one big window.
+
+        The map may reach beyond the frame, up to whole cells; there it is zero.
+        """
+        needed = self.shape[0] * self.stride + self.after
+        pads = [(0, 0, 0), *((self.before, needed - side, 0) for side in x.shape[1:3]), (0, 0, 0)]
+        x = lax.pad(x, jnp.zeros((), x.dtype), pads)
         origin = jnp.zeros((x.shape[0],), jnp.int32)
         return self.cells(own, x, origin, origin)
 
