@@ -93,7 +93,7 @@ def read(x: jax.Array, stream, row, column, height: int, width: int, reach: int 
     # What of a window lies inside is cut at a place that exists, and put where it belongs.
     inner = (1, min(height, x.shape[1]), min(width, x.shape[2]), x.shape[-1])
     first = jnp.clip(row, 0, x.shape[1] - inner[1]), jnp.clip(column, 0, x.shape[2] - inner[2])
-    shift = (reach - row + first[0], reach - column + first[1]) if reach else (0 * row, 0 * row)
+    shift = reach - row + first[0], reach - column + first[1]
     outer = (height + 2 * reach, width + 2 * reach, x.shape[-1])
 
     def cut(k: jax.Array) -> jax.Array:

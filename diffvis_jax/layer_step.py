@@ -21,8 +21,9 @@ _BREAK_EVEN = {"cpu": 0.7}
 _BREAK_EVEN_ELSEWHERE = 0.5
 
 
-def break_even() -> float:
-    return _BREAK_EVEN.get(jax.default_backend(), _BREAK_EVEN_ELSEWHERE)
+def break_even(layer: Layer) -> float:
+    share = _BREAK_EVEN.get(jax.default_backend(), _BREAK_EVEN_ELSEWHERE)
+    return share * layer.macs / layer.window_macs
 
 
 # Share of the dense MACs above which a step does everything, which is exact besides.
@@ -183,7 +184,7 @@ def key_value_step(
     """Replaces the keys and values `[B, H, W, C]` of dirty cells; also says which were computed."""
     layer = geometry.layer
     assert isinstance(layer, Global)
-    dense = dirty.mean(-1) > break_even()
+    dense = dirty.mean(-1) > break_even(layer)
 
     def whole(held, b):
         x = lax.dynamic_slice_in_dim(before, b, 1)

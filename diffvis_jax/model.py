@@ -6,11 +6,15 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
+
 from diffvis_jax.errors import CheckpointError
 from diffvis_jax.grounding.find import Head
 from diffvis_jax.language.loaded import Language
 from diffvis_jax.towers import VisionConfig
 from diffvis_jax.towers.layers import Params
+
+_SMALL_COPY = 4e9  # bytes of a decoder in float32 that "auto" makes room for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +65,8 @@ def load(
       dtype: "float32" or "bfloat16" to compute in; None = as the directory says.
       decode_dtype: the language model decodes with a copy in this dtype. On CPU bfloat16 is faster
         for prompts and float32 for the one row at a time of an answer (docs/language.md), so
-        "float32" beside bfloat16 is the fastest, for three times the memory; None = no copy.
+        "float32" beside bfloat16 is the fastest, for three times the memory; "auto" = that, on
+        CPU and if the copy takes at most 4 GB; None = no copy.
 
     Raises:
       CheckpointError: not such a directory, or a damaged one; the message says what is wrong.
@@ -73,9 +78,12 @@ def load(
 
     def language() -> Language:
         config, params = store.load_language(directory, dtype=dtype)
-        copy = None
-        if decode_dtype is not None and decode_dtype != config.dtype:
-            copy = store.cast(config, params, decode_dtype)[1]
+        copy, wanted = None, decode_dtype
+        if wanted == "auto":
+            small = 4 * sum(leaf.size for leaf in jax.tree.leaves(params)) <= _SMALL_COPY
+            wanted = "float32" if small and jax.default_backend() == "cpu" else None
+        if wanted is not None and wanted != config.dtype:
+            copy = store.cast(config, params, wanted)[1]
             del copy["projector"]  # is done with before an answer begins
         return Language(config, params, copy, Path(directory).expanduser())
 

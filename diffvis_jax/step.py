@@ -212,13 +212,20 @@ def _most_work(
         reach = math.inf if isinstance(layer, Global) else reach + layer.halo  # type: ignore[attr-defined]
         reaches.append(reach)
     stages = np.array([layer.stage for layer in tower.layers])
-    macs = np.array([x.macs + getattr(x, "macs_key_value", 0) for x in tower.layers], np.float64)
-    shares = (macs * tower.cells / tower.macs).astype(np.float32)
+
+    def shares(macs: list[int]) -> np.ndarray:
+        key_value = [getattr(layer, "macs_key_value", 0) for layer in tower.layers]
+        total = np.array(macs, np.float64) + np.array(key_value)
+        return (total * tower.cells / tower.macs).astype(np.float32)
+
+    dense = shares([layer.macs for layer in tower.layers])
+    apart = shares([layer.window_macs for layer in tower.layers])
     limits = jnp.minimum(jnp.array(reaches, jnp.float32), margins[stages])
     inside = (distance[:, None] <= limits[:, None]).mean(-1)
     inside = jnp.minimum(1.0, inside + attending * np.isinf(reaches))
-    inside = jnp.where(inside > layer_step.break_even(), 1.0, inside)
-    return inside @ shares + tower.readout_macs / tower.macs
+    even = np.array([layer_step.break_even(layer) for layer in tower.layers], np.float32)
+    work = jnp.where(inside > even, dense, inside * apart).sum(-1)
+    return work + tower.readout_macs / tower.macs
 
 
 def _crop(x: jax.Array, side: int) -> jax.Array:
@@ -268,10 +275,10 @@ def _advance(
             done = done.at[:, layer.stage].add(replaced * float(layer.macs_key_value))
             if not attention:
                 candidates = ~near & ~(full | idle)[:, None]
-                chosen, macs = most_attending(
+                chosen, spent = most_attending(
                     own, geometry, maps[index - 1], held[0], dirty, candidates, policy.attending
                 )
-                done = done.at[:, layer.stage].add(macs[:, None])
+                done = done.at[:, layer.stage].add(spent[:, None])
             attention += 1
         was = cache.pending[:, index]
         held_back = (was == HELD) & (tolerance == 0)
@@ -288,7 +295,7 @@ def _advance(
         allowed = jnp.where(idle[:, None], False, near | chosen) | refreshed | full[:, None]
         settled, budget = _within_budget(need & idle[:, None], cache.distance, budget, layer.macs)
         select = need & (allowed | settled) & plan["active"][:, None]
-        dense = full | (select.mean(-1) > layer_step.break_even())
+        dense = full | (select.mean(-1) > layer_step.break_even(layer))
         outcome = Outcome(
             map=maps[index],
             written=jnp.zeros_like(select),
@@ -308,7 +315,8 @@ def _advance(
                 own, geometry, maps[index - 1], held, select, dense, outcome, tolerance
             )
         computed = select | dense[:, None]
-        done = done.at[:, layer.stage].add(computed * float(layer.macs))
+        macs = jnp.where(dense, float(layer.macs), float(layer.window_macs))
+        done = done.at[:, layer.stage].add(computed * macs[:, None])
         pending.append(jnp.where(computed, jnp.where(outcome.held, HELD, CLEAN), left))
         maps[index], dirty = outcome.map, outcome.written
         scales.append(outcome.scale)

@@ -37,9 +37,11 @@ def add_model_options(parser: argparse.ArgumentParser, *, required: bool) -> Non
     )
     model.add_argument(
         "--decode-dtype",
-        choices=("float32", "bfloat16"),
-        help="decode with a copy of the language model in this dtype; on CPU float32 is faster for "
-        "that than bfloat16, and takes three times the memory (default: no copy)",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="decode with a copy of the language model in this dtype, beside the one that reads "
+        "the prompt; auto: in float32 on a CPU, where that is faster, if the copy takes at most "
+        "4 GB (%(default)s)",
     )
     model.add_argument(
         "--force-pad-aspect",

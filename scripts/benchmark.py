@@ -7,6 +7,7 @@ next frame; its missed change is judged against a full encode in the same dtype.
 """
 
 import argparse
+import dataclasses
 import itertools
 import json
 import resource
@@ -316,6 +317,14 @@ def main() -> int:
     add("--scenarios", help="some of them, by name, separated by commas (default: all)")
     add("--settling", type=int, default=0, metavar="N", help="follow N idle steps besides (0)")
     add("--batch", metavar="B,..", help="measure so many streams at a time besides, such as 1,4,16")
+    add(
+        "--blocks-per-map",
+        type=int,
+        nargs="+",
+        default=(),
+        metavar="N",
+        help="blocks of each stage between two maps that a cache keeps: less memory, more work (1)",
+    )
     add("--rounds", type=int, default=3, help="measurements of everything (3)")
     add("--torch", action="store_true", help="race PyTorch too (extra: parity)")
     add("--skip-full", action="store_true", help="leave out the race of full encodes")
@@ -335,6 +344,7 @@ def main() -> int:
         find_policies(args.policies)  # before minutes of work
         if args.batch:
             batches_of(args.batch)
+        dv.FastViTHDConfig(blocks_per_map=tuple(args.blocks_per_map))
         result = measure(args)
     except ValueError as error:
         print(f"benchmark.py: {error}", file=sys.stderr)
@@ -351,6 +361,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     frame = dv.preprocess(read_recording(args.frames).paths[0], dv.FastViTHDConfig(size=args.size))
     if args.weights:
         model = dv.load(find_weights(args.weights), dtype=args.dtype)
+        if args.blocks_per_map:
+            if not isinstance(model.config, dv.FastViTHDConfig):
+                raise ValueError("--blocks-per-map: only a FastViTHD tower has such blocks")
+            together = tuple(args.blocks_per_map)
+            config = dataclasses.replace(model.config, blocks_per_map=together)
+            model = dataclasses.replace(model, config=config)
         args.size = model.config.size
     result: dict[str, Any] = {
         "jax": jax.__version__,
@@ -364,7 +380,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         tables.append(full_table(result["full"]))
         print(f"\npeak resident memory so far: {peak_memory_mb():.0f} MB\n")
     if not args.weights and (args.batch or not args.skip_changes):
-        config = dv.FastViTHDConfig(size=args.size, dtype=args.dtype)
+        config = dv.FastViTHDConfig(
+            size=args.size, dtype=args.dtype, blocks_per_map=tuple(args.blocks_per_map)
+        )
         model = dv.Model(config, dv.init_params(config, args.seed), "random")
         print("seeded random weights: the missed change says nothing about trained ones\n")
     if not args.skip_changes:

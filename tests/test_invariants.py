@@ -470,14 +470,14 @@ def test_exact_work_lies_between_what_changed_and_what_could(fastvithd, patch):
             if isinstance(layer, Global):
                 macs += (
                     moved.sum() * layer.macs_key_value
-                    if moved.mean() <= break_even()
+                    if moved.mean() <= break_even(layer)
                     else (moved.size * layer.macs_key_value)
                 )
                 need = np.full((4, 4), moved.any())
             else:
                 assert isinstance(layer, Source | Local)
                 need = grown(moved, layer.halo)
-            if need.mean() > break_even():
+            if need.mean() > break_even(layer):
                 need = np.ones((4, 4), bool)
             macs += need.sum() * layer.macs
             by_cell = (4, layer.cell, 4, layer.cell, -1)

@@ -115,6 +115,17 @@ def test_decoding_may_have_a_dtype_of_its_own(tmp_path, golden):
     assert dv.load(out, decode_dtype="float32").language.decode_params is None
 
 
+def test_the_faster_dtype_of_each_phase_is_chosen_on_a_cpu(tmp_path, monkeypatch):
+    source = write_directory(tmp_path / "source", fastvlm(), "vlm_tiny_config.json")
+    out = convert(str(source), tmp_path / "out", say=lambda *_: None)
+    language = dv.load(out, "bfloat16", decode_dtype="auto").language
+    assert language.params["head"]["kernel"].dtype == jnp.bfloat16
+    assert language.decoding["head"]["kernel"].dtype == jnp.float32
+    assert dv.load(out, "float32", decode_dtype="auto").language.decode_params is None
+    monkeypatch.setattr("diffvis_jax.model._SMALL_COPY", 1e3)
+    assert dv.load(out, "bfloat16", decode_dtype="auto").language.decode_params is None
+
+
 def test_a_tower_alone_has_no_language_side(tmp_path):
     source = write_directory(tmp_path / "source", stored("fastvithd_tiny.safetensors"))
     loaded = dv.load(convert(str(source), tmp_path / "out", size=256, say=lambda *_: None))

@@ -18,7 +18,16 @@ from diffvis_jax.ops.attention import attention, attention_to, layer_norm
 from diffvis_jax.ops.depthwise import depthwise_conv
 from diffvis_jax.ops.pointwise import feed_forward, gelu, linear
 from diffvis_jax.preprocess_config import PreprocessConfig
-from diffvis_jax.towers.layers import Global, Layer, Local, Params, Source, Tower, zero_outside
+from diffvis_jax.towers.layers import (
+    Global,
+    Joined,
+    Layer,
+    Local,
+    Params,
+    Source,
+    Tower,
+    zero_outside,
+)
 
 TOKEN_STRIDE = 64  # input pixels per token: six halvings
 
@@ -40,6 +49,9 @@ class FastViTHDConfig:
       dtype: "float32", or "bfloat16": operands and maps in bfloat16, sums in float32.
       pad_color: colour of the square padding.
       resize_mode: "pad", "crop" or "squash" (see `preprocess`).
+      blocks_per_map: for each of the first stages, how many RepMixer blocks are computed together
+        (1 for stages that are not named), so that a cache holds the output of the last of them
+        alone: less memory, more work for small changes. The same parameters serve all values.
     """
 
     depths: tuple[int, ...] = (2, 12, 24, 4, 2)
@@ -55,6 +67,7 @@ class FastViTHDConfig:
     dtype: str = "float32"
     pad_color: tuple[int, int, int] = (0, 0, 0)
     resize_mode: str = "pad"
+    blocks_per_map: tuple[int, ...] = ()
 
     def __post_init__(self):
         if len(self.depths) != 5 or len(self.widths) != 5:
@@ -72,6 +85,12 @@ class FastViTHDConfig:
         for width in self.widths[5 - self.attention_stages :]:
             if width % self.head_width:
                 raise ConfigError(f"width {width} does not divide into heads of {self.head_width}")
+        convolving = 5 - self.attention_stages
+        if len(self.blocks_per_map) > convolving or any(n < 1 for n in self.blocks_per_map):
+            raise ConfigError(
+                f"blocks_per_map must be at most {convolving} numbers of blocks, one for each "
+                f"stage of RepMixer blocks, each at least 1; got {self.blocks_per_map}"
+            )
         if self.size < 1:
             raise ConfigError(f"size must be at least 1 pixel, got {self.size}")
         if self.dtype not in ("float32", "bfloat16"):
@@ -333,10 +352,13 @@ def _stage(config: FastViTHDConfig, stage: int) -> list[Layer]:
         layers.append(local(path=path, module=module, macs=macs, reach=(3, 2), stride=2))
     if stage < len(config.depths) - config.attention_stages:
         module, macs = RepMixerBlock(width, hidden), 9 * width + ffn_macs
-        for block in range(config.depths[stage]):
-            path = (name, f"block_{block}")
-            layers.append(local(path=path, module=module, macs=macs, reach=(4, 4)))
-        return layers
+        blocks = [
+            local(path=(name, f"block_{block}"), module=module, macs=macs, reach=(4, 4))
+            for block in range(config.depths[stage])
+        ]
+        together = (*config.blocks_per_map, *[1] * 5)[stage]
+        joined = (blocks[i : i + together] for i in range(0, len(blocks), together))
+        return [*layers, *map(Joined.of, joined)]
     position = DepthwiseLayer(7, width)
     layers.append(local(path=(name, "position"), module=position, macs=49 * width, reach=(3, 3)))
     for block in range(config.depths[stage]):

@@ -42,7 +42,10 @@ def init_params(config: VisionConfig, seed: int = 0) -> Params:
       nested dict of arrays, as `convert.py` writes them.
     """
     # A picture like a screen, half flat and half noise; small, since only the scale is wanted.
-    small = config if isinstance(config, CLIPConfig) else with_size(config, _PICTURE_SIDE)
+    # And each block by itself, however many a cache will keep together.
+    small = config
+    if isinstance(config, FastViTHDConfig):
+        small = dataclasses.replace(with_size(config, _PICTURE_SIDE), blocks_per_map=())
     tower = clip.tower(small, small.layers) if isinstance(small, CLIPConfig) else build(small)
     picture = np.random.default_rng(seed).integers(0, 256, (1, small.size, small.size, 3), np.uint8)
     picture[:, : small.size // 2] = 255

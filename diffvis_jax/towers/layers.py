@@ -8,7 +8,7 @@ P cells of an image (`rows * columns`), N tokens.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -70,7 +70,12 @@ class Layer:
     def name(self) -> str:
         return "/".join(self.path)
 
-    def own(self, params: Params) -> Params:
+    @property
+    def window_macs(self) -> int:
+        """Multiply-accumulates for one cell that is recomputed by itself."""
+        return self.macs
+
+    def own(self, params: Params) -> Any:
         """This layer's parameters out of the tower's; all methods below take these."""
         return subtree(params, self.path)
 
@@ -140,6 +145,52 @@ class Local(Layer):
     def cells(self, own: Params, windows: jax.Array, row: jax.Array, column: jax.Array):
         """Windows `[K, h, w, C]` of the cells at (row, column) -> `[K, c, c, C']` float32."""
         return self.apply(own, windows, row * self.cell, column * self.cell, self.shape[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class Joined(Local):
+    """Several layers without a stride, one after the other, of which only the last map is kept.
+
+    Less memory, for more work: a cell by itself needs the earlier layers on a window around it.
+
+    Attributes:
+      parts: the layers, in their order.
+    """
+
+    parts: tuple[Local, ...]
+
+    @classmethod
+    def of(cls, parts: Sequence[Local]) -> Local:
+        """The parts as one layer, which has the name of the last; a single part as it is."""
+        if len(parts) == 1:
+            return parts[0]
+        fields = {f.name: getattr(parts[-1], f.name) for f in dataclasses.fields(Local)}
+        for name in ("macs", "before", "after"):
+            fields[name] = sum(getattr(part, name) for part in parts)
+        return cls(**fields, parts=tuple(parts))
+
+    @property
+    def window_macs(self) -> int:
+        found, side = 0, self.cell
+        for part in reversed(self.parts):
+            found += part.macs * side**2 // self.cell**2
+            side += part.before + part.after
+        return found
+
+    def own(self, params: Params) -> Any:
+        return tuple(part.own(params) for part in self.parts)
+
+    def apply(self, own: Any, x: jax.Array, row: jax.Array, column: jax.Array, side: int) -> Any:
+        """Windows of the first part's input -> the last part's output, which begins at (row,
+        column) of the map."""
+        around = self.before
+        for part, held in zip(self.parts, own, strict=True):
+            around -= part.before
+            at = row - around, column - around
+            x = part.apply(held, x, *at, side)
+            if around:  # what lies beyond the frame is zero for the next one
+                x = zero_outside(x, *at, side)
+        return x
 
 
 @dataclasses.dataclass(frozen=True)
