@@ -231,6 +231,8 @@ def draw(results: list[dict[str, Any]], target: Path) -> None:
         top, bottom = axes[0, column], axes[1, column]
         for family in ("flat margin", "growing margin", "attending", "tolerance"):
             rows = [r for r in result["cost"] if r["family"] == family]
+            if not rows:  # a tower of one stage has no growing margins
+                continue
             rows.sort(key=lambda row: row["share"])
             shares = [100 * r["share"] for r in rows]
             # Growing margins grow in several ways: a line through them would say nothing.
