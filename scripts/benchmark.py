@@ -9,7 +9,6 @@ next frame; its missed change is judged against a full encode in the same dtype.
 import argparse
 import dataclasses
 import itertools
-import json
 import resource
 import statistics
 import sys
@@ -22,6 +21,7 @@ import jax
 import numpy as np
 from benchmark_batch import batches_of, throughput, throughput_rows
 from benchmark_report import write_report
+from command_line import check_directory, check_file, one_line, write_json
 from fidelity import pyplot
 from named_policies import HELP as POLICY_HELP
 from named_policies import find_policies
@@ -233,6 +233,16 @@ def settling(args: argparse.Namespace, model: dv.Model) -> list[dict[str, Any]]:
     return rows
 
 
+def idle_step(model: dv.Model, frame: np.ndarray, rounds: int) -> dict[str, float]:
+    """Milliseconds, medians, of a step in which nothing changes and nothing is owed, and of a full
+    encode. Unlike in `changes` no copy of a cache comes before each step: so a stream is served."""
+    still = SingleChange(model, frame, frame)
+    steps = still.settle(dv.Policy(), IDLE_STEPS)[1:]
+    assert not any(step.recomputed for step in steps)
+    full = statistics.median(still.time_full() for _ in range(rounds))
+    return {"full_ms": full, "step_ms": statistics.median(step.step_ms for step in steps)}
+
+
 def show(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
@@ -277,6 +287,7 @@ def changes_table(rows: list[dict[str, Any]]) -> str:
     return markdown(head, cells)
 
 
+IDLE_STEPS = 40
 SHOWN_AFTER = (0, 1, 2, 4, 8, 16)  # idle steps
 
 
@@ -339,26 +350,28 @@ def main() -> int:
         parser.error("--settling must be at least 0")
     try:
         chosen_pairs(args)
+        if args.json:
+            check_file("--json", args.json)
         if args.report:
+            check_directory("--report", args.report)
             pyplot()
         find_policies(args.policies)  # before minutes of work
         if args.batch:
             batches_of(args.batch)
         dv.FastViTHDConfig(blocks_per_map=tuple(args.blocks_per_map))
         result = measure(args)
-    except ValueError as error:
-        print(f"benchmark.py: {error}", file=sys.stderr)
+        if args.json:
+            write_json(args.json, result)
+    except (ValueError, OSError) as error:
+        print(f"benchmark.py: {one_line(error)}", file=sys.stderr)
         return 2
-    if args.json:
-        whole = args.json.with_suffix(args.json.suffix + ".part")
-        whole.write_text(json.dumps(result, indent=1))
-        whole.replace(args.json)
     return 0
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Measures what was asked for and prints the tables."""
-    frame = dv.preprocess(read_recording(args.frames).paths[0], dv.FastViTHDConfig(size=args.size))
+    first_path = read_recording(args.frames).paths[0]
+    frame = dv.preprocess(first_path, dv.FastViTHDConfig(size=args.size))
     if args.weights:
         model = dv.load(find_weights(args.weights), dtype=args.dtype)
         if args.blocks_per_map:
@@ -388,6 +401,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     if not args.skip_changes:
         result["changes"] = changes(args, model)
         tables.append(changes_table(result["changes"]))
+        idle = idle_step(model, dv.preprocess(first_path, model.config), args.rounds)
+        result["idle"] = idle
+        print(
+            f"\nan idle step: {idle['step_ms']:.2f} ms, a full encode {idle['full_ms']:.0f} ms: "
+            f"{idle['full_ms'] / idle['step_ms']:.0f} times as fast (median of {IDLE_STEPS})"
+        )
         print(f"\n{args.dtype}; cache {cache_mb(model, args.size):.0f} MB per stream")
         if args.settling:
             result["settling"] = settling(args, model)
@@ -395,7 +414,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             tables.append(settling_table(result["settling"], args.settling))
     if args.batch:
         policies, batches = find_policies(args.policies), batches_of(args.batch)
-        first = dv.preprocess(read_recording(args.frames).paths[0], model.config)
+        first = dv.preprocess(first_path, model.config)
         rows = throughput(model, first, policies, batches, args.rounds, args.seed)
         result["throughput"] = rows
         print()

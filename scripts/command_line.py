@@ -1,6 +1,7 @@
 """What the scripts' command lines have in common. Imports nothing slow: --help must be quick."""
 
 import argparse
+import errno
 import json
 import math
 import os
@@ -54,11 +55,19 @@ def run_script(run: Callable[[], int]) -> int:
     # The library's errors are ValueErrors; an ImportError names the extra that is missing.
     except (ValueError, OSError, ImportError) as error:
         clear_line()
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, and what to do where the system's words do not say it."""
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        text += ": make room where results are written, or name another place"
+    return text
 
 
 def check_file(flag: str, file: Path) -> None:

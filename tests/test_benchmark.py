@@ -53,6 +53,8 @@ def test_changes_and_settling(benchmark, screens, monkeypatch, capsys):
     for row in rows.values():
         assert row["speed_up"] == pytest.approx(row["full_ms"] / row["step_ms"])
         assert row["efficiency"] == pytest.approx(row["recomputed"] * row["speed_up"])
+    idle = json.loads(target.read_text())["idle"]
+    assert f"an idle step: {idle['step_ms']:.2f} ms, a full encode" in printed
     settled = {row["policy"]: row for row in json.loads(target.read_text())["settling"]}
     assert settled["exact"]["idle steps"] == 0
     assert settled["exact"]["idle ms"] == 0
@@ -68,6 +70,9 @@ def test_bad_input_is_named_before_any_work(benchmark, screens, monkeypatch, cap
         (("--scenarios", "letter"), "unknown ['letter']; there are identical frame"),
         (("--policies", "fastest"), "no policy 'fastest'"),
         (("--frames", screens / "none"), "none"),
+        (("--json", screens / "none" / "numbers.json"), "--json: no such directory"),
+        (("--report", screens / "frames" / "a.png"), "--report: not a directory"),
+        (("--blocks-per-map", "0"), "blocks_per_map must be"),
         (("--policies", str(screens / "weights" / "manifest.json")), "is no policy"),
     ]:
         assert run(benchmark, monkeypatch, *arguments) == 2
