@@ -13,7 +13,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from command_line import Parser, check_directory, check_file, clear_line, number, whole
+from command_line import (
+    Parser,
+    check_directory,
+    check_file,
+    clear_line,
+    number,
+    run_script,
+    whole,
+)
 from named_policies import HELP as POLICY_HELP
 from named_policies import find_policy
 from named_weights import HELP, TRAINED, find_weights
@@ -148,14 +156,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status."""
     args = build_parser().parse_args(arguments)
-    try:
-        return run(args)
-    except (ValueError, OSError) as error:  # the library's errors are ValueErrors
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
+    return run_script(lambda: run(args))
 
 
 def run(args: argparse.Namespace) -> int:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from command_line import one_line
 from evaluate_report import write_report
 from fidelity import pyplot
 from named_policies import HELP as POLICY_HELP
@@ -323,7 +324,7 @@ def main() -> int:
         processes.join(args.coordinator, args.processes, args.process)
         return score_answers(args) if args.predictions else evaluate(args)
     except (ValueError, OSError) as error:
-        print(f"evaluate.py: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"evaluate.py: {one_line(error)}", file=sys.stderr)
         return 2
     except processes.ProcessLost as error:
         print(f"evaluate.py: {error}", file=sys.stderr, flush=True)

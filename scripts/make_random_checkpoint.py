@@ -18,6 +18,7 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+from command_line import run_script
 
 from diffvis_jax.checkpoints import fastvithd_keys, language_keys
 from diffvis_jax.checkpoints.progress import Progress
@@ -261,12 +262,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--size", choices=SIZES, default="0.5b", help="of the model (0.5b)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
-    try:
+
+    def run() -> int:
         make(args.directory, args.size, args.seed)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        return 0
+
+    return run_script(run)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,8 @@ if TYPE_CHECKING:  # so that --help does not wait for JAX
     import diffvis_jax as dv
 
 NAMES = ("faithful", "fast", "exact", "classic")
+_NUMBER = r"(?:\d+\.?\d*|\.\d+)"
+_MARGINS = re.compile(rf"(?P<margins>{_NUMBER}(?: +{_NUMBER})*)(?:@(?P<share>{_NUMBER}))?")
 HELP = (
     f"{', '.join(NAMES)}, margins such as '2' or '1 1 2 4 8', with '@0.1' besides the tenth of the "
     "tokens that attends most to the change, or a file of calibrate.py"
@@ -25,11 +28,10 @@ def find_policy(name: str) -> dv.Policy:
 
     if name in NAMES:
         return getattr(dv.Policy, name)()
-    numbers, _, attending = name.partition("@")
-    if name.replace(" ", "").replace(".", "").replace("@", "", 1).isdigit() and numbers.strip():
-        margins = [float(part) for part in numbers.split()]
-        margin = margins[0] if len(margins) == 1 else margins
-        return dv.Policy(margin=margin, attending=float(attending or 0))
+    if found := _MARGINS.fullmatch(name):
+        margin = [float(part) for part in found["margins"].split()]
+        margin = margin[0] if len(margin) == 1 else margin
+        return dv.Policy(margin=margin, attending=float(found["share"] or 0))
     if not Path(name).exists():
         raise ValueError(
             f"no policy '{name}': neither one of {', '.join(NAMES)}, nor margins, nor a file"

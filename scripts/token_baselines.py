@@ -49,7 +49,7 @@ def _feed(block: Block, x: jax.Array) -> jax.Array:
 
 
 def _query(block: Block, x: jax.Array, key: jax.Array) -> jax.Array:
-    return block.attention._query(x, key)
+    return block.attention.queries(x, key)
 
 
 def _rows(x: jax.Array, index: jax.Array) -> jax.Array:

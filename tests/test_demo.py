@@ -1,8 +1,10 @@
 """The demo: its session, its numbers, its page, and what it says to bad input."""
 
 import base64
+import errno
 import io
 import json
+import os
 import re
 from pathlib import Path
 
@@ -325,3 +327,15 @@ def test_the_help_names_every_flag(demo, capsys):
     flags = re.findall(r"--[a-z-]+", FLAGS)
     assert len(flags) == 15
     assert all(flag in said for flag in flags)
+
+
+def test_a_full_disk_says_what_to_do(script, monkeypatch, capsys):
+    def full(args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    demo = script("demo")
+    monkeypatch.setattr(demo, "run", full)
+    assert demo.main([]) == 2
+    said = capsys.readouterr().err
+    assert said.endswith("make room where results are written, or name another place\n")
+    assert said.count("\n") == 1

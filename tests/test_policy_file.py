@@ -98,3 +98,6 @@ def test_scripts_take_names_and_files(script, tmp_path):
     assert list(several) == ["fast", "margin 1 1 2 4 8", "margin 0"]
     with pytest.raises(ValueError, match="no policy 'fastest'"):
         find_policy("fastest")
+    for name in ("1 1 2@", "@0.2", "1 x", "1@0.2@0.3", "1.2.3"):
+        with pytest.raises(ValueError, match="no policy '"):
+            find_policy(name)

@@ -75,7 +75,7 @@ def test_the_same_seed_gives_the_same_file(script, checkpoint, tmp_path):
 
 
 def test_a_directory_with_something_in_it_is_left_alone(script, checkpoint, capsys):
-    assert script("make_random_checkpoint").main([str(checkpoint), "--size", "small"]) == 1
+    assert script("make_random_checkpoint").main([str(checkpoint), "--size", "small"]) == 2
     assert capsys.readouterr().err == f"error: {checkpoint} is not empty\n"
 
 

@@ -158,13 +158,14 @@ class _Attention(nn.Module):
         return key, value
 
     def __call__(self, x, key, value, mask):
-        mixed = attention(self._query(x, key), key, value, heads=self.config.heads, mask=mask)
+        mixed = attention(self.queries(x, key), key, value, heads=self.config.heads, mask=mask)
         return x.astype(jnp.float32) + linear(mixed, **self.output())
 
     def attention_to(self, x, key, marked, mask):
-        return attention_to(self._query(x, key), key, marked, heads=self.config.heads, mask=mask)
+        return attention_to(self.queries(x, key), key, marked, heads=self.config.heads, mask=mask)
 
-    def _query(self, x: jax.Array, key: jax.Array) -> jax.Array:
+    def queries(self, x: jax.Array, key: jax.Array) -> jax.Array:
+        """Of positions, in the dtype of the keys."""
         return linear(self.norm(x), **self.query()).astype(key.dtype)
 
 

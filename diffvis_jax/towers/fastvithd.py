@@ -271,13 +271,14 @@ class AttentionResidual(nn.Module):
     def __call__(
         self, x: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None = None
     ) -> jax.Array:
-        mixed = attention(self._query(x, key), key, value, heads=self.heads, mask=mask)
+        mixed = attention(self.queries(x, key), key, value, heads=self.heads, mask=mask)
         return x.astype(jnp.float32) + linear(mixed, **self.output())
 
     def attention_to(self, x, key, marked, mask=None) -> jax.Array:
-        return attention_to(self._query(x, key), key, marked, heads=self.heads, mask=mask)
+        return attention_to(self.queries(x, key), key, marked, heads=self.heads, mask=mask)
 
-    def _query(self, x: jax.Array, key: jax.Array) -> jax.Array:
+    def queries(self, x: jax.Array, key: jax.Array) -> jax.Array:
+        """Of positions, in the dtype of the keys."""
         return linear(self._normalise(x), **self.query()).astype(key.dtype)
 
 
