@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import types
 from pathlib import Path
 
 import jax
@@ -80,6 +81,16 @@ def test_many_parts(tmp_path, monkeypatch):
     assert len(list((written / "vision").iterdir())) > 2
     loaded = store.load_vision(written)[1]
     assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), loaded, params)))
+
+
+def test_a_full_disk_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    usage = types.SimpleNamespace(free=1000)
+    monkeypatch.setattr(writer.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(
+        CheckpointError, match="do not fit into .* make room"
+    ):
+        store.save(tmp_path / "out", config=CONFIG, params=parameters(CONFIG))
+    assert not list(tmp_path.iterdir())
 
 
 def test_dtype_on_saving_and_loading(pristine, tmp_path):

@@ -92,10 +92,11 @@ def write_json(file: Path, document: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def quiet_orbax():
-    """Orbax logs warnings about things that do not concern a user of weights."""
+    """Orbax logs warnings about things that do not concern a user of weights, and of what it raises
+    besides a traceback for each thread."""
     logger = logging.getLogger("absl")
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:

@@ -75,6 +75,14 @@ class Writer:
     def _flush(self) -> None:
         if not self._pending:
             return
+        # Asked before: on a full disk Orbax's threads go on writing, and printing, for a while.
+        free = shutil.disk_usage(self._temporary).free
+        if free < self._pending_bytes:
+            raise CheckpointError(
+                f"no room in '{self.directory.parent}': the next "
+                f"{self._pending_bytes / 1e6:.1f} MB do not fit into the {free / 1e6:.1f} MB that "
+                "are free; make room, or name another place"
+            )
         tree = self._pending_tree
         part = self._parts.get(tree, 0)
         self._parts[tree] = part + 1
@@ -163,8 +171,12 @@ def check_target(directory: Path, *, force: bool) -> None:
 def _save_part(directory: Path, leaves: Mapping[str, np.ndarray]) -> None:
     import orbax.checkpoint as ocp  # 0.75 s: only where it is needed
 
-    with quiet_orbax(), ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(directory, dict(leaves))
+    try:
+        with quiet_orbax(), ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(directory, dict(leaves))
+    except ValueError as error:  # TensorStore's, of a full disk too
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise CheckpointError(f"cannot write {directory}: {first}") from error
     # Names the temporary directory, by its full path. What says that all was written is our
     # manifest, and the renaming of the whole.
     (directory / "commit_success.txt").unlink(missing_ok=True)
