@@ -86,9 +86,7 @@ def test_many_parts(tmp_path, monkeypatch):
 def test_a_full_disk_is_told_before_anything_is_written(tmp_path, monkeypatch):
     usage = types.SimpleNamespace(free=1000)
     monkeypatch.setattr(writer.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(
-        CheckpointError, match="do not fit into .* make room"
-    ):
+    with pytest.raises(CheckpointError, match=r"do not fit into .* make room"):
         store.save(tmp_path / "out", config=CONFIG, params=parameters(CONFIG))
     assert not list(tmp_path.iterdir())
 
