@@ -24,8 +24,12 @@ def value_dtype(kept: jax.Array) -> jnp.dtype:
 
 def keep(values: jax.Array, like: jax.Array) -> jax.Array:
     """Values, rounded and as they are kept in an array such as `like`."""
-    values = values.astype(value_dtype(like))
-    return lax.bitcast_convert_type(values, _BITS) if like.dtype == _BITS else values
+    return bits_of(values.astype(value_dtype(like)))
+
+
+def bits_of(values: jax.Array) -> jax.Array:
+    """Values as they are kept: bfloat16 as its bits, others as they are."""
+    return lax.bitcast_convert_type(values, _BITS) if values.dtype == jnp.bfloat16 else values
 
 
 def values_of(kept: jax.Array) -> jax.Array:

@@ -19,7 +19,7 @@ Carry = TypeVar("Carry")
 
 # Positions (rows of the matrix products) per chunk of cells. On CPU about what fills a product
 # without computing many more cells than are dirty; an accelerator wants few, large launches.
-_CHUNK_POSITIONS = {"cpu": 256}
+_CHUNK_POSITIONS = {"cpu": 128}
 _CHUNK_POSITIONS_ELSEWHERE = 4096
 _MOST_CELLS_PER_CHUNK = {"cpu": 16}
 _MOST_CELLS_ELSEWHERE = 1024

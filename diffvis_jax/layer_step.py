@@ -281,4 +281,4 @@ def _cell_sides(geometry: Geometry) -> tuple[int, int]:
 
 def _query_chunk(geometry: Geometry) -> int:
     """Cells of queries at a time: more than of windows, as each chunk reads all keys and values."""
-    return min(geometry.tower.cells, 4 * geometry.chunk)
+    return min(geometry.tower.cells, 2 * geometry.chunk)

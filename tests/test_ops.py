@@ -125,6 +125,21 @@ def test_feed_forward_in_chunks_is_the_same(monkeypatch, rows):
     assert deviation(found[0], expected) < 1e-6
 
 
+@pytest.mark.parametrize("height", [1, 3, 7, 8])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("bfloat16", 1e-2)])
+def test_feed_forward_in_bands_of_a_map_is_the_same(monkeypatch, height, dtype, tolerance):
+    x, around = normal(2, height, 5, 6), normal(2, height + 6, 11, 6)
+    fc1 = {"kernel": normal(6, 12, dtype=dtype), "bias": normal(12)}
+    fc2 = {"kernel": normal(12, 6, dtype=dtype), "bias": normal(6)}
+    whole = pointwise.feed_forward(x, around[:, 3:-3, 3:-3], fc1, fc2)
+    # Bands of at most 2 lines: the last one of 7 begins inside the one before.
+    monkeypatch.setattr(pointwise, "_CPU_HIDDEN_FLOATS", 2 * 5 * 12)
+    found = pointwise.feed_forward(x, around, fc1, fc2, inset=3)
+    assert found.shape == x.shape
+    assert found.dtype == dtype
+    assert deviation(found.astype(jnp.float32), whole.astype(jnp.float32)) < tolerance
+
+
 @pytest.mark.parametrize(
     ("name", "definition"),
     [

@@ -32,26 +32,42 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int
     )
 
 
+# Each sum of taps is several that do not wait for each other (docs/benchmarks.md).
+_CPU_SUMS = 4
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _shift_add(x: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int) -> jax.Array:
-    taps = kernel.shape[:2]
-    multiplier = kernel.shape[-1] // x.shape[-1]
-    height, width = ((side - k) // stride + 1 for side, k in zip(x.shape[1:3], taps, strict=True))
     if x.dtype != jnp.float32:
         # Materialised once: fused into the taps, the conversion would run k * k times.
         x = lax.optimization_barrier(x.astype(jnp.float32))
-    if multiplier > 1:
-        x = jnp.repeat(x, multiplier, axis=-1)
-    kernel = kernel.astype(jnp.float32)
+    kernel, bias = kernel.astype(jnp.float32), bias.astype(jnp.float32)
+    # An output for each of an input's multiples, then woven together: to repeat the input is to
+    # read it channel by channel at every tap.
+    multiplier = kernel.shape[-1] // x.shape[-1]
+    parts = [
+        _sum_of_taps(x, kernel[..., i::multiplier], bias[i::multiplier], stride)
+        for i in range(multiplier)
+    ]
+    if multiplier == 1:
+        return parts[0]
+    return jnp.stack(parts, -1).reshape(*parts[0].shape[:3], -1)
+
+
+def _sum_of_taps(x: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int) -> jax.Array:
+    taps = kernel.shape[:2]
+    height, width = ((side - k) // stride + 1 for side, k in zip(x.shape[1:3], taps, strict=True))
     # With a stride, taps of one parity read one plane: splitting first keeps every read contiguous.
     planes = {(i, j): x[:, i::stride, j::stride] for i in range(stride) for j in range(stride)}
-    total = jnp.broadcast_to(bias.astype(jnp.float32), (x.shape[0], height, width, bias.shape[0]))
-    for i in range(taps[0]):
-        for j in range(taps[1]):
-            plane = planes[i % stride, j % stride]
-            row, column = i // stride, j // stride
-            total += plane[:, row : row + height, column : column + width] * kernel[i, j]
-    return total
+
+    def tap(i: int, j: int) -> jax.Array:
+        row, column = i // stride, j // stride
+        plane = planes[i % stride, j % stride]
+        return plane[:, row : row + height, column : column + width] * kernel[i, j]
+
+    products = [tap(i, j) for i in range(taps[0]) for j in range(taps[1])]
+    sums = [products[n::_CPU_SUMS] for n in range(min(_CPU_SUMS, len(products)))]
+    return sum((sum(part[1:], part[0]) for part in sums), bias)
 
 
 # Derived by JAX, the gradient is 49 padded maps to add and 49 reductions to compile for each

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from diffvis_jax.bits import bits_of, values_of
+
 # Rows x hidden floats of one feed-forward chunk on CPU: 6 MiB stays in the cache between the two
 # products and is not paged in anew; twice as fast as one pass at 256x256x96 (docs/benchmarks.md).
 _CPU_HIDDEN_FLOATS = 6 * 2**20 // 4
@@ -77,36 +79,70 @@ def feed_forward(
     fc1: dict[str, jax.Array],
     fc2: dict[str, jax.Array],
     activation: Callable[[jax.Array], jax.Array] = gelu,
+    *,
+    inset: int = 0,
 ) -> jax.Array:
-    """`residual + fc2(activation(fc1(x)))`, on CPU a chunk of rows at a time.
+    """`residual + fc2(activation(fc1(x)))`, on CPU a chunk of positions at a time.
 
     Args:
-      x, residual: `[..., C]`.
+      x: `[..., C]`; with an inset `[B, H, W, C]`.
+      residual: as `x`, and wider by `inset` positions on all four sides of the map.
       fc1, fc2: `{"kernel": [C, F], "bias": [F]}` and `{"kernel": [F, C], "bias": [C]}`.
       activation: applied to the hidden layer in float32.
+      inset: positions of the residual before the first one of `x`, in both directions.
 
     Returns:
-      `[..., C]`, summed in float32 and rounded to the kernels' dtype.
+      As `x`, summed in float32 and rounded to the kernels' dtype.
     """
+    width = x.shape[-1]
 
-    def forward(rows: jax.Array, residual: jax.Array) -> jax.Array:
-        hidden = activation(linear(rows, fc1["kernel"], fc1["bias"]))
+    def trim(residual: jax.Array) -> jax.Array:
+        return residual[:, inset:-inset, inset:-inset] if inset else residual
+
+    def forward(x: jax.Array, residual: jax.Array) -> jax.Array:
+        hidden = activation(linear(x, fc1["kernel"], fc1["bias"]))
         y = residual.astype(jnp.float32) + linear(hidden, fc2["kernel"], fc2["bias"])
         return y.astype(fc2["kernel"].dtype)
 
-    def chunked(rows: jax.Array, residual: jax.Array) -> jax.Array:
+    def chunked(x: jax.Array, residual: jax.Array) -> jax.Array:
         chunk = max(1, _CPU_HIDDEN_FLOATS // fc1["kernel"].shape[1])
-        chunks, rest = divmod(rows.shape[0], chunk)
-        if chunks < 2:
-            return forward(rows, residual)
-        whole = chunks * chunk
-        parts = [each[:whole].reshape(chunks, chunk, -1) for each in (rows, residual)]
-        head = lax.map(lambda part: forward(*part), tuple(parts)).reshape(whole, -1)
-        if not rest:
-            return head
-        return jnp.concatenate([head, forward(rows[whole:], residual[whole:])])
+        if x.size // width < 2 * chunk:
+            return forward(x, trim(residual))
+        if x.ndim == 4 and x.shape[1] * x.shape[2] > chunk:
+            return _in_bands(forward, x, residual, inset, max(1, chunk // x.shape[2]))
+        flat = (a.reshape(1, -1, 1, width) for a in (x, trim(residual)))
+        return _in_bands(forward, *flat, 0, chunk).reshape(x.shape)
 
-    width = x.shape[-1]
-    flat = x.reshape(-1, width), residual.reshape(-1, width)
-    y = lax.platform_dependent(*flat, cpu=chunked, default=forward)
-    return y.reshape(residual.shape)
+    return lax.platform_dependent(
+        x, residual, cpu=chunked, default=lambda x, residual: forward(x, trim(residual))
+    )
+
+
+def _in_bands(
+    forward: Callable[[jax.Array, jax.Array], jax.Array],
+    x: jax.Array,
+    residual: jax.Array,
+    inset: int,
+    most: int,
+) -> jax.Array:
+    """`forward` on at most so many lines of the maps `[B, H, W, C]` at a time.
+
+    The bands are cut out of the maps where they lie, and put together as bits: XLA:CPU has no
+    updates of slices in bfloat16 (`bits.py`).
+    """
+    batch, height, width, channels = x.shape
+    bands = -(-height // most)
+    lines = -(-height // bands)
+
+    def band(i: jax.Array, y: jax.Array) -> jax.Array:
+        # The last band may begin inside the one before, and finds there what that has found.
+        b, line = i // bands, jnp.minimum(i % bands * lines, height - lines)
+        size = (1, lines, width, channels)
+        inner = lax.dynamic_slice(residual, (b, line + inset, inset, 0), size)
+        new = forward(lax.dynamic_slice(x, (b, line, 0, 0), size), inner)
+        return lax.dynamic_update_slice(y, bits_of(new), (b, line, 0, 0))
+
+    # Not zeros: those are made once for all layers, and copied for each.
+    first = x[0, 0, 0, 0].astype(jax.eval_shape(forward, x, x).dtype)
+    empty = jnp.broadcast_to(bits_of(first), x.shape)
+    return values_of(lax.fori_loop(0, batch * bands, band, empty))

@@ -203,8 +203,7 @@ class ConvFfn(nn.Module):
         conv = _Affine((7, 7, 1, self.width), name="conv")()
         fc1 = _Affine((self.width, self.hidden), name="fc1")()
         fc2 = _Affine((self.hidden, self.width), _scaled, name="fc2")()
-        mixed = depthwise_conv(x, **conv).astype(fc1["kernel"].dtype)
-        return feed_forward(mixed, x[:, 3:-3, 3:-3], fc1, fc2)
+        return feed_forward(depthwise_conv(x, **conv), x, fc1, fc2, inset=3)
 
 
 class RepMixerBlock(nn.Module):

@@ -43,8 +43,8 @@ def normalised(config: dv.FastViTHDConfig) -> Iterator[Statistics]:
         # The readout has the one GELU without a convolution, and a width of its own.
         return gelu(x) if x.shape[-1] == config.token_width else gelu(norm(x))
 
-    def norm_feed_forward(x: jax.Array, *args: Any) -> jax.Array:
-        return feed_forward(norm(x), *args)
+    def norm_feed_forward(x: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
+        return feed_forward(norm(x), *args, **kwargs)
 
     with mock.patch.multiple(fastvithd, gelu=norm_gelu, feed_forward=norm_feed_forward):
         yield seen
