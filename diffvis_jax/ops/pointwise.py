@@ -110,8 +110,8 @@ def feed_forward(
             return forward(x, trim(residual))
         if x.ndim == 4 and x.shape[1] * x.shape[2] > chunk:
             return _in_bands(forward, x, residual, inset, max(1, chunk // x.shape[2]))
-        flat = (a.reshape(1, -1, 1, width) for a in (x, trim(residual)))
-        return _in_bands(forward, *flat, 0, chunk).reshape(x.shape)
+        flat, around = (a.reshape(1, -1, 1, width) for a in (x, trim(residual)))
+        return _in_bands(forward, flat, around, 0, chunk).reshape(x.shape)
 
     return lax.platform_dependent(
         x, residual, cpu=chunked, default=lambda x, residual: forward(x, trim(residual))
