@@ -40,8 +40,8 @@ def for_each_chunk(
 
     Args:
       mask: bool of any shape, flattened.
-      size: K. A last chunk that is not full repeats its first cell, so a body must give a cell
-        the same result however often it stands in a chunk.
+      size: K. A last chunk that is not full repeats its first cell (`present` counts the others),
+        so a body must give a cell the same result however often it stands in a chunk.
       body: takes int32 `[K]` flat indices of marked cells.
       carry: pytree of arrays, updated in place.
     """
@@ -56,6 +56,11 @@ def for_each_chunk(
         return body(carry, chunk)
 
     return lax.fori_loop(0, (count + size - 1) // size, run, carry)
+
+
+def present(index: jax.Array) -> jax.Array:
+    """How many cells a chunk `[K]` of `for_each_chunk` holds before its first one repeats."""
+    return 1 + (index[1:] != index[0]).sum(dtype=jnp.int32)
 
 
 def for_each_stream(
@@ -77,7 +82,16 @@ def inside(tree: Carry, index: jax.Array) -> Carry:
     return lax.optimization_barrier((tree, index))[0]
 
 
-def read(x: jax.Array, stream, row, column, height: int, width: int, reach: int = 0) -> jax.Array:
+def read(
+    x: jax.Array,
+    stream,
+    row,
+    column,
+    height: int,
+    width: int,
+    reach: int = 0,
+    count: jax.Array | None = None,
+) -> jax.Array:
     """Cuts windows out of a map.
 
     Args:
@@ -85,11 +99,12 @@ def read(x: jax.Array, stream, row, column, height: int, width: int, reach: int 
       stream, row, column: int `[K]` where each window begins.
       height, width: positions along its sides.
       reach: positions by which windows may reach beyond the map; there they are zero.
+      count: how many windows are wanted, int32; the others are anything finite. None = all.
 
     Returns:
       `[K, height, width, C]`.
     """
-    count = stream.shape[0]
+    most = stream.shape[0]
     # What of a window lies inside is cut at a place that exists, and put where it belongs.
     inner = (1, min(height, x.shape[1]), min(width, x.shape[2]), x.shape[-1])
     first = jnp.clip(row, 0, x.shape[1] - inner[1]), jnp.clip(column, 0, x.shape[2] - inner[2])
@@ -103,21 +118,23 @@ def read(x: jax.Array, stream, row, column, height: int, width: int, reach: int 
         return lax.dynamic_update_slice(windows, cut(k), (k, shift[0][k], shift[1][k], 0))
 
     # Zeros made from x: under shard_map others would be of another type.
-    empty = jnp.broadcast_to(jnp.zeros_like(x[:1, :1, :1]), (count, *outer))
+    empty = jnp.broadcast_to(jnp.zeros_like(x[:1, :1, :1]), (most, *outer))
     if jax.default_backend() == "cpu":
-        windows = lax.fori_loop(0, count, copy, empty)
+        windows = lax.fori_loop(0, most if count is None else count, copy, empty)
     else:
 
         def place(k: jax.Array, window: jax.Array) -> jax.Array:
             return lax.dynamic_update_slice(window, cut(k)[0], (shift[0][k], shift[1][k], 0))
 
-        windows = jax.vmap(place)(jnp.arange(count), empty)
+        windows = jax.vmap(place)(jnp.arange(most), empty)
     return values_of(windows[:, reach : reach + height, reach : reach + width])
 
 
-def write(x: jax.Array, windows: jax.Array, stream, row, column) -> jax.Array:
-    """Puts windows `[K, h, w, C]` back into a map `[B, H, W, C]`, rounded to the map's dtype, in
-    place inside a loop.
+def write(
+    x: jax.Array, windows: jax.Array, stream, row, column, count: jax.Array | None = None
+) -> jax.Array:
+    """Puts windows `[K, h, w, C]`, or the first `count` of them, back into a map `[B, H, W, C]`,
+    rounded to the map's dtype, in place inside a loop.
 
     One window a trip: XLA:CPU fuses a chain of updates into one pass over the whole map, which
     made a step of a second out of one of 0.1 s (docs/benchmarks.md).
@@ -128,4 +145,4 @@ def write(x: jax.Array, windows: jax.Array, stream, row, column) -> jax.Array:
         return lax.dynamic_update_slice(x, window, (stream[k], row[k], column[k], 0))
 
     windows = keep(windows, x)
-    return lax.fori_loop(0, windows.shape[0], copy, x)
+    return lax.fori_loop(0, windows.shape[0] if count is None else count, copy, x)

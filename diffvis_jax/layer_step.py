@@ -92,19 +92,23 @@ def _settle_chunk(
         new = zero_outside(new, at_row, at_column, layer.shape[0])
     new = new.astype(value_dtype(outcome.map))
     height, width = new.shape[1:3]
-    old = cells.read(outcome.map, stream, at_row, at_column, height, width)
-    moved = new.astype(jnp.float32) - old.astype(jnp.float32)
+    count = cells.present(index)
+    old = cells.read(outcome.map, stream, at_row, at_column, height, width, count=count)
+    change = new.astype(jnp.float32) - old.astype(jnp.float32)
     # The strongest position decides: a caret in a large cell must not drown in its mean.
-    move = jnp.sqrt(jnp.square(moved).mean(-1)).max((1, 2))
+    move = jnp.sqrt(jnp.square(change).mean(-1)).max((1, 2))
     # Written so that a NaN is sent on, not swallowed.
     written = ~(move <= tolerance.reshape(-1)[index] * outcome.scale[stream])
     kept = jnp.where(written[:, None, None, None], new, old)
+    # Places without a cell stand for the first one, and say of it what it says.
+    here = jnp.arange(index.size) < count
+    written, moved = (jnp.where(here, of, of[0]) for of in (written, move > 0))
     marks = outcome.written.reshape(-1), outcome.held.reshape(-1)
     return dataclasses.replace(
         outcome,
-        map=cells.write(outcome.map, kept, stream, at_row, at_column),
+        map=cells.write(outcome.map, kept, stream, at_row, at_column, count),
         written=marks[0].at[index].set(written).reshape(outcome.written.shape),
-        held=marks[1].at[index].set(~written & (move > 0)).reshape(outcome.held.shape),
+        held=marks[1].at[index].set(~written & moved).reshape(outcome.held.shape),
     )
 
 
@@ -141,7 +145,8 @@ def source_step(
 
     def chunk(outcome: Outcome, index: jax.Array) -> Outcome:
         stream, row, column = geometry.locate(index)
-        window = cells.read(pixels, stream, *layer.start(row, column), layer.window, layer.window)
+        at, sides = layer.start(row, column), (layer.window, layer.window)
+        window = cells.read(pixels, stream, *at, *sides, count=cells.present(index))
         new = layer.cells(cells.inside(own, index), window, row, column)
         return _settle_chunk(outcome, geometry, new, index, tolerance)
 
@@ -166,7 +171,7 @@ def local_step(
         step = layer.cell * layer.stride
         side = layer.before + step + layer.after
         at = row * step - layer.before, column * step - layer.before
-        window = cells.read(before, stream, *at, side, side, reach)
+        window = cells.read(before, stream, *at, side, side, reach, cells.present(index))
         new = layer.cells(cells.inside(own, index), window, row, column)
         return _settle_chunk(outcome, geometry, new, index, tolerance)
 
@@ -198,10 +203,12 @@ def key_value_step(
     def chunk(held, index):
         stream, row, column = geometry.locate(index)
         row, column, (height, width) = row * layer.cell, column * layer.cell, _cell_sides(geometry)
-        x = cells.read(before, stream, row, column, height, width)
+        count = cells.present(index)
+        x = cells.read(before, stream, row, column, height, width, count=count)
         new = layer.key_value(cells.inside(own, index), x)
         return _pair(
-            cells.write(old, part, stream, row, column) for old, part in zip(held, new, strict=True)
+            cells.write(old, part, stream, row, column, count)
+            for old, part in zip(held, new, strict=True)
         )
 
     held = cells.for_each_stream(dense, whole, held)
@@ -242,7 +249,7 @@ def global_step(
             index += b * tower.cells
             stream, row, column = geometry.locate(index)
             at = row * layer.cell, column * layer.cell
-            x = cells.read(before, stream, *at, *_cell_sides(geometry))
+            x = cells.read(before, stream, *at, *_cell_sides(geometry), count=cells.present(index))
             new = layer.attend(
                 cells.inside(own, index), x.reshape(1, -1, x.shape[-1]), key, value, mask
             )

@@ -27,6 +27,13 @@ def test_every_marked_cell_is_visited(size, seed, share):
     assert trips == -(-mask.sum() // size)  # work follows the change
 
 
+@pytest.mark.parametrize("marked", [1, 3, 4, 5, 8, 10])
+def test_a_chunk_knows_how_many_cells_it_holds(marked):
+    mask = np.arange(10) < marked
+    run = jax.jit(lambda m: cells.for_each_chunk(m, 4, lambda n, i: n + cells.present(i), 0))
+    assert run(mask) == marked
+
+
 @pytest.mark.parametrize("streams", [1, 3])
 def test_every_marked_stream_is_visited_once(streams):
     for bits in range(2**streams):
@@ -66,6 +73,24 @@ def test_windows_are_written_where_they_belong():
     for k, (b, i, j) in enumerate(zip(*WHERE, strict=True)):
         expected[b, i : i + 3, j : j + 2] = windows[k]
     np.testing.assert_array_equal(found, expected)
+
+
+def test_windows_that_are_not_wanted_are_left_alone():
+    x = np.random.default_rng(0).standard_normal((2, 6, 7, 3)).astype(np.float32)
+    at = [jnp.asarray(each) for each in WHERE]
+
+    def copy(x, count):
+        windows = cells.read(x, *at, 3, 2, 1, count)
+        return windows, cells.write(jnp.zeros_like(x), windows, *at, count)
+
+    copy = jax.jit(copy)
+    for count in (1, 2, 3):
+        windows, written = copy(x, jnp.int32(count))
+        assert np.isfinite(windows).all()
+        expected = np.zeros_like(x)
+        for b, i, j in list(zip(*WHERE, strict=True))[:count]:
+            expected[b, i : i + 3, j : j + 2] = x[b, i : i + 3, j : j + 2]
+        np.testing.assert_array_equal(written, expected)
 
 
 @pytest.mark.parametrize("positions", [1, 4, 64, 256, 4096])
