@@ -10,6 +10,7 @@ import pytest
 from tiny import random_params
 
 import diffvis_jax as dv
+from diffvis_jax.checkpoints import store
 from diffvis_jax.grounding.decode import Element
 from diffvis_jax.grounding.head import HeadConfig
 
@@ -172,3 +173,43 @@ def test_a_run_goes_on_with_the_tower_it_began_with(training, tmp_path):
     for other in (family.FastViTHD(), family.CLIP()):
         with pytest.raises(ValueError, match="another run"):
             train.check_same_tower(tmp_path, other)
+
+
+def test_a_run_starts_from_bundled_weights(training, tmp_path):
+    train, family = training("train"), training("family")
+    shallow = family.FastViTHD((1, 1, 1, 1, 1), folded=True, helped=False)
+    setup = train.Setup(shallow, train.optimiser(0.1, 4))
+    held = {
+        name: random_params(of, 3) for name, of in (("tower", shallow.tower), ("head", setup.head))
+    }
+    weights = tmp_path / "weights"
+    bundled_head = dataclasses.replace(setup.head, threshold=0.6)
+    store.save(
+        weights,
+        config=shallow.tower,
+        params=held["tower"],
+        grounding_config=bundled_head,
+        grounding_params=held["head"],
+    )
+    train.check_start(weights, folded=True)
+    assert train.helped(None)
+    assert not train.helped(weights)
+    state = train.started_state(setup, weights)
+    for kind in ("params", "average"):
+        assert jax.tree.all(jax.tree.map(np.array_equal, state[kind], held))
+    with pytest.raises(ValueError, match=r"is a FastViTHD, not a CLIP"):
+        train.started_state(train.Setup(family.CLIP(), setup.optimiser), weights)
+
+
+def test_a_run_does_not_start_from_other_weights(training, tmp_path):
+    train, family = training("train"), training("family")
+    setup = train.Setup(family.FastViTHD((1, 1, 1, 1, 1)), train.optimiser(0.1, 4))
+    with pytest.raises(ValueError, match="neither a run"):
+        train.check_start(tmp_path, folded=False)
+    (tmp_path / "recipe.json").write_text("{}")
+    assert train.helped(tmp_path)
+    with pytest.raises(ValueError, match=r"bundle\.py"):
+        train.check_start(tmp_path, folded=True)
+    store.save(tmp_path / "other", config=SHALLOW, params=random_params(SHALLOW))
+    with pytest.raises(ValueError, match="other sizes"):
+        train.started_state(setup, tmp_path / "other")

@@ -1,5 +1,6 @@
 """What training needs to know of a kind of tower: its size, its crops, and what its heads see."""
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -27,11 +28,15 @@ class FastViTHD:
       depths: blocks of each stage.
       size: pixels along the side of the frames it is for.
       smaller: another size, of which it sees every third page.
+      folded: whether it is trained as it is used, its batch norm folded into it already.
+      helped: whether a helper head leads the way for the layers before it.
     """
 
     depths: tuple[int, ...] = (2, 12, 24, 4, 2)
     size: int = 1024
     smaller: int | None = 512
+    folded: bool = False
+    helped: bool = True
     align = 1  # crops begin at a multiple of so many pixels
 
     kind = "FastViTHD"
@@ -63,12 +68,9 @@ class FastViTHD:
         """The head that is kept and, on the map of stride 16, a helper that leads the way for the
         layers before it (deep supervision, arXiv 1409.5185); it answers for the same places."""
         tower = self.tower
-        return {
-            "head": HeadConfig(token_width=tower.token_width, map_width=tower.widths[3]),
-            "helper": HeadConfig(
-                token_width=tower.widths[2], patch=16, hidden=128, rows=2, columns=1
-            ),
-        }
+        kept = HeadConfig(token_width=tower.token_width, map_width=tower.widths[3])
+        helper = HeadConfig(token_width=tower.widths[2], patch=16, hidden=128, rows=2, columns=1)
+        return {"head": kept, "helper": helper} if self.helped else {"head": kept}
 
     def fresh(self, seed: int) -> dict[str, Any]:
         """Parameters of the tower before the first step."""
@@ -80,7 +82,7 @@ class FastViTHD:
 
     def see(self, params: dict[str, Any], pixels: jax.Array, corner: jax.Array) -> Seen:
         """What the heads see of crops `uint8 [B, s, s, 3]`."""
-        with normalised(self.tower):
+        with contextlib.nullcontext() if self.folded else normalised(self.tower):
             maps = dv.encode(params, pixels, config=self.tower, output="intermediates")
         assert isinstance(maps, dict)
         last = [layer.name for layer in build(self.tower).layers if layer.stage == 2][-1]
@@ -92,6 +94,8 @@ class FastViTHD:
 
     def finished(self, params: dict[str, Any], crops: Sequence[np.ndarray]) -> dict[str, Any]:
         """The tower as it is used, with the batch norm of these batches folded into it."""
+        if self.folded:
+            return params
 
         @jax.jit
         def statistics(params: dict[str, Any], pixels: jax.Array) -> Statistics:
@@ -187,3 +191,10 @@ class CLIP:
 
 FAMILIES = {"fastvithd": FastViTHD, "clip": CLIP}
 Family = FastViTHD | CLIP
+
+
+def family_like(config: Any) -> Family | None:
+    """The family whose tower has this config, but for its dtype; None = there is none."""
+    deep = isinstance(config, dv.FastViTHDConfig)
+    family = FastViTHD(depths=config.depths) if deep else CLIP()
+    return family if dataclasses.replace(config, dtype=family.tower.dtype) == family.tower else None

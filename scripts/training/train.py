@@ -23,13 +23,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
-from family import CLIP, FAMILIES, Family, FastViTHD
+from family import CLIP, FAMILIES, Family, FastViTHD, family_like
 from loss import grounding_loss
 from score import answer, best_threshold, measure
 from screens import Screen, ahead, random_crops
 
 from diffvis_jax.checkpoints.format import quiet_orbax
 from diffvis_jax.checkpoints.progress import Progress
+from diffvis_jax.checkpoints.store import load_grounding, load_vision
 from diffvis_jax.grounding.decode import decode
 from diffvis_jax.grounding.head import GroundingHead, HeadConfig
 
@@ -173,7 +174,11 @@ def family_of(recipe: dict[str, Any]) -> Family:
     """The kind of tower that a recipe (the options of a run) names."""
     if recipe["family"] == "clip":
         return CLIP()
-    return FastViTHD(tuple(recipe["depths"]))
+    return FastViTHD(
+        tuple(recipe["depths"]),
+        folded=recipe.get("folded", False),
+        helped=recipe.get("helped", True),
+    )
 
 
 def read_recipe(run: Path) -> dict[str, Any]:
@@ -200,17 +205,83 @@ def restore(run: Path, setup: Setup, *, best: bool) -> tuple[int, dict[str, Any]
         return step, manager.restore(step, args=ocp.args.StandardRestore(setup.fresh(0)))
 
 
-def started_state(setup: Setup, run: Path) -> dict[str, Any]:
-    """A first state with the averaged weights of another run, grown to this one's depth."""
-    recipe = read_recipe(run)
-    other = family_of(recipe)
-    if type(other) is not type(setup.family):
-        raise ValueError(f"--start: {run} trained another family, {recipe['family']}")
-    newest, held = restore(run, Setup(other, setup.optimiser), best=False)
-    params = held["average"]
+def started_state(setup: Setup, start: Path) -> dict[str, Any]:
+    """A first state with the averaged weights of another run, or with those of a weight directory,
+    grown to this run's depth.
+
+    The batch norm that is folded into the weights of a directory left what follows a convolution
+    with mean 0 and variance 1, so that what normalising it again changes is what one batch differs
+    from others.
+    """
+    if not is_weights(start):
+        other = family_of(read_recipe(start))
+        check_kind(start, other, setup.family)
+        newest, held = restore(start, Setup(other, setup.optimiser), best=False)
+        params = held["average"]
+        print(f"started from step {newest} of {start}", flush=True)
+    else:
+        config, tower = load_vision(start, "float32")
+        other = family_like(config)
+        if other is None:
+            raise ValueError(f"--start: {start} holds a tower of other sizes than are trained here")
+        check_kind(start, other, setup.family)
+        params = {"tower": tower, "head": read_head(setup, start)}
+        print(f"started from the weights in {start}", flush=True)
     params = {**params, "tower": setup.family.started(params["tower"], other)}  # type: ignore[arg-type]
-    print(f"started from step {newest} of {run}", flush=True)
     return setup.state(params)
+
+
+def read_head(setup: Setup, directory: Path) -> dict[str, Any]:
+    """The grounding head of a weight directory, in float32.
+
+    Raises:
+      ValueError: it is not the one that is trained here.
+    """
+    head, params = load_grounding(directory)
+    own = dataclasses.replace(setup.head, threshold=head.threshold, dtype=head.dtype)
+    if head != own:
+        raise ValueError(f"--start: {directory} holds another head, {head} and not {own}")
+    return jax.tree.map(lambda x: x.astype(jnp.float32), params)
+
+
+def check_kind(start: Path, other: Family, family: Family) -> None:
+    """What is started from is of the family that is trained.
+
+    Raises:
+      ValueError: it is not.
+    """
+    if type(other) is not type(family):
+        raise ValueError(f"--start: {start} is a {other.kind}, not a {family.kind}")
+
+
+def is_weights(start: Path) -> bool:
+    """Whether this is a weight directory, not a run."""
+    return (start / "manifest.json").exists()
+
+
+def helped(start: Path | None) -> bool:
+    """Whether a run that starts so has a helper: none is bundled, and a fresh one would lead a
+    trained tower astray (docs/training.md)."""
+    if start is None:
+        return True
+    if is_weights(start) or not (start / "recipe.json").exists():
+        return False
+    return read_recipe(start).get("helped", True)
+
+
+def check_start(start: Path, *, folded: bool) -> None:
+    """Something to start from: a run of this script, or a weight directory.
+
+    Raises:
+      ValueError: neither; or a run whose batch norm is not folded, where it has to be.
+    """
+    if not is_weights(start) and not (start / "recipe.json").exists():
+        raise ValueError(
+            f"--start: {start} is neither a run of train.py (recipe.json) nor a weight directory "
+            "(manifest.json)"
+        )
+    if folded and not is_weights(start) and not read_recipe(start).get("folded", False):
+        raise ValueError(f"--folded: make weights of {start} first, with bundle.py")
 
 
 def check_same_tower(run: Path, family: Family) -> None:
@@ -281,7 +352,17 @@ def main() -> int:
     add("run", type=Path, help="checkpoints and curve go there")
     add("--family", choices=FAMILIES, default="fastvithd")
     add("--depths", type=int, nargs=5, default=(2, 12, 24, 4, 2), help="of fastvithd's stages")
-    add("--start", type=Path, metavar="RUN", help="from this run; a shallower tower is grown")
+    add(
+        "--start",
+        type=Path,
+        metavar="RUN",
+        help="from this run, or from a weight directory; a shallower tower is grown",
+    )
+    add(
+        "--folded",
+        action="store_true",
+        help="train the tower as it is used, without batch norm: last steps, with --start WEIGHTS",
+    )
     add("--side", type=int, default=256, help="pixels along the side of a crop (256)")
     add("--batch", type=int, default=8, help="crops of a step (8)")
     add("--steps", type=int, default=6000)
@@ -290,14 +371,17 @@ def main() -> int:
     add("--validation", type=int, default=40, help="pages of the validation (40)")
     add("--seed", type=int, default=0)
     args = parser.parse_args()
+    args.helped = helped(args.start)
     family = family_of(vars(args))
+    if args.folded and (args.family == "clip" or not args.start):
+        parser.error("--folded is for a fastvithd that starts from weights: name them with --start")
     if args.side % 64 or not 64 <= args.side <= family.size:
         parser.error(f"--side must be a multiple of 64 up to {family.size}, got {args.side}")
     try:
         for split in ("val", "train"):
             pages_of(args.data / split)
         if args.start:
-            read_recipe(args.start)
+            check_start(args.start, folded=args.folded)
         check_same_tower(args.run, family)
         args.run.mkdir(parents=True, exist_ok=True)
         with quiet_orbax():
