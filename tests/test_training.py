@@ -177,7 +177,7 @@ def test_a_run_goes_on_with_the_tower_it_began_with(training, tmp_path):
 
 def test_a_run_starts_from_bundled_weights(training, tmp_path):
     train, family = training("train"), training("family")
-    shallow = family.FastViTHD((1, 1, 1, 1, 1), folded=True, helped=False)
+    shallow = family.FastViTHD((1, 1, 1, 1, 1), helped=False)
     setup = train.Setup(shallow, train.optimiser(0.1, 4))
     held = {
         name: random_params(of, 3) for name, of in (("tower", shallow.tower), ("head", setup.head))
@@ -191,7 +191,7 @@ def test_a_run_starts_from_bundled_weights(training, tmp_path):
         grounding_config=bundled_head,
         grounding_params=held["head"],
     )
-    train.check_start(weights, folded=True)
+    train.check_start(weights)
     assert train.helped(None)
     assert not train.helped(weights)
     state = train.started_state(setup, weights)
@@ -205,11 +205,9 @@ def test_a_run_does_not_start_from_other_weights(training, tmp_path):
     train, family = training("train"), training("family")
     setup = train.Setup(family.FastViTHD((1, 1, 1, 1, 1)), train.optimiser(0.1, 4))
     with pytest.raises(ValueError, match="neither a run"):
-        train.check_start(tmp_path, folded=False)
+        train.check_start(tmp_path)
     (tmp_path / "recipe.json").write_text("{}")
     assert train.helped(tmp_path)
-    with pytest.raises(ValueError, match=r"bundle\.py"):
-        train.check_start(tmp_path, folded=True)
     store.save(tmp_path / "other", config=SHALLOW, params=random_params(SHALLOW))
     with pytest.raises(ValueError, match="other sizes"):
         train.started_state(setup, tmp_path / "other")

@@ -1,6 +1,5 @@
 """What training needs to know of a kind of tower: its size, its crops, and what its heads see."""
 
-import contextlib
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -28,14 +27,12 @@ class FastViTHD:
       depths: blocks of each stage.
       size: pixels along the side of the frames it is for.
       smaller: another size, of which it sees every third page.
-      folded: whether it is trained as it is used, its batch norm folded into it already.
       helped: whether a helper head leads the way for the layers before it.
     """
 
     depths: tuple[int, ...] = (2, 12, 24, 4, 2)
     size: int = 1024
     smaller: int | None = 512
-    folded: bool = False
     helped: bool = True
     align = 1  # crops begin at a multiple of so many pixels
 
@@ -82,7 +79,7 @@ class FastViTHD:
 
     def see(self, params: dict[str, Any], pixels: jax.Array, corner: jax.Array) -> Seen:
         """What the heads see of crops `uint8 [B, s, s, 3]`."""
-        with contextlib.nullcontext() if self.folded else normalised(self.tower):
+        with normalised(self.tower):
             maps = dv.encode(params, pixels, config=self.tower, output="intermediates")
         assert isinstance(maps, dict)
         last = [layer.name for layer in build(self.tower).layers if layer.stage == 2][-1]
@@ -94,8 +91,6 @@ class FastViTHD:
 
     def finished(self, params: dict[str, Any], crops: Sequence[np.ndarray]) -> dict[str, Any]:
         """The tower as it is used, with the batch norm of these batches folded into it."""
-        if self.folded:
-            return params
 
         @jax.jit
         def statistics(params: dict[str, Any], pixels: jax.Array) -> Statistics:

@@ -174,11 +174,7 @@ def family_of(recipe: dict[str, Any]) -> Family:
     """The kind of tower that a recipe (the options of a run) names."""
     if recipe["family"] == "clip":
         return CLIP()
-    return FastViTHD(
-        tuple(recipe["depths"]),
-        folded=recipe.get("folded", False),
-        helped=recipe.get("helped", True),
-    )
+    return FastViTHD(tuple(recipe["depths"]), helped=recipe.get("helped", True))
 
 
 def read_recipe(run: Path) -> dict[str, Any]:
@@ -260,8 +256,7 @@ def is_weights(start: Path) -> bool:
 
 
 def helped(start: Path | None) -> bool:
-    """Whether a run that starts so has a helper: none is bundled, and a fresh one would lead a
-    trained tower astray (docs/training.md)."""
+    """Whether a run that starts so has a helper: none is bundled."""
     if start is None:
         return True
     if is_weights(start) or not (start / "recipe.json").exists():
@@ -269,19 +264,17 @@ def helped(start: Path | None) -> bool:
     return read_recipe(start).get("helped", True)
 
 
-def check_start(start: Path, *, folded: bool) -> None:
+def check_start(start: Path) -> None:
     """Something to start from: a run of this script, or a weight directory.
 
     Raises:
-      ValueError: neither; or a run whose batch norm is not folded, where it has to be.
+      ValueError: neither.
     """
     if not is_weights(start) and not (start / "recipe.json").exists():
         raise ValueError(
             f"--start: {start} is neither a run of train.py (recipe.json) nor a weight directory "
             "(manifest.json)"
         )
-    if folded and not is_weights(start) and not read_recipe(start).get("folded", False):
-        raise ValueError(f"--folded: make weights of {start} first, with bundle.py")
 
 
 def check_same_tower(run: Path, family: Family) -> None:
@@ -358,11 +351,6 @@ def main() -> int:
         metavar="RUN",
         help="from this run, or from a weight directory; a shallower tower is grown",
     )
-    add(
-        "--folded",
-        action="store_true",
-        help="train the tower as it is used, without batch norm: last steps, with --start WEIGHTS",
-    )
     add("--side", type=int, default=256, help="pixels along the side of a crop (256)")
     add("--batch", type=int, default=8, help="crops of a step (8)")
     add("--steps", type=int, default=6000)
@@ -373,15 +361,13 @@ def main() -> int:
     args = parser.parse_args()
     args.helped = helped(args.start)
     family = family_of(vars(args))
-    if args.folded and (args.family == "clip" or not args.start):
-        parser.error("--folded is for a fastvithd that starts from weights: name them with --start")
     if args.side % 64 or not 64 <= args.side <= family.size:
         parser.error(f"--side must be a multiple of 64 up to {family.size}, got {args.side}")
     try:
         for split in ("val", "train"):
             pages_of(args.data / split)
         if args.start:
-            check_start(args.start, folded=args.folded)
+            check_start(args.start)
         check_same_tower(args.run, family)
         args.run.mkdir(parents=True, exist_ok=True)
         with quiet_orbax():
