@@ -81,13 +81,13 @@ def test_windows_that_are_not_wanted_are_left_alone():
 
     def copy(x, count):
         windows = cells.read(x, *at, 3, 2, 1, count)
-        return windows, cells.write(jnp.zeros_like(x), windows, *at, count)
+        return windows, cells.write(jnp.full_like(x, 7), windows, *at, count)
 
     copy = jax.jit(copy)
     for count in (1, 2, 3):
         windows, written = copy(x, jnp.int32(count))
         assert np.isfinite(windows).all()
-        expected = np.zeros_like(x)
+        expected = np.full_like(x, 7)
         for b, i, j in list(zip(*WHERE, strict=True))[:count]:
             expected[b, i : i + 3, j : j + 2] = x[b, i : i + 3, j : j + 2]
         np.testing.assert_array_equal(written, expected)

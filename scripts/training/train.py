@@ -28,7 +28,7 @@ from loss import grounding_loss
 from score import answer, best_threshold, measure
 from screens import Screen, ahead, random_crops
 
-from diffvis_jax.checkpoints.format import quiet_orbax
+from diffvis_jax.checkpoints.format import quiet_orbax, read_json
 from diffvis_jax.checkpoints.progress import Progress
 from diffvis_jax.checkpoints.store import load_grounding, load_vision
 from diffvis_jax.grounding.decode import decode
@@ -185,7 +185,7 @@ def read_recipe(run: Path) -> dict[str, Any]:
     """
     if not (run / "recipe.json").exists():
         raise ValueError(f"{run} is no run of train.py, it has no recipe.json")
-    return json.loads((run / "recipe.json").read_text())
+    return read_json(run / "recipe.json")
 
 
 def restore(run: Path, setup: Setup, *, best: bool) -> tuple[int, dict[str, Any]]:
@@ -359,11 +359,11 @@ def main() -> int:
     add("--validation", type=int, default=40, help="pages of the validation (40)")
     add("--seed", type=int, default=0)
     args = parser.parse_args()
-    args.helped = helped(args.start)
-    family = family_of(vars(args))
-    if args.side % 64 or not 64 <= args.side <= family.size:
-        parser.error(f"--side must be a multiple of 64 up to {family.size}, got {args.side}")
     try:
+        args.helped = helped(args.start)
+        family = family_of(vars(args))
+        if args.side % 64 or not 64 <= args.side <= family.size:
+            parser.error(f"--side must be a multiple of 64 up to {family.size}, got {args.side}")
         for split in ("val", "train"):
             pages_of(args.data / split)
         if args.start:
