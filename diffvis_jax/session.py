@@ -6,7 +6,7 @@ F frames, S pixels along the side of a frame, g patches along the side, N = g * 
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ from diffvis_jax.change import compute_patch_diff
 from diffvis_jax.errors import FrameError
 from diffvis_jax.grounding.compare import Agreement, agreement
 from diffvis_jax.grounding.decode import Element
-from diffvis_jax.grounding.find import encode_for_head, find_elements, map_of
+from diffvis_jax.grounding.find import encode_for_head, find_elements, maps_of
 from diffvis_jax.model import Model
 from diffvis_jax.policy import Policy
 from diffvis_jax.step import jit_encode, make_step
@@ -177,16 +177,16 @@ def run_session(
     config, params = model.config, model.params
     step = make_step(config)
 
-    def encode_full(frame: np.ndarray) -> tuple[jax.Array, jax.Array | None]:
+    def encode_full(frame: np.ndarray) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         if model.head is None:
-            return jax.block_until_ready(jit_encode(params, frame, config=config)), None
+            return jax.block_until_ready(jit_encode(params, frame, config=config)), ()
         both = encode_for_head(params, frame, config=config, head=model.head.config)
         return jax.block_until_ready(both)
 
-    def elements_of(tokens: np.ndarray, fine: jax.Array | None) -> list[Element] | None:
+    def elements_of(tokens: np.ndarray, maps: Sequence[jax.Array]) -> list[Element] | None:
         if model.head is None:
             return None
-        return find_elements(model.head, jnp.asarray(tokens[None]), fine)[0]
+        return find_elements(model.head, jnp.asarray(tokens[None]), maps)[0]
 
     def fresh_cache():
         return init_cache(config, 1, size=frames.shape[1])
@@ -212,10 +212,10 @@ def run_session(
         # To the host at once: the next step is given the cache's buffers, tokens among them.
         tokens = np.asarray(tokens[0])
         start = time.perf_counter()
-        full, full_map = encode_full(frame)
+        full, full_maps = encode_full(frame)
         full_ms = 1e3 * (time.perf_counter() - start)
         full = np.asarray(full[0])
-        step_map = None if model.head is None else map_of(model.head.config, cache)
+        step_maps = () if model.head is None else maps_of(model.head.config, cache)
 
         missed_changed = missed_all = None
         if before is not None and full_before is not None:
@@ -245,8 +245,8 @@ def run_session(
             stage_pending=_by_patch(stage_pending(cache)[0], grid),
             age=_by_patch(np.asarray(cache.age[0]), grid),
             token_error=_by_patch(distance / scale, grid),
-            elements=elements_of(tokens, step_map),
-            full_elements=elements_of(full, full_map),
+            elements=elements_of(tokens, step_maps),
+            full_elements=elements_of(full, full_maps),
         )
         results.append(result)
         if on_frame:

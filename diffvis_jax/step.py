@@ -53,9 +53,9 @@ def encode(
     _check_frames(frames)
     config = with_size(config, frames.shape[1])
     if output == "tokens":
-        return _encode_tower(params, frames, build(config))[0]
+        return encode_layers(params, frames, build(config))[0]
     if output == "intermediates":
-        tokens, maps = _encode_tower(params, frames, build(config))
+        tokens, maps = encode_layers(params, frames, build(config))
         return {**maps, "tokens": tokens}
     if isinstance(config, CLIPConfig):
         found = clip.outputs(params, frames, config)
@@ -65,9 +65,12 @@ def encode(
     raise ConfigError(f"output must be 'tokens' or 'intermediates', got {output!r}")
 
 
-def _encode_tower(params: Params, frames: jax.Array, tower: Tower):
+def encode_layers(
+    params: Params, x: jax.Array, tower: Tower
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Tokens `[B, N, D]` and every layer's map `[B, H, W, C]` by name, from what the first layer
+    takes: frames, or in a tower without its first layers the map of the last of those."""
     maps: dict[str, jax.Array] = {}
-    x = frames
     for layer in tower.layers:
         if isinstance(layer, Global):
             x = layer.dense(layer.own(params), x, tower.dtype)

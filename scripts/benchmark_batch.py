@@ -78,8 +78,8 @@ def throughput(
     with Progress(total, "throughput") as progress:
         for places in batches:
             step = make_stream_step(model.config, mesh)
-            full = make_full_step(model.config, mesh, with_map=False)
-            last = init_full(model.config, places, mesh, with_map=False)
+            full = make_full_step(model.config, mesh, head=None)
+            last = init_full(model.config, places, mesh, head=None)
             first = np.repeat(frame, places, 0)
             here, never = (on_devices(np.full(places, x), mesh) for x in (True, False))
             start = on_devices(first, mesh)

@@ -38,7 +38,7 @@ from diffvis_jax.evaluate import (
 )
 from diffvis_jax.grounding.compare import agreement, nearest_points
 from diffvis_jax.grounding.decode import Element
-from diffvis_jax.grounding.find import encode_for_head, find_elements, map_of
+from diffvis_jax.grounding.find import encode_for_head, find_elements, maps_of
 from diffvis_jax.session import changed_tokens, missed_change
 from diffvis_jax.towers import build
 
@@ -104,8 +104,8 @@ def encode_full(model: dv.Model, frame: np.ndarray) -> Full:
     """Of a frame `uint8 [S, S, 3]`."""
     head = model.head
     assert head is not None
-    tokens, fine = encode_for_head(model.params, frame[None], config=model.config, head=head.config)
-    return Full(np.asarray(tokens[0]), find_elements(head, tokens, fine)[0])
+    tokens, maps = encode_for_head(model.params, frame[None], config=model.config, head=head.config)
+    return Full(np.asarray(tokens[0]), find_elements(head, tokens, maps)[0])
 
 
 def compare(
@@ -123,7 +123,7 @@ def compare(
         tokens = np.asarray(tokens[0])
         if not index:
             continue
-        ours = find_elements(head, jnp.asarray(tokens[None]), map_of(head.config, cache))[0]
+        ours = find_elements(head, jnp.asarray(tokens[None]), maps_of(head.config, cache))[0]
         theirs = full[index].elements
         at = changed_tokens(model, session.frames[index - 1], session.frames[index])
         before, now = full[index - 1].tokens, full[index].tokens

@@ -30,6 +30,7 @@ from diffvis_jax.batch.streams import (
 )
 from diffvis_jax.batch.summary import FULL, markdown, results_table, summarise, times_table
 from diffvis_jax.datasets import open_dataset
+from diffvis_jax.grounding.head import HeadConfig
 from diffvis_jax.preprocess_config import ImageError
 
 # ---- who stands where -------------------------------------------------------------------------
@@ -181,15 +182,16 @@ def test_a_restart_compiles_nothing(clip):
 
 def test_the_full_encode_of_those_who_take_part(fastvithd):
     kit, mesh = fastvithd, data_mesh(jax.local_devices()[:2])
-    full = make_full_step(kit.config, mesh, with_map=True)
-    last = init_full(kit.config, 2, mesh, with_map=True)
+    head = HeadConfig(token_width=kit.config.token_width, map_width=64, detail_width=32)
+    full = make_full_step(kit.config, mesh, head=head)
+    last = init_full(kit.config, 2, mesh, head=head)
     frames = kit.frames()
-    tokens, fine = full(kit.params, last, frames, np.array([True, False]))
+    tokens, maps = full(kit.params, last, frames, np.array([True, False]))
     assert deviation(tokens[0], kit.full(frames[:1])[0]) < ROUNDING
     assert not np.asarray(tokens[1]).any()
-    assert fine.shape == (2, 8, 8, 64)
-    assert np.asarray(fine[0]).any()
-    assert not np.asarray(fine[1]).any()
+    assert [each.shape for each in maps] == [(2, 8, 8, 64), (2, 16, 16, 32)]
+    assert all(np.asarray(each[0]).any() for each in maps)
+    assert not any(np.asarray(each[1]).any() for each in maps)
 
 
 def test_devices_must_divide_the_batch(clip):

@@ -205,7 +205,7 @@ def test_the_command_runs_from_end_to_end(demo, tmp_path, monkeypatch, capsys):
 def test_weights_with_a_head_show_what_can_be_clicked(demo, tmp_path, monkeypatch, capsys):
     width = TINY.widths[3]
     config = HeadConfig(token_width=TINY.token_width, map_width=width, hidden=8)
-    inputs = jnp.zeros((1, 1, TINY.token_width)), jnp.zeros((1, 2, 2, width))
+    inputs = jnp.zeros((1, 1, TINY.token_width)), (jnp.zeros((1, 2, 2, width)),)
     params = GroundingHead(config).init(jax.random.key(0), *inputs)["params"]
     # Random answers, but enough of them to draw and to compare.
     params["answers"]["bias"] = params["answers"]["bias"] + 4.0

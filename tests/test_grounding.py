@@ -19,8 +19,8 @@ from diffvis_jax.grounding.find import (
     Head,
     encode_for_head,
     find_elements,
-    map_name,
-    map_of,
+    map_names,
+    maps_of,
     on_screenshot,
 )
 from diffvis_jax.grounding.head import (
@@ -34,6 +34,7 @@ from diffvis_jax.grounding.head import (
 
 CONFIG = HeadConfig(token_width=8, hidden=16, place_width=8)
 WITH_MAP = dataclasses.replace(CONFIG, map_width=4)
+WITH_BOTH = dataclasses.replace(WITH_MAP, detail_width=3, detail_hidden=8)
 FRAME = 128  # pixels: a grid of 2 x 2 tokens, 16 x 8 places
 
 
@@ -49,8 +50,17 @@ def grounding_loss(training):
 
 def params_of(config: HeadConfig, seed: int = 0):
     tokens = jnp.zeros((1, 4, config.token_width))
-    fine = jnp.zeros((1, 4, 4, config.map_width)) if config.map_width else None
-    return GroundingHead(config).init(jax.random.key(seed), tokens, fine)["params"]
+    return GroundingHead(config).init(jax.random.key(seed), tokens, blank(config))["params"]
+
+
+def blank(config: HeadConfig) -> tuple[jax.Array, ...]:
+    """The maps that a head sees beside 2 x 2 tokens."""
+    return tuple(jnp.zeros((1, 2 * n, 2 * n, width)) for n, width in config.maps)
+
+
+def trained(params):
+    """As if training had begun: a new head ignores the finest map."""
+    return jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(7), x.shape), params)
 
 
 def perfect(target: dict[str, np.ndarray]) -> dict[str, jax.Array]:
@@ -73,7 +83,7 @@ def perfect(target: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     }
 
 
-@pytest.mark.parametrize("config", [CONFIG, WITH_MAP])
+@pytest.mark.parametrize("config", [CONFIG, WITH_MAP, WITH_BOTH])
 def test_parameters_are_those_the_shapes_say(config):
     leaves = jax.tree_util.tree_leaves_with_path(params_of(config))
     found = {"/".join(k.key for k in path): leaf.shape for path, leaf in leaves}
@@ -91,40 +101,66 @@ def test_places_of_a_token_lie_in_its_patch():
 
 
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (2, 1), (3, 3)])
-def test_places_of_a_map_position_lie_in_it(row, column):
-    tokens, fine = jnp.zeros((1, 4, 8)), jnp.zeros((1, 4, 4, 4))
-    params = params_of(WITH_MAP)
-    run = lambda x: GroundingHead(WITH_MAP).apply({"params": params}, tokens, x)  # noqa: E731
+@pytest.mark.parametrize("config", [WITH_MAP, WITH_BOTH])
+def test_places_of_a_map_position_lie_in_it(config, row, column):
+    tokens, (fine, *others) = jnp.zeros((1, 4, 8)), blank(config)
+    params = trained(params_of(config))
+    run = lambda x: GroundingHead(config).apply({"params": params}, tokens, (x, *others))  # noqa: E731
     moved = run(fine.at[0, row, column, 1].add(1.0))["object"] != run(fine)["object"]
     expected = np.zeros((1, 16, 8), bool)
     expected[0, 4 * row : 4 * row + 4, 2 * column : 2 * column + 2] = True
     np.testing.assert_array_equal(moved, expected)
 
 
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (5, 2), (7, 7)])
+def test_places_of_a_position_of_the_finest_map_lie_in_it(row, column):
+    tokens, (fine, detail) = jnp.zeros((1, 4, 8)), blank(WITH_BOTH)
+    params = trained(params_of(WITH_BOTH))
+    run = lambda x: GroundingHead(WITH_BOTH).apply({"params": params}, tokens, (fine, x))  # noqa: E731
+    moved = run(detail.at[0, row, column, 1].add(1.0))["object"] != run(detail)["object"]
+    expected = np.zeros((1, 16, 8), bool)
+    expected[0, 2 * row : 2 * row + 2, column] = True
+    np.testing.assert_array_equal(moved, expected)
+
+
+def test_a_new_head_says_the_same_whatever_the_finest_map_holds():
+    tokens, (fine, detail) = jax.random.normal(jax.random.key(1), (1, 4, 8)), blank(WITH_BOTH)
+    params = params_of(WITH_BOTH)
+    seen = jax.random.normal(jax.random.key(2), detail.shape)
+    found = GroundingHead(WITH_BOTH).apply({"params": params}, tokens, (fine, seen))
+    alone = GroundingHead(WITH_MAP).apply({"params": params}, tokens, (fine,))
+    for name, values in alone.items():
+        np.testing.assert_array_equal(found[name], values)
+
+
 def test_a_token_reaches_the_places_of_its_patch_beside_a_map():
-    tokens, fine = jax.random.normal(jax.random.key(1), (1, 4, 8)), jnp.zeros((1, 4, 4, 4))
-    params = params_of(WITH_MAP)
-    run = lambda t: GroundingHead(WITH_MAP).apply({"params": params}, t, fine)  # noqa: E731
+    tokens, maps = jax.random.normal(jax.random.key(1), (1, 4, 8)), blank(WITH_BOTH)
+    params = trained(params_of(WITH_BOTH))
+    run = lambda t: GroundingHead(WITH_BOTH).apply({"params": params}, t, maps)  # noqa: E731
     moved = run(tokens.at[0, 2, 3].add(1.0))["object"] != run(tokens)["object"]
     expected = np.zeros((1, 16, 8), bool)
     expected[0, 8:, :4] = True
     np.testing.assert_array_equal(moved, expected)
 
 
-def test_the_map_of_a_cache_is_that_of_a_full_encode():
-    """After a change and after none; the cache's map has a border that is no part of it."""
-    config = HeadConfig(token_width=FASTVITHD.token_width, map_width=FASTVITHD.widths[3])
+def test_the_maps_of_a_cache_are_those_of_a_full_encode():
+    """After a change and after none; the cache's maps have a border that is no part of them."""
+    widths = FASTVITHD.widths
+    config = HeadConfig(
+        token_width=FASTVITHD.token_width, map_width=widths[3], detail_width=widths[2]
+    )
     params = random_params(FASTVITHD)
     frames = np.random.default_rng(0).integers(0, 256, (2, 1, 256, 256, 3), np.uint8)
     step, cache = dv.make_step(FASTVITHD), dv.init_cache(FASTVITHD)
     for frame in frames:
         tokens, cache, _ = step(params, cache, frame, dv.Policy.exact())
-        wanted, fine = encode_for_head(params, frame, config=FASTVITHD, head=config)
-        assert fine.shape == (1, 8, 8, 64)
-        close(map_of(config, cache), fine)
+        wanted, maps = encode_for_head(params, frame, config=FASTVITHD, head=config)
+        assert [each.shape for each in maps] == [(1, 8, 8, 64), (1, 16, 16, 32)]
+        for found, each in zip(maps_of(config, cache), maps, strict=True):
+            close(found, each)
         close(tokens, wanted)
-    assert map_of(CONFIG, cache) is None
-    assert encode_for_head(params, frames[0], config=FASTVITHD, head=CONFIG)[1] is None
+    assert maps_of(CONFIG, cache) == ()
+    assert encode_for_head(params, frames[0], config=FASTVITHD, head=CONFIG)[1] == ()
 
 
 def close(found, wanted):
@@ -134,7 +170,7 @@ def close(found, wanted):
 
 def test_a_tower_without_such_a_map_is_refused():
     with pytest.raises(ConfigError, match="no map"):
-        map_name(CLIP)
+        map_names(CLIP, WITH_MAP)
 
 
 def test_targets_are_found_again(targets):
@@ -235,16 +271,18 @@ def test_bad_tokens_and_configs():
     with pytest.raises(ConfigError, match="g"):
         find_elements(head, jnp.zeros((1, 5, 8)))
     with pytest.raises(ConfigError, match=r"wants no map beside 2 x 2 tokens, got a map of 4 x"):
-        find_elements(head, jnp.zeros((1, 4, 8)), jnp.zeros((1, 4, 4, 4)))
+        find_elements(head, jnp.zeros((1, 4, 8)), [jnp.zeros((1, 4, 4, 4))])
     head = Head(WITH_MAP, params_of(WITH_MAP))
     with pytest.raises(ConfigError, match=r"wants a map of 4 x 4 x 4 beside .*, got no map"):
         find_elements(head, jnp.zeros((1, 4, 8)))
     with pytest.raises(ConfigError, match="got a map of 2 x 2 x 4"):
-        find_elements(head, jnp.zeros((1, 4, 8)), jnp.zeros((1, 2, 2, 4)))
+        find_elements(head, jnp.zeros((1, 4, 8)), [jnp.zeros((1, 2, 2, 4))])
     with pytest.raises(ConfigError, match="divide"):
         HeadConfig(token_width=8, rows=7)
     with pytest.raises(ConfigError, match="do not divide among the 2 x 2 map positions"):
         HeadConfig(token_width=8, map_width=4, columns=1)
+    with pytest.raises(ConfigError, match="needs map_width"):
+        HeadConfig(token_width=8, detail_width=4)
     with pytest.raises(ConfigError, match="dtype"):
         HeadConfig(token_width=8, dtype="int8")
 

@@ -31,7 +31,7 @@ def model():
     """Random answers, but enough of them to compare."""
     width = FASTVITHD.widths[3]
     config = HeadConfig(token_width=FASTVITHD.token_width, map_width=width, hidden=8)
-    inputs = jnp.zeros((1, 1, FASTVITHD.token_width)), jnp.zeros((1, 2, 2, width))
+    inputs = jnp.zeros((1, 1, FASTVITHD.token_width)), (jnp.zeros((1, 2, 2, width)),)
     params = GroundingHead(config).init(jax.random.key(0), *inputs)["params"]
     params["answers"]["bias"] = params["answers"]["bias"] + 4.0
     return dv.Model(FASTVITHD, random_params(FASTVITHD), "random", Head(config, params))

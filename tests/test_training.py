@@ -12,6 +12,7 @@ from tiny import random_params
 import diffvis_jax as dv
 from diffvis_jax.checkpoints import store
 from diffvis_jax.grounding.decode import Element
+from diffvis_jax.grounding.find import encode_for_head
 from diffvis_jax.grounding.head import HeadConfig
 
 SHALLOW = dv.FastViTHDConfig(
@@ -192,13 +193,92 @@ def test_a_run_starts_from_bundled_weights(training, tmp_path):
         grounding_params=held["head"],
     )
     train.check_start(weights)
-    assert train.helped(None)
-    assert not train.helped(weights)
+    assert train.helped(None, 0)
+    assert not train.helped(weights, 0)
     state = train.started_state(setup, weights)
     for kind in ("params", "average"):
         assert jax.tree.all(jax.tree.map(np.array_equal, state[kind], held))
     with pytest.raises(ValueError, match=r"is a FastViTHD, not a CLIP"):
         train.started_state(train.Setup(family.CLIP(), setup.optimiser), weights)
+
+
+def test_a_head_goes_on_with_a_finer_map(training, tmp_path):
+    train, family = training("train"), training("family")
+    shallow = family.FastViTHD((1, 1, 1, 1, 1), helped=False)
+    setup = train.Setup(shallow, train.optimiser(0.1, 4))
+    config = dataclasses.replace(setup.head, detail_width=0)
+    head = random_params(config, 3)
+    tower = random_params(shallow.tower, 3)
+    save = {"config": shallow.tower, "params": tower, "grounding_params": head}
+    store.save(tmp_path / "without", grounding_config=config, **save)
+    started = train.started_head(setup, tmp_path / "without")
+    assert all(np.array_equal(started[a][b], head[a][b]) for a in head for b in head[a])
+    assert not started["detail_places"]["kernel"].any()
+    narrow = dataclasses.replace(config, map_width=0, place_width=8)
+    save["grounding_params"] = random_params(narrow, 3)
+    store.save(tmp_path / "narrow", grounding_config=narrow, **save)
+    with pytest.raises(ValueError, match="another head"):
+        train.started_head(setup, tmp_path / "narrow")
+
+
+@pytest.mark.parametrize("frozen", [0, 2, 3])
+def test_what_is_trained_is_what_is_used(training, frozen):
+    """Folded with a batch's own statistics, the tower gives what its step saw of that batch."""
+    train, family = training("train"), training("family")
+    shallow = family.FastViTHD((1, 1, 1, 1, 1), helped=False, frozen=frozen)
+    setup = train.Setup(shallow, train.optimiser(0.1, 4))
+    tower = random_params(shallow.tower, 3)
+    state = setup.state({"tower": tower, "head": setup.fresh_head(setup.head, 0)})
+    assert not state["kept"].keys() & state["params"]["tower"].keys()
+    assert state["kept"].keys() | state["params"]["tower"].keys() == tower.keys()
+    crops = np.random.default_rng(0).integers(0, 256, (2, 128, 128, 3), np.uint8)
+    taken = shallow.before(state["kept"], crops)
+    seen = shallow.see(state["params"]["tower"], taken, np.zeros((2, 2), np.int32))
+    used = setup.finished(state, [crops])["tower"]
+    for name in shallow.kept:
+        assert jax.tree.all(jax.tree.map(np.array_equal, used[name], tower[name]))
+    tokens, maps = encode_for_head(used, crops, config=shallow.tower, head=setup.head)
+    for found, wanted in zip(jax.tree.leaves(seen["head"]), (tokens, *maps), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-4 * float(np.abs(wanted).max()))
+
+
+def test_what_is_frozen_stays(training):
+    train, family, targets = training("train"), training("family"), training("targets").targets
+    shallow = family.FastViTHD((1, 1, 1, 1, 1), helped=False, frozen=3)
+    setup = train.Setup(shallow, train.optimiser(0.1, 4))
+    state = setup.state(
+        {
+            "tower": random_params(shallow.tower, 3),
+            "head": setup.fresh_head(setup.head, 0),
+        }
+    )
+    before = jax.tree.map(np.array, {k: state[k] for k in ("kept", "params")})
+    boxes = np.array([[8.0, 8, 60, 40]])
+    batch = {
+        "pixels": np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8),
+        "corner": np.zeros((1, 2), np.int32),
+        **{k: v[None] for k, v in targets(setup.head, 64, boxes, [0], np.ones(1, bool)).items()},
+    }
+    for _ in range(2):  # the rate of the first step is 0
+        state, parts = setup.step(state, batch)
+    assert np.isfinite(parts["loss"])
+    same = lambda kind: jax.tree.map(np.array_equal, state[kind], before[kind])  # noqa: E731
+    assert jax.tree.all(same("kept"))
+    changed = same("params")
+    assert not changed["tower"]["stage_3"]["downsample"]["conv"]["kernel"]
+    assert not changed["head"]["detail_places"]["kernel"]
+
+
+@pytest.mark.parametrize("options", [[], ["--start", "a-run"], ["--family", "clip"]])
+def test_frozen_stages_come_from_a_weight_directory(
+    training, tmp_path, monkeypatch, capsys, options
+):
+    command = ["train.py", "data", str(tmp_path / "run"), "--frozen", "3", *options]
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit):
+        training("train").main()
+    assert "--start WEIGHTS" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_does_not_start_from_other_weights(training, tmp_path):
@@ -207,7 +287,8 @@ def test_a_run_does_not_start_from_other_weights(training, tmp_path):
     with pytest.raises(ValueError, match="neither a run"):
         train.check_start(tmp_path)
     (tmp_path / "recipe.json").write_text("{}")
-    assert train.helped(tmp_path)
+    assert train.helped(tmp_path, 0)
+    assert not train.helped(tmp_path, 1)
     store.save(tmp_path / "other", config=SHALLOW, params=random_params(SHALLOW))
     with pytest.raises(ValueError, match="other sizes"):
         train.started_state(setup, tmp_path / "other")

@@ -33,7 +33,7 @@ from diffvis_jax.change import patch_difference
 from diffvis_jax.datasets.coordinates import bounds
 from diffvis_jax.datasets.records import Screen, Stream, load_screen
 from diffvis_jax.grounding.decode import Element, decode
-from diffvis_jax.grounding.find import head_answers, map_of, on_screenshot
+from diffvis_jax.grounding.find import head_answers, maps_of, on_screenshot
 from diffvis_jax.model import Model
 from diffvis_jax.policy import Policy
 from diffvis_jax.preprocess_config import ImageError, placement
@@ -106,11 +106,11 @@ class Runner:
         self.tower = build(model.config)
         for policy in policies.values():
             policy.margins(self.tower.stages)
-        self.with_map = bool(model.head and model.head.config.map_width)
+        self._head_config = model.head.config if model.head else None
         self._params = on_all(model.params, mesh)
         self._head_params = on_all(model.head.params, mesh) if model.head else None
         self._step = make_stream_step(model.config, mesh)
-        self._full = make_full_step(model.config, mesh, with_map=self.with_map)
+        self._full = make_full_step(model.config, mesh, head=self._head_config)
         self._difference = jax.jit(self._changed)
 
     def run(
@@ -186,7 +186,7 @@ class Runner:
         nobody = on_devices(np.zeros(places, bool), self.mesh)
         blank = np.zeros((places, config.size, config.size, 3), np.uint8)
         self._frames = on_devices(blank, self.mesh)
-        self._last = init_full(config, places, self.mesh, with_map=self.with_map)
+        self._last = init_full(config, places, self.mesh, head=self._head_config)
         self._last = self._full(self._params, self._last, self._frames, nobody)
         self._caches = {name: init_streams(config, places, self.mesh) for name in self.policies}
         for name, policy in self.policies.items():
@@ -209,11 +209,11 @@ class Runner:
         count = int(active.sum())
         start = time.perf_counter()
         self._last = self._full(self._params, self._last, pictures, here)
-        tokens, fine = jax.block_until_ready(self._last)
+        tokens, maps = jax.block_until_ready(self._last)
         results: dict[str, Any] = {
             FULL: {
                 "ms": 1e3 * (time.perf_counter() - start) / count,
-                "elements": self._elements(tokens, fine),
+                "elements": self._elements(tokens, maps),
             }
         }
         at = self._difference(pictures, shown)
@@ -224,22 +224,24 @@ class Runner:
             )
             ms = 1e3 * (time.perf_counter() - start) / count
             head = self.model.head
-            fine = map_of(head.config, self._caches[name]) if head else None
+            maps = maps_of(head.config, self._caches[name]) if head else ()
             results[name] = {
                 "ms": ms,
-                "elements": self._elements(found, fine),
+                "elements": self._elements(found, maps),
                 "missed": np.asarray(_missed(found, tokens, before, at), np.float64),
                 "report": jax.tree.map(np.asarray, report),
             }
         self._frames = pictures
         return results
 
-    def _elements(self, tokens: jax.Array, fine: jax.Array | None) -> list[list[Element]] | None:
+    def _elements(
+        self, tokens: jax.Array, maps: tuple[jax.Array, ...]
+    ) -> list[list[Element]] | None:
         """What can be clicked, in pixels of the frames, for each place."""
         head = self.model.head
         if head is None:
             return None
-        answers = head_answers(self._head_params, tokens, fine, config=head.config)
+        answers = head_answers(self._head_params, tokens, maps, config=head.config)
         return decode(head.config, jax.device_get(answers))
 
     def _row(

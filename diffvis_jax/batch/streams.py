@@ -17,7 +17,8 @@ from jax.sharding import PartitionSpec as P
 from diffvis_jax import cells
 from diffvis_jax.cache import CLEAN, Cache, Report, init_cache
 from diffvis_jax.errors import ConfigError
-from diffvis_jax.grounding.find import map_name
+from diffvis_jax.grounding.find import map_indices, map_names
+from diffvis_jax.grounding.head import HeadConfig
 from diffvis_jax.policy import Policy
 from diffvis_jax.step import encode, encode_step, one_shape
 from diffvis_jax.towers import VisionConfig, build
@@ -157,9 +158,9 @@ def make_stream_step(
 
 
 def make_full_step(
-    config: VisionConfig, mesh: Mesh, *, with_map: bool
-) -> Callable[..., tuple[jax.Array, jax.Array | None]]:
-    """The jitted full encode: `full(params, last, frames, active) -> tokens, map`.
+    config: VisionConfig, mesh: Mesh, *, head: HeadConfig | None
+) -> Callable[..., tuple[jax.Array, tuple[jax.Array, ...]]]:
+    """The jitted full encode: `full(params, last, frames, active) -> tokens, maps`.
 
     `last` is what it returned before, first `init_full`: streams that are not active keep theirs,
     and cost nothing, since the work is compacted over streams.
@@ -167,16 +168,18 @@ def make_full_step(
     Args:
       config: of the tower.
       mesh: from `data_mesh`.
-      with_map: also return the map that a grounding head sees, `[B, 2g, 2g, C]`; else None.
+      head: of this grounding head, also return the maps that it sees.
     """
     size = _DENSE_FRAMES.get(jax.default_backend(), _DENSE_FRAMES_ELSEWHERE)
+
+    names = map_names(config, head) if head else ()
 
     def local(params, last, frames, active):
         def some(last, index):
             own, pictures = cells.inside((params, frames[index]), index)
             found = encode(own, pictures, config=config, output="intermediates")
             assert isinstance(found, dict)
-            new = found["tokens"], found[map_name(config)] if with_map else None
+            new = found["tokens"], tuple(found[name] for name in names)
             return jax.tree.map(lambda old, x: old.at[index].set(x), last, new)
 
         return cells.for_each_chunk(active, min(size, frames.shape[0]), some, last)
@@ -188,8 +191,8 @@ def make_full_step(
 
 
 def init_full(
-    config: VisionConfig, places: int, mesh: Mesh, *, with_map: bool
-) -> tuple[jax.Array, jax.Array | None]:
+    config: VisionConfig, places: int, mesh: Mesh, *, head: HeadConfig | None
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     """What `make_full_step` returns before the first frame: zeros."""
     tower = build(config)
 
@@ -197,7 +200,5 @@ def init_full(
         return on_devices(jnp.zeros((places, *shape), dtype), mesh)
 
     tokens = zeros(tower.tokens, tower.token_width)
-    if not with_map:
-        return tokens, None
-    layer = next(each for each in tower.layers if each.name == map_name(config))
-    return tokens, zeros(*layer.shape, layer.width, dtype=tower.dtype)
+    seen = [tower.layers[index] for index in map_indices(config, head)] if head else []
+    return tokens, tuple(zeros(*each.shape, each.width, dtype=tower.dtype) for each in seen)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -34,38 +35,46 @@ class Head:
 def head_answers(
     params: dict[str, Any],
     tokens: jax.Array,
-    fine: jax.Array | None = None,
+    maps: Sequence[jax.Array] = (),
     *,
     config: HeadConfig,
 ) -> dict[str, jax.Array]:
-    """What the head says of tokens `[B, N, D]` and a map; see `GroundingHead`."""
-    answers = GroundingHead(config).apply({"params": params}, tokens, fine)
+    """What the head says of tokens `[B, N, D]` and maps; see `GroundingHead`."""
+    answers = GroundingHead(config).apply({"params": params}, tokens, maps)
     assert isinstance(answers, dict)
     return answers
 
 
-def _map_index(config: VisionConfig) -> int:
-    """Which layer's map the head sees: of those with 2 x 2 positions in a patch, the last."""
-    cells = [layer.cell for layer in build(config).layers]
-    if 2 not in cells:
-        raise ConfigError("this tower has no map with 2 x 2 positions in a patch")
-    return len(cells) - 1 - cells[::-1].index(2)
-
-
-def map_name(config: VisionConfig) -> str:
-    """Name of the map that a head sees beside the tokens, among a tower's intermediates.
+def map_indices(config: VisionConfig, head: HeadConfig) -> tuple[int, ...]:
+    """Which layers' maps the head sees beside the tokens: of those with so many positions in a
+    patch, the last.
 
     Raises:
       ConfigError: a tower without such a map (CLIP).
     """
-    return build(config).layers[_map_index(config)].name
+    cells = [layer.cell for layer in build(config).layers]
+    for positions, _ in head.maps:
+        if positions not in cells:
+            raise ConfigError(
+                f"this tower has no map with {positions} x {positions} positions in a patch"
+            )
+    return tuple(len(cells) - 1 - cells[::-1].index(positions) for positions, _ in head.maps)
+
+
+def map_names(config: VisionConfig, head: HeadConfig) -> tuple[str, ...]:
+    """Names of the maps that a head sees beside the tokens, among a tower's intermediates.
+
+    Raises:
+      ConfigError: a tower without such a map (CLIP).
+    """
+    return tuple(build(config).layers[index].name for index in map_indices(config, head))
 
 
 @functools.partial(jax.jit, static_argnames=("config", "head"))
 def encode_for_head(
     params: dict[str, Any], frames: jax.Array, *, config: VisionConfig, head: HeadConfig
-) -> tuple[jax.Array, jax.Array | None]:
-    """A full encode: tokens `[B, N, D]`, and the map that the head sees, if it sees one.
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """A full encode: tokens `[B, N, D]`, and the maps that the head sees.
 
     Args:
       params, config: of the tower.
@@ -74,23 +83,24 @@ def encode_for_head(
     """
     maps = encode(params, frames, config=config, output="intermediates")
     assert isinstance(maps, dict)
-    return maps["tokens"], maps[map_name(config)] if head.map_width else None
+    return maps["tokens"], tuple(maps[name] for name in map_names(config, head))
 
 
-def map_of(head: HeadConfig, cache: Cache) -> jax.Array | None:
-    """The map that the head sees, `[B, 2g, 2g, C]`, out of a cache; None if it sees none."""
-    if not head.map_width:
-        return None
-    index = _map_index(cache.config)
-    tower = build(cache.config)
-    height, width = tower.layers[index].shape
-    return values_of(cache.maps[index][:, :height, :width])
+def maps_of(head: HeadConfig, cache: Cache) -> tuple[jax.Array, ...]:
+    """The maps that the head sees, `[B, H, W, C]` each, out of a cache."""
+    layers = build(cache.config).layers
+
+    def of(index: int) -> jax.Array:
+        height, width = layers[index].shape
+        return values_of(cache.maps[index][:, :height, :width])
+
+    return tuple(of(index) for index in map_indices(cache.config, head))
 
 
 def find_elements(
     head: Head,
     tokens: jax.Array,
-    fine: jax.Array | None = None,
+    maps: Sequence[jax.Array] = (),
     *,
     threshold: float | None = None,
 ) -> list[list[Element]]:
@@ -99,13 +109,13 @@ def find_elements(
     Args:
       head: trained with the tower that made the tokens.
       tokens: `[B, N, D]`, from a full or a differential encode.
-      fine: the map that the head sees beside them, if it does: from `encode_for_head` or `map_of`.
+      maps: those that the head sees beside them: from `encode_for_head` or `maps_of`.
       threshold: least score, 0-1; None = the head's own.
 
     Raises:
-      ConfigError: tokens or a map of other shapes.
+      ConfigError: tokens or maps of other shapes.
     """
-    answers = head_answers(head.params, tokens, fine, config=head.config)
+    answers = head_answers(head.params, tokens, tuple(maps), config=head.config)
     return decode(head.config, answers, threshold=threshold)
 
 

@@ -2,12 +2,13 @@
 
 A token covers a patch that may hold a dozen menu rows. Each patch is therefore divided into
 `rows x columns` places, and one output of the head answers for each: an element belongs to the
-places near its centre. The head sees the tokens and, of a FastViTHD tower, the map before the last
-halving, whose positions are half a patch: both are kept by a differential encode, so what it
+places near its centre. The head sees the tokens and, of a FastViTHD tower, the last maps whose
+positions are half and a quarter of a patch: all are kept by a differential encode, so what it
 changes in them is what it changes in the answers.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -25,9 +26,11 @@ class HeadConfig:
 
     Attributes:
       token_width: D of the tower's tokens.
-      map_width: C of the map before the last halving; 0 = the head sees the tokens alone.
+      map_width: C of the map with 2 x 2 positions in a patch; 0 = the head sees the tokens alone.
+      detail_width: C of the map with 4 x 4 positions in a patch, beside the other; 0 = not seen.
       patch: pixels along the side of the patch of a token.
       hidden: width of the hidden layer, of each position of the map (of each token without one).
+      detail_hidden: width of the hidden layer of each position of the other map.
       place_width: width of the hidden layer of each place.
       rows, columns: places in a patch; places are wider than high, as elements are.
       kinds: names of the element kinds.
@@ -37,8 +40,10 @@ class HeadConfig:
 
     token_width: int
     map_width: int = 0
+    detail_width: int = 0
     patch: int = 64
     hidden: int = 256
+    detail_hidden: int = 128
     place_width: int = 48
     rows: int = 8
     columns: int = 4
@@ -55,17 +60,27 @@ class HeadConfig:
             raise ConfigError(
                 f"a patch of {self.patch} px does not divide into {self.rows} x {self.columns}"
             )
-        if self.rows % self.fine or self.columns % self.fine:
-            raise ConfigError(
-                f"{self.rows} x {self.columns} places do not divide among the "
-                f"{self.fine} x {self.fine} map positions of a patch"
-            )
+        if self.detail_width and not self.map_width:
+            raise ConfigError("a head with detail_width needs map_width too")
+        for fine, _ in self.maps:
+            if self.rows % fine or self.columns % fine:
+                raise ConfigError(
+                    f"{self.rows} x {self.columns} places do not divide among the "
+                    f"{fine} x {fine} map positions of a patch"
+                )
         object.__setattr__(self, "kinds", tuple(self.kinds))
 
     @property
     def fine(self) -> int:
         """Map positions along the side of a patch; 1 without a map."""
         return 2 if self.map_width else 1
+
+    @property
+    def maps(self) -> tuple[tuple[int, int], ...]:
+        """The maps that the head sees beside the tokens, the coarsest first: positions along the
+        side of a patch, and C."""
+        seen = ((2, self.map_width), (4, self.detail_width))
+        return tuple((positions, width) for positions, width in seen if width)
 
     @property
     def outputs(self) -> int:
@@ -75,17 +90,18 @@ class HeadConfig:
 
 class GroundingHead(nn.Module):
     """Two hidden layers: one for each map position, one for each place; the last layer is the same
-    for all places."""
+    for all places. The map with 4 x 4 positions in a patch adds to the hidden layer of the places.
+    """
 
     config: HeadConfig
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, fine: jax.Array | None = None) -> dict[str, jax.Array]:
+    def __call__(self, tokens: jax.Array, maps: Sequence[jax.Array] = ()) -> dict[str, jax.Array]:
         """Answers for every place.
 
         Args:
           tokens: `[B, N, D]`, N = g * g in raster order (without a class token).
-          fine: `[B, 2g, 2g, C]`, the map before the last halving; None if the head sees none.
+          maps: those that the config names, `[B, 2g, 2g, C]` and `[B, 4g, 4g, C]`.
 
         Returns:
           for the h x w = (g * rows) x (g * columns) places of the frame, float32:
@@ -93,51 +109,74 @@ class GroundingHead(nn.Module):
           centre x and y from the middle of the place and width and height, in pixels.
 
         Raises:
-          ConfigError: tokens or a map of other shapes.
+          ConfigError: tokens or maps of other shapes.
         """
         c = self.config
-        grid = _grid(c, tokens, fine)
+        grid = _grid(c, tokens, maps)
         batch, f, side = tokens.shape[0], c.fine, grid * c.fine
         x = nn.LayerNorm(name="norm")(tokens.astype(jnp.float32))
         x = nn.Dense(f * f * c.hidden, name="hidden")(x)
         x = _spread(x.reshape(batch, grid, grid, f, f, c.hidden))
-        if fine is not None:
-            y = nn.LayerNorm(name="map_norm")(fine.astype(jnp.float32))
+        if c.map_width:
+            y = nn.LayerNorm(name="map_norm")(maps[0].astype(jnp.float32))
             x = x + nn.Dense(c.hidden, use_bias=False, name="map_hidden")(y)
         rows, columns = c.rows // f, c.columns // f
         x = nn.gelu(x, approximate=False)
-        x = nn.Dense(rows * columns * c.place_width, name="places")(x)
-        x = _spread(x.reshape(batch, side, side, rows, columns, c.place_width))
-        x = nn.Dense(c.outputs, name="answers")(nn.gelu(x, approximate=False))
+        place = nn.Dense(rows * columns * c.place_width, name="places")(x)
+        place = _spread(place.reshape(batch, side, side, rows, columns, c.place_width))
+        if c.detail_width:
+            place = place + self._details(x, maps[1])
+        place = nn.Dense(c.outputs, name="answers")(nn.gelu(place, approximate=False))
         kinds = len(c.kinds)
         return {
             # Nearly all places are empty: start from there (focal loss, arXiv 1708.02002, 4.1).
-            "object": x[..., 0] - 4.0,
-            "kind": x[..., 1 : 1 + kinds],
+            "object": place[..., 0] - 4.0,
+            "kind": place[..., 1 : 1 + kinds],
             "box": jnp.concatenate(
-                [UNIT * x[..., -4:-2], UNIT * jnp.exp(jnp.clip(x[..., -2:], -4.0, 4.5))], -1
+                [UNIT * place[..., -4:-2], UNIT * jnp.exp(jnp.clip(place[..., -2:], -4.0, 4.5))],
+                -1,
             ),
         }
 
+    def _details(self, x: jax.Array, detail: jax.Array) -> jax.Array:
+        """What a map `[B, 4g, 4g, C]` adds to the places, seen beside `x`, `[B, 2g, 2g, hidden]`.
 
-def _grid(config: HeadConfig, tokens: jax.Array, fine: jax.Array | None) -> int:
+        Nothing at first, so that a head without it can be trained on with it.
+        """
+        c = self.config
+        batch, side = x.shape[:2]
+        y = nn.LayerNorm(name="detail_norm")(detail.astype(jnp.float32))
+        y = nn.Dense(c.detail_hidden, name="detail_hidden")(y)
+        around = nn.Dense(4 * c.detail_hidden, use_bias=False, name="detail_context")(x)
+        y = y + _spread(around.reshape(batch, side, side, 2, 2, c.detail_hidden))
+        rows, columns = c.rows // 4, c.columns // 4
+        zeros = nn.initializers.zeros
+        y = nn.Dense(
+            rows * columns * c.place_width, use_bias=False, kernel_init=zeros, name="detail_places"
+        )(nn.gelu(y, approximate=False))
+        return _spread(y.reshape(batch, 2 * side, 2 * side, rows, columns, c.place_width))
+
+
+def _grid(config: HeadConfig, tokens: jax.Array, maps: Sequence[jax.Array]) -> int:
     """Tokens along the side of the frame."""
     grid = round(tokens.shape[1] ** 0.5)
     if grid * grid != tokens.shape[1] or tokens.shape[2] != config.token_width:
         raise ConfigError(
             f"tokens [B, g * g, {config.token_width}] are needed, got {list(tokens.shape)}"
         )
-    wanted = (2 * grid, 2 * grid, config.map_width) if config.map_width else None
-    given = None if fine is None else fine.shape[1:]
+    wanted = [(n * grid, n * grid, width) for n, width in config.maps]
+    given = [each.shape[1:] for each in maps]
     if given != wanted:
         raise ConfigError(
-            f"the head wants {_map(wanted)} beside {grid} x {grid} tokens, got {_map(given)}"
+            f"the head wants {_listed(wanted)} beside {grid} x {grid} tokens, got {_listed(given)}"
         )
     return grid
 
 
-def _map(shape: tuple[int, ...] | None) -> str:
-    return "no map" if shape is None else f"a map of {' x '.join(map(str, shape))}"
+def _listed(shapes: Sequence[tuple[int, ...]]) -> str:
+    if not shapes:
+        return "no map"
+    return " and ".join(f"a map of {' x '.join(map(str, shape))}" for shape in shapes)
 
 
 def _spread(x: jax.Array) -> jax.Array:
@@ -180,5 +219,17 @@ def head_shapes(config: HeadConfig) -> dict[str, tuple[int, ...]]:
             "map_norm/scale": (c.map_width,),
             "map_norm/bias": (c.map_width,),
             "map_hidden/kernel": (c.map_width, c.hidden),
+        }
+    if c.detail_width:
+        shapes |= {
+            "detail_norm/scale": (c.detail_width,),
+            "detail_norm/bias": (c.detail_width,),
+            "detail_hidden/kernel": (c.detail_width, c.detail_hidden),
+            "detail_hidden/bias": (c.detail_hidden,),
+            "detail_context/kernel": (c.hidden, 4 * c.detail_hidden),
+            "detail_places/kernel": (
+                c.detail_hidden,
+                c.rows * c.columns // 16 * c.place_width,
+            ),
         }
     return shapes

@@ -24,16 +24,23 @@ Statistics = list[tuple[jax.Array, jax.Array]]  # mean and mean square of each c
 
 
 @contextlib.contextmanager
-def normalised(config: dv.FastViTHDConfig) -> Iterator[Statistics]:
+def normalised(config: dv.FastViTHDConfig, frozen: int = 0) -> Iterator[Statistics]:
     """Encodes traced inside have batch norm; yields the list that fills with their statistics.
 
     Normalised are the inputs of the GELUs of stem and halvings, and those of the feed-forward
     networks: the outputs of the convolutions that `normalised_paths` names, in that order.
+
+    Args:
+      config: of the tower; no two of its widths are the same.
+      frozen: so many stages, and with them the stem, are left as they are.
     """
+    untouched = config.widths[:frozen]
     seen: Statistics = []
     gelu, feed_forward = fastvithd.gelu, fastvithd.feed_forward
 
     def norm(x: jax.Array) -> jax.Array:
+        if x.shape[-1] in untouched:
+            return x
         axes = tuple(range(x.ndim - 1))
         mean, square = x.mean(axes), jnp.square(x).mean(axes)
         seen.append((mean, square))
@@ -54,10 +61,10 @@ def _factor(mean: jax.Array, square: jax.Array) -> jax.Array:
     return jax.lax.rsqrt(jnp.maximum(square - mean * mean, 0.0) + EPSILON)
 
 
-def normalised_paths(config: dv.FastViTHDConfig) -> list[tuple[str, ...]]:
+def normalised_paths(config: dv.FastViTHDConfig, frozen: int = 0) -> list[tuple[str, ...]]:
     """Where the parameters of the normalised convolutions are, in the order in which they run."""
-    paths: list[tuple[str, ...]] = [("stem", f"conv_{i}") for i in range(3)]
-    for stage, depth in enumerate(config.depths):
+    paths: list[tuple[str, ...]] = [] if frozen else [("stem", f"conv_{i}") for i in range(3)]
+    for stage, depth in list(enumerate(config.depths))[frozen:]:
         name = f"stage_{stage}"
         if stage:
             paths += [(name, "downsample", part) for part in ("conv", "project")]
@@ -66,10 +73,13 @@ def normalised_paths(config: dv.FastViTHDConfig) -> list[tuple[str, ...]]:
 
 
 def fold(
-    params: dict[str, Any], config: dv.FastViTHDConfig, statistics: Sequence[Statistics]
+    params: dict[str, Any],
+    config: dv.FastViTHDConfig,
+    statistics: Sequence[Statistics],
+    frozen: int = 0,
 ) -> dict[str, Any]:
     """The tower's parameters with the statistics of several batches put into them."""
-    paths = normalised_paths(config)
+    paths = normalised_paths(config, frozen)
     params = jax.tree.map(lambda x: x, params)  # new dicts, the same arrays
     for path, parts in zip(paths, zip(*statistics, strict=True), strict=True):
         mean, square = (jnp.mean(jnp.stack(each), 0) for each in zip(*parts, strict=True))

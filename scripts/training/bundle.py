@@ -59,9 +59,9 @@ def bundle(args: argparse.Namespace) -> int:
         best, state = restore(args.run, setup, best=True)
     pages = load_screens(args.data / "train", setup.head, 200, family.size)
     held = calibration(pages, int(recipe["side"]), setup.head)
-    finished = family.finished(state["average"]["tower"], held)
-    tower, tower_params = cast(family.tower, finished, "bfloat16")
-    head, head_params = cast(setup.head, state["average"]["head"], "bfloat16")
+    finished = setup.finished(state, held)
+    tower, tower_params = cast(family.tower, finished["tower"], "bfloat16")
+    head, head_params = cast(setup.head, finished["head"], "bfloat16")
     exact, exact_params = cast(tower, tower_params, "float32")
     params = {
         "tower": exact_params,

@@ -1,6 +1,7 @@
 """What training needs to know of a kind of tower: its size, its crops, and what its heads see."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,11 +13,13 @@ from grow import grow, near_identity
 from offset_heads import look_around
 
 import diffvis_jax as dv
-from diffvis_jax.grounding.find import map_name
+from diffvis_jax.grounding.find import map_names
 from diffvis_jax.grounding.head import HeadConfig
+from diffvis_jax.step import encode_layers
 from diffvis_jax.towers import build
+from diffvis_jax.towers.layers import Local, Source, Tower
 
-Seen = dict[str, tuple[jax.Array, jax.Array | None]]  # what each head sees: tokens and map
+Seen = dict[str, tuple[jax.Array, tuple[jax.Array, ...]]]  # what each head sees: tokens and maps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +31,14 @@ class FastViTHD:
       size: pixels along the side of the frames it is for.
       smaller: another size, of which it sees every third page.
       helped: whether a helper head leads the way for the layers before it.
+      frozen: so many stages, and with them the stem, are not trained: 0 to 3.
     """
 
     depths: tuple[int, ...] = (2, 12, 24, 4, 2)
     size: int = 1024
     smaller: int | None = 512
     helped: bool = True
+    frozen: int = 0
     align = 1  # crops begin at a multiple of so many pixels
 
     kind = "FastViTHD"
@@ -65,7 +70,9 @@ class FastViTHD:
         """The head that is kept and, on the map of stride 16, a helper that leads the way for the
         layers before it (deep supervision, arXiv 1409.5185); it answers for the same places."""
         tower = self.tower
-        kept = HeadConfig(token_width=tower.token_width, map_width=tower.widths[3])
+        kept = HeadConfig(
+            token_width=tower.token_width, map_width=tower.widths[3], detail_width=tower.widths[2]
+        )
         helper = HeadConfig(token_width=tower.widths[2], patch=16, hidden=128, rows=2, columns=1)
         return {"head": kept, "helper": helper} if self.helped else {"head": kept}
 
@@ -77,16 +84,30 @@ class FastViTHD:
         """Parameters of this tower out of those of `other`, which is no deeper."""
         return grow(params, other.depths, self.depths)
 
-    def see(self, params: dict[str, Any], pixels: jax.Array, corner: jax.Array) -> Seen:
-        """What the heads see of crops `uint8 [B, s, s, 3]`."""
-        with normalised(self.tower):
-            maps = dv.encode(params, pixels, config=self.tower, output="intermediates")
-        assert isinstance(maps, dict)
-        last = [layer.name for layer in build(self.tower).layers if layer.stage == 2][-1]
-        x = maps[last]
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Names of the parameters that are not trained."""
+        return ("stem", *(f"stage_{i}" for i in range(self.frozen))) if self.frozen else ()
+
+    def before(self, kept: dict[str, Any], pixels: jax.Array) -> jax.Array:
+        """What the part that is trained takes, of crops `uint8 [B, s, s, 3]`: the map of the last
+        layer that is not, or the crops."""
+        return _map_before(kept, pixels, self.tower, self.frozen) if self.frozen else pixels
+
+    def see(self, params: dict[str, Any], taken: jax.Array, corner: jax.Array) -> Seen:
+        """What the heads see, from what `before` gives."""
+        stride = 2 ** (self.frozen + 1) if self.frozen else 1
+        tower = build(dataclasses.replace(self.tower, size=taken.shape[1] * stride))
+        first, rest = _divided(tower, self.frozen)
+        with normalised(self.tower, self.frozen):
+            tokens, maps = encode_layers(params, taken, rest)
+        if first.layers:
+            maps[first.layers[-1].name] = taken
+        fine, detail = map_names(self.tower, self.heads["head"])
+        x = maps[detail]
         return {
-            "head": (maps["tokens"], maps[map_name(self.tower)]),
-            "helper": (x.reshape(x.shape[0], -1, x.shape[-1]), None),
+            "head": (tokens, (maps[fine], x)),
+            "helper": (x.reshape(x.shape[0], -1, x.shape[-1]), ()),
         }
 
     def finished(self, params: dict[str, Any], crops: Sequence[np.ndarray]) -> dict[str, Any]:
@@ -94,11 +115,32 @@ class FastViTHD:
 
         @jax.jit
         def statistics(params: dict[str, Any], pixels: jax.Array) -> Statistics:
-            with normalised(self.tower) as seen:
+            with normalised(self.tower, self.frozen) as seen:
                 dv.encode(params, pixels, config=self.tower)
             return list(seen)
 
-        return fold(params, self.tower, [statistics(params, pixels) for pixels in crops])
+        found = [statistics(params, pixels) for pixels in crops]
+        return fold(params, self.tower, found, self.frozen)
+
+
+def _divided(tower: Tower, stages: int) -> tuple[Tower, Tower]:
+    """The stem and so many stages (none: not the stem either), and the rest."""
+    first = tuple(layer for layer in tower.layers if layer.stage < stages)
+    rest = tower.layers[len(first) :]
+    return dataclasses.replace(tower, layers=first), dataclasses.replace(tower, layers=rest)
+
+
+# Compiled on its own: in one program with the gradients of the rest it took minutes longer.
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _map_before(
+    params: dict[str, Any], pixels: jax.Array, config: dv.FastViTHDConfig, stages: int
+) -> jax.Array:
+    tower = build(dataclasses.replace(config, size=pixels.shape[1]))
+    x = pixels
+    for layer in _divided(tower, stages)[0].layers:
+        assert isinstance(layer, Source | Local)
+        x = layer.dense(layer.own(params), x).astype(tower.dtype)
+    return x
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +157,7 @@ class CLIP:
     smaller: int | None = None
 
     kind = "CLIP-style ViT"
+    kept = ()  # all of it is trained
 
     @property
     def about(self) -> str:
@@ -159,6 +202,10 @@ class CLIP:
         """Parameters of this tower out of those of `other`."""
         return params
 
+    def before(self, kept: dict[str, Any], pixels: jax.Array) -> jax.Array:
+        """What the part that is trained takes: the crops."""
+        return pixels
+
     def see(self, params: dict[str, Any], pixels: jax.Array, corner: jax.Array) -> Seen:
         """What the head sees of crops `uint8 [B, s, s, 3]` whose first pixels are at `corner`,
         int32 `[B, 2]` (left, top), multiples of a patch."""
@@ -177,7 +224,7 @@ class CLIP:
             assert isinstance(tokens, jax.Array)
             return tokens[0]
 
-        return {"head": (jax.vmap(one)(pixels, corner), None)}
+        return {"head": (jax.vmap(one)(pixels, corner), ())}
 
     def finished(self, params: dict[str, Any], crops: Sequence[np.ndarray]) -> dict[str, Any]:
         """The tower as it is used."""

@@ -13,8 +13,11 @@ import argparse
 import dataclasses
 import functools
 import json
+import os
 import sys
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +73,7 @@ class Setup:
 
     def loss(self, params: dict[str, Any], batch: dict[str, jax.Array]):
         """The loss of the head that is kept and, with less weight, of the helpers."""
-        seen = self.family.see(params["tower"], batch["pixels"], batch["corner"])
+        seen = self.family.see(params["tower"], batch["taken"], batch["corner"])
         loss, parts = jnp.zeros(()), {}
         for name, config in self.family.heads.items():
             answers = GroundingHead(config).apply({"params": params[name]}, *seen[name])
@@ -81,10 +84,13 @@ class Setup:
                 loss, parts = loss + HELP * own, {**parts, name: own}
         return loss, parts
 
-    @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-    def step(self, state: dict[str, Any], batch: dict[str, jax.Array]):
+    def step(self, state: dict[str, Any], batch: dict[str, Any]):
         """One update: state and batch to the new state and the parts of the loss."""
+        taken = self.family.before(state["kept"], batch["pixels"])
+        return self._update(state, {**batch, "taken": taken})
 
+    @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+    def _update(self, state: dict[str, Any], batch: dict[str, jax.Array]):
         (_, parts), grads = jax.value_and_grad(self.loss, has_aux=True)(state["params"], batch)
         updates, optimiser = self.optimiser.update(grads, state["optimiser"], state["params"])
         params = optax.apply_updates(state["params"], updates)
@@ -94,30 +100,42 @@ class Setup:
         new = {
             "params": params,
             "average": average,
+            "kept": state["kept"],
             "optimiser": optimiser,
             "step": state["step"] + 1,
         }
-        return new, {**parts, "gradient": optax.global_norm(grads)}
+        return new, {**parts, "gradient": optax.tree.norm(grads)}
+
+    @staticmethod
+    def fresh_head(config: HeadConfig, seed: int) -> Any:
+        """Parameters of a head before the first step."""
+        tokens = jnp.zeros((1, 1, config.token_width))
+        maps = [jnp.zeros((1, n, n, width)) for n, width in config.maps]
+        return GroundingHead(config).init(jax.random.key(seed), tokens, maps)["params"]
 
     def fresh(self, seed: int) -> dict[str, Any]:
         """The state before the first step."""
-
-        def head(config: HeadConfig) -> Any:
-            tokens = jnp.zeros((1, 1, config.token_width))
-            fine = jnp.zeros((1, 2, 2, config.map_width)) if config.map_width else None
-            return GroundingHead(config).init(jax.random.key(seed), tokens, fine)["params"]
-
-        heads = {name: head(config) for name, config in self.family.heads.items()}
+        heads = {name: self.fresh_head(head, seed) for name, head in self.family.heads.items()}
         return self.state({"tower": self.family.fresh(seed), **heads})
 
     def state(self, params: dict[str, Any]) -> dict[str, Any]:
         """The state before the first step from these parameters."""
+        kept = {name: params["tower"][name] for name in self.family.kept}
+        trained = {name: own for name, own in params["tower"].items() if name not in kept}
+        params = {**params, "tower": trained}
         return {
             "params": params,
             "average": jax.tree.map(jnp.copy, params),
+            "kept": kept,
             "optimiser": self.optimiser.init(params),
             "step": jnp.zeros((), jnp.int32),
         }
+
+    def finished(self, state: dict[str, Any], crops: Sequence[np.ndarray]) -> dict[str, Any]:
+        """Tower and head as they are used: averaged, with the batch norm of these crops folded."""
+        average = state["average"]
+        tower = self.family.finished({**state["kept"], **average["tower"]}, crops)
+        return {"tower": tower, "head": average["head"]}
 
 
 def optimiser(rate: float, steps: int) -> optax.GradientTransformation:
@@ -149,9 +167,15 @@ def load_screens(directory: Path, head: HeadConfig, most: int | None, size: int)
     if most is not None and len(paths) > most:
         paths = [paths[i] for i in np.linspace(0, len(paths) - 1, most).astype(int)]
     screens = []
-    with Progress(len(paths), f"reading {directory.name}") as progress:
-        for path in paths:
-            screens.append(Screen(path, size, head.kinds))
+    # Pillow decodes and resizes without Python's lock.
+    with (
+        Progress(len(paths), f"reading {directory.name}") as progress,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
+        for path, screen in zip(
+            paths, pool.map(lambda path: Screen(path, size, head.kinds), paths), strict=True
+        ):
+            screens.append(screen)
             progress(path.name)
     return screens
 
@@ -174,7 +198,8 @@ def family_of(recipe: dict[str, Any]) -> Family:
     """The kind of tower that a recipe (the options of a run) names."""
     if recipe["family"] == "clip":
         return CLIP()
-    return FastViTHD(tuple(recipe["depths"]), helped=recipe.get("helped", True))
+    helped, frozen = recipe.get("helped", True), recipe.get("frozen", 0)
+    return FastViTHD(tuple(recipe["depths"]), helped=helped, frozen=frozen)
 
 
 def read_recipe(run: Path) -> dict[str, Any]:
@@ -213,7 +238,8 @@ def started_state(setup: Setup, start: Path) -> dict[str, Any]:
         other = family_of(read_recipe(start))
         check_kind(start, other, setup.family)
         newest, held = restore(start, Setup(other, setup.optimiser), best=False)
-        params = held["average"]
+        average = held["average"]
+        params = {**average, "tower": {**held["kept"], **average["tower"]}}
         print(f"started from step {newest} of {start}", flush=True)
     else:
         config, tower = load_vision(start, "float32")
@@ -221,23 +247,26 @@ def started_state(setup: Setup, start: Path) -> dict[str, Any]:
         if other is None:
             raise ValueError(f"--start: {start} holds a tower of other sizes than are trained here")
         check_kind(start, other, setup.family)
-        params = {"tower": tower, "head": read_head(setup, start)}
+        params = {"tower": tower, "head": started_head(setup, start)}
         print(f"started from the weights in {start}", flush=True)
-    params = {**params, "tower": setup.family.started(params["tower"], other)}  # type: ignore[arg-type]
-    return setup.state(params)
+    heads = {name: params[name] for name in setup.family.heads}
+    tower = setup.family.started(params["tower"], other)  # type: ignore[arg-type]
+    return setup.state({"tower": tower, **heads})
 
 
-def read_head(setup: Setup, directory: Path) -> dict[str, Any]:
-    """The grounding head of a weight directory, in float32.
+def started_head(setup: Setup, directory: Path) -> dict[str, Any]:
+    """The grounding head of a weight directory, in float32; one that does not see the finest map
+    goes on with it.
 
     Raises:
       ValueError: it is not the one that is trained here.
     """
     head, params = load_grounding(directory)
     own = dataclasses.replace(setup.head, threshold=head.threshold, dtype=head.dtype)
-    if head != own:
+    if head not in (own, dataclasses.replace(own, detail_width=0)):
         raise ValueError(f"--start: {directory} holds another head, {head} and not {own}")
-    return jax.tree.map(lambda x: x.astype(jnp.float32), params)
+    params = jax.tree.map(lambda x: x.astype(jnp.float32), params)
+    return {**setup.fresh_head(setup.head, 0), **params}
 
 
 def check_kind(start: Path, other: Family, family: Family) -> None:
@@ -255,8 +284,10 @@ def is_weights(start: Path) -> bool:
     return (start / "manifest.json").exists()
 
 
-def helped(start: Path | None) -> bool:
-    """Whether a run that starts so has a helper: none is bundled."""
+def helped(start: Path | None, frozen: int) -> bool:
+    """Whether a run that starts so has a helper: none is bundled, and what it helps must learn."""
+    if frozen:
+        return False
     if start is None:
         return True
     if is_weights(start) or not (start / "recipe.json").exists():
@@ -293,6 +324,7 @@ def train(args: argparse.Namespace, family: Family) -> None:
     setup = Setup(family, optimiser(args.rate, args.steps))
     manager = checkpoints(args.run)
     newest = manager.latest_step()
+    state: Any
     if newest is not None:
         state = manager.restore(newest, args=ocp.args.StandardRestore(setup.fresh(args.seed)))
         print(f"going on from step {newest}", flush=True)
@@ -327,9 +359,7 @@ def train(args: argparse.Namespace, family: Family) -> None:
             if not np.isfinite(mean["loss"]):
                 raise ValueError(f"the loss is no longer a number at step {done}: lower --rate")
         if done % args.every == 0 or done == args.steps:
-            average = state["average"]
-            used = {**average, "tower": family.finished(average["tower"], held)}
-            metrics = validate(setup, used, validation)
+            metrics = validate(setup, setup.finished(state, held), validation)
             row = {"step": done, **{f"val_{k}": v for k, v in metrics.items()}}
             print(json.dumps(row), file=curve, flush=True)
             print(json.dumps(row), flush=True)
@@ -351,6 +381,13 @@ def main() -> int:
         metavar="RUN",
         help="from this run, or from a weight directory; a shallower tower is grown",
     )
+    add(
+        "--frozen",
+        type=int,
+        default=0,
+        choices=range(4),
+        help="leave the stem and so many stages of --start, a weight directory, as they are (0)",
+    )
     add("--side", type=int, default=256, help="pixels along the side of a crop (256)")
     add("--batch", type=int, default=8, help="crops of a step (8)")
     add("--steps", type=int, default=6000)
@@ -360,7 +397,11 @@ def main() -> int:
     add("--seed", type=int, default=0)
     args = parser.parse_args()
     try:
-        args.helped = helped(args.start)
+        if args.frozen and not (
+            args.family == "fastvithd" and args.start and is_weights(args.start)
+        ):
+            parser.error("--frozen goes on from the folded weights of a fastvithd: --start WEIGHTS")
+        args.helped = helped(args.start, args.frozen)
         family = family_of(vars(args))
         if args.side % 64 or not 64 <= args.side <= family.size:
             parser.error(f"--side must be a multiple of 64 up to {family.size}, got {args.side}")
