@@ -66,7 +66,9 @@ def card(
             f"| {said['precision']:.3f} | {said['recall']:.3f} "
             f"| {said['click']:.3f} ({low:.3f}-{high:.3f}) | {said['kind']:.3f} | {small} |"
         )
-    shown = ("family", "side", "batch", "steps", "rate", "seed")
+    shown = ["family", "side", "batch", "steps", "rate", "seed"]
+    if recipe.get("frozen"):
+        shown.append("frozen")
     return CARD.format(
         name=name,
         kind=kind,

@@ -21,7 +21,7 @@ from diffvis_jax.grounding.find import encode_for_head, head_answers
 from diffvis_jax.grounding.head import HeadConfig
 
 SMALL = 1 / 64  # of a frame's side (16 of 1024 px): shorter elements are reported apart
-THRESHOLDS = tuple(round(0.05 * n, 2) for n in range(2, 15))
+THRESHOLDS = tuple(round(0.02 * n, 2) for n in range(5, 36))
 FLAT = 0.01  # of F1: where it hardly depends on the threshold, clicks still do
 
 
