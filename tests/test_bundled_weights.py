@@ -45,7 +45,7 @@ def test_pages_of_the_sample(model, training):
         seen = encode_for_head(model.params, frame, config=model.config, head=head.config)
         found += find_elements(head, *seen)
     said = score.measure(model.head.config, found, pages)
-    assert said["click"] >= 0.635  # 0.657 of 216 elements
+    assert said["click"] >= 0.65  # 0.657 of 216 elements
     assert said["f1"] >= 0.625  # 0.644
 
 
