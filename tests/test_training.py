@@ -6,6 +6,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 import pytest
 from tiny import random_params
 
@@ -279,6 +280,16 @@ def test_frozen_stages_come_from_a_weight_directory(
         training("train").main()
     assert "--start WEIGHTS" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_truncated_page_is_named(training, tmp_path):
+    page = tmp_path / "val" / "family" / "page.png"
+    page.parent.mkdir(parents=True)
+    PIL.Image.effect_noise((64, 64), 50).save(page)
+    page.write_bytes(page.read_bytes()[:1000])
+    page.with_suffix(".json").write_text('{"elements": []}')
+    with pytest.raises(ValueError, match=r"page\.png cannot be read .*truncated"):
+        training("train").load_screens(tmp_path / "val", HeadConfig(token_width=8), None, 64)
 
 
 def test_a_run_does_not_start_from_other_weights(training, tmp_path):

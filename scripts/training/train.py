@@ -166,15 +166,20 @@ def load_screens(directory: Path, head: HeadConfig, most: int | None, size: int)
     paths = pages_of(directory)
     if most is not None and len(paths) > most:
         paths = [paths[i] for i in np.linspace(0, len(paths) - 1, most).astype(int)]
+
+    def read(path: Path) -> Screen:
+        try:
+            return Screen(path, size, head.kinds)
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read ({error}): render it again") from error
+
     screens = []
     # Pillow decodes and resizes without Python's lock.
     with (
         Progress(len(paths), f"reading {directory.name}") as progress,
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
-        for path, screen in zip(
-            paths, pool.map(lambda path: Screen(path, size, head.kinds), paths), strict=True
-        ):
+        for path, screen in zip(paths, pool.map(read, paths), strict=True):
             screens.append(screen)
             progress(path.name)
     return screens
