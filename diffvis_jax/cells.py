@@ -21,41 +21,61 @@ Carry = TypeVar("Carry")
 # without computing many more cells than are dirty; an accelerator wants few, large launches.
 _CHUNK_POSITIONS = {"cpu": 128}
 _CHUNK_POSITIONS_ELSEWHERE = 4096
-_MOST_CELLS_PER_CHUNK = {"cpu": 16}
-_MOST_CELLS_ELSEWHERE = 1024
+_MOST_CELLS_PER_CHUNK = 1024
+
+# Chunks of so many cells or more are wide: what does not fill one goes into narrow ones, an eighth
+# as large. Each size is compiled, and for larger cells narrow chunks gain nothing
+# (docs/benchmarks.md).
+_WIDE_CELLS = {"cpu": 32}
+_NARROWER = 8
 
 
-def chunk_size(positions_per_cell: int, cells: int) -> int:
-    """K for cells of that many positions, at most `cells`, on the default backend."""
+def chunk_sizes(positions_per_cell: int, cells: int) -> tuple[int, ...]:
+    """K for cells of that many positions, at most `cells`, on the default backend: one size, or a
+    wide and a narrow one."""
     backend = jax.default_backend()
     positions = _CHUNK_POSITIONS.get(backend, _CHUNK_POSITIONS_ELSEWHERE)
-    most = _MOST_CELLS_PER_CHUNK.get(backend, _MOST_CELLS_ELSEWHERE)
-    return max(1, min(positions // positions_per_cell, most, cells))
+    wide = max(1, min(positions // positions_per_cell, _MOST_CELLS_PER_CHUNK, cells))
+    if wide < max(_NARROWER, _WIDE_CELLS.get(backend, wide + 1)):
+        return (wide,)
+    return (wide, wide // _NARROWER)
 
 
 def for_each_chunk(
-    mask: jax.Array, size: int, body: Callable[[Carry, jax.Array], Carry], carry: Carry
+    mask: jax.Array, sizes: tuple[int, ...], body: Callable[[Carry, jax.Array], Carry], carry: Carry
 ) -> Carry:
-    """Runs `body(carry, index)` over the marked cells, `size` at a time.
+    """Runs `body(carry, index)` over the marked cells, so many at a time.
 
     Args:
       mask: bool of any shape, flattened.
-      size: K. A last chunk that is not full repeats its first cell (`present` counts the others),
-        so a body must give a cell the same result however often it stands in a chunk.
+      sizes: K, or a wide K and a narrow one, less than half of it: a rest that one or two narrow
+        chunks hold gets no wide one. A chunk that is not full repeats its first cell (`present`
+        counts the others), so a body must give a cell the same result however often it stands in
+        a chunk.
       body: takes int32 `[K]` flat indices of marked cells.
       carry: pytree of arrays, updated in place.
     """
     flat = mask.reshape(-1)
     count = flat.sum(dtype=jnp.int32)
-    capacity = -(-flat.size // size) * size
+    wide, narrow = sizes[0], sizes[-1]
+    capacity = -(-flat.size // wide) * wide
     index = jnp.nonzero(flat, size=capacity, fill_value=0)[0].astype(jnp.int32)
 
-    def run(i: jax.Array, carry: Carry) -> Carry:
-        chunk = lax.dynamic_slice_in_dim(index, i * size, size)
-        chunk = jnp.where(i * size + jnp.arange(size) < count, chunk, chunk[0])
-        return body(carry, chunk)
+    def run(first: jax.Array | int, trips: jax.Array, size: int, carry: Carry) -> Carry:
+        def trip(i: jax.Array, carry: Carry) -> Carry:
+            start = first + i * size
+            chunk = lax.dynamic_slice_in_dim(index, start, size)
+            chunk = jnp.where(start + jnp.arange(size) < count, chunk, chunk[0])
+            return body(carry, chunk)
 
-    return lax.fori_loop(0, (count + size - 1) // size, run, carry)
+        return lax.fori_loop(0, trips, trip, carry)
+
+    if len(sizes) == 1:
+        return run(0, (count + wide - 1) // wide, wide, carry)
+    trips = jnp.maximum(count - 2 * narrow + wide - 1, 0) // wide
+    carry = run(0, trips, wide, carry)
+    rest = jnp.maximum(count - trips * wide, 0)
+    return run(trips * wide, (rest + narrow - 1) // narrow, narrow, carry)
 
 
 def present(index: jax.Array) -> jax.Array:
@@ -69,7 +89,7 @@ def for_each_stream(
     """Runs `body(carry, b)` for every marked stream; `mask` is bool `[B]`."""
     if mask.shape[0] == 1:  # the trip number is the stream
         return lax.fori_loop(0, mask[0].astype(jnp.int32), lambda b, c: body(c, b), carry)
-    return for_each_chunk(mask, 1, lambda c, index: body(c, index[0]), carry)
+    return for_each_chunk(mask, (1,), lambda c, index: body(c, index[0]), carry)
 
 
 def inside(tree: Carry, index: jax.Array) -> Carry:
@@ -105,29 +125,28 @@ def read(
       `[K, height, width, C]`.
     """
     most = stream.shape[0]
-    # What of a window lies inside is cut at a place that exists, and put where it belongs.
+    # What of a window lies inside is cut at a place that exists, and zeros are put around it.
     inner = (1, min(height, x.shape[1]), min(width, x.shape[2]), x.shape[-1])
     first = jnp.clip(row, 0, x.shape[1] - inner[1]), jnp.clip(column, 0, x.shape[2] - inner[2])
-    shift = reach - row + first[0], reach - column + first[1]
-    outer = (height + 2 * reach, width + 2 * reach, x.shape[-1])
+    shift = reach + row - first[0], reach + column - first[1]
+    after = reach + height - inner[1], reach + width - inner[2]
+    around = (0, 0, 0), (reach, after[0], 0), (reach, after[1], 0), (0, 0, 0)
 
-    def cut(k: jax.Array) -> jax.Array:
-        return lax.dynamic_slice(x, (stream[k], first[0][k], first[1][k], 0), inner)
+    def window(k: jax.Array) -> jax.Array:
+        cut = lax.dynamic_slice(x, (stream[k], first[0][k], first[1][k], 0), inner)
+        padded = lax.pad(cut, jnp.zeros((), x.dtype), around)
+        at = (0, shift[0][k], shift[1][k], 0)
+        return lax.dynamic_slice(padded, at, (1, height, width, x.shape[-1]))
+
+    if jax.default_backend() != "cpu":
+        return values_of(jax.vmap(window)(jnp.arange(most))[:, 0])
 
     def copy(k: jax.Array, windows: jax.Array) -> jax.Array:
-        return lax.dynamic_update_slice(windows, cut(k), (k, shift[0][k], shift[1][k], 0))
+        return lax.dynamic_update_slice(windows, window(k), (k, 0, 0, 0))
 
     # Zeros made from x: under shard_map others would be of another type.
-    empty = jnp.broadcast_to(jnp.zeros_like(x[:1, :1, :1]), (most, *outer))
-    if jax.default_backend() == "cpu":
-        windows = lax.fori_loop(0, most if count is None else count, copy, empty)
-    else:
-
-        def place(k: jax.Array, window: jax.Array) -> jax.Array:
-            return lax.dynamic_update_slice(window, cut(k)[0], (shift[0][k], shift[1][k], 0))
-
-        windows = jax.vmap(place)(jnp.arange(most), empty)
-    return values_of(windows[:, reach : reach + height, reach : reach + width])
+    empty = jnp.broadcast_to(jnp.zeros_like(x[:1, :1, :1]), (most, height, width, x.shape[-1]))
+    return values_of(lax.fori_loop(0, most if count is None else count, copy, empty))
 
 
 def write(

@@ -64,8 +64,8 @@ class Geometry:
         return self.tower.layers[self.index]
 
     @property
-    def chunk(self) -> int:
-        return cells.chunk_size(self.layer.cell**2, self.tower.cells)
+    def chunks(self) -> tuple[int, ...]:
+        return cells.chunk_sizes(self.layer.cell**2, self.tower.cells)
 
     def locate(self, index: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Flat cell indices `[K]` over `[B, P]` -> stream, row, column, each `[K]`."""
@@ -151,7 +151,7 @@ def source_step(
         return _settle_chunk(outcome, geometry, new, index, tolerance)
 
     outcome = cells.for_each_stream(dense, whole, outcome)
-    return cells.for_each_chunk(select & ~dense[:, None], geometry.chunk, chunk, outcome)
+    return cells.for_each_chunk(select & ~dense[:, None], geometry.chunks, chunk, outcome)
 
 
 def local_step(
@@ -176,7 +176,7 @@ def local_step(
         return _settle_chunk(outcome, geometry, new, index, tolerance)
 
     outcome = cells.for_each_stream(dense, whole, outcome)
-    return cells.for_each_chunk(select & ~dense[:, None], geometry.chunk, chunk, outcome)
+    return cells.for_each_chunk(select & ~dense[:, None], geometry.chunks, chunk, outcome)
 
 
 def key_value_step(
@@ -212,7 +212,7 @@ def key_value_step(
         )
 
     held = cells.for_each_stream(dense, whole, held)
-    held = cells.for_each_chunk(dirty & ~dense[:, None], geometry.chunk, chunk, held)
+    held = cells.for_each_chunk(dirty & ~dense[:, None], geometry.chunks, chunk, held)
     return held, dirty | dense[:, None]
 
 
@@ -256,7 +256,7 @@ def global_step(
             return _settle_chunk(outcome, geometry, new.reshape(x.shape), index, tolerance)
 
         mine = lax.dynamic_slice_in_dim(select, b, 1)
-        return cells.for_each_chunk(mine, _query_chunk(geometry), chunk, outcome)
+        return cells.for_each_chunk(mine, geometry.chunks, chunk, outcome)
 
     outcome = cells.for_each_stream(dense, whole, outcome)
     return cells.for_each_stream(select.any(-1) & ~dense, one_stream, outcome)
@@ -284,8 +284,3 @@ def _pair(parts: Iterable[jax.Array]) -> tuple[jax.Array, jax.Array]:
 
 def _cell_sides(geometry: Geometry) -> tuple[int, int]:
     return geometry.layer.cell, geometry.layer.cell
-
-
-def _query_chunk(geometry: Geometry) -> int:
-    """Cells of queries at a time: more than of windows, as each chunk reads all keys and values."""
-    return min(geometry.tower.cells, 2 * geometry.chunk)

@@ -400,10 +400,11 @@ def _within_budget(
       bool `[B, P]`, and the budget left.
     """
 
-    def rank(_: jax.Array, chosen: jax.Array) -> jax.Array:
-        far = jnp.where(need, distance, jnp.iinfo(jnp.int32).max)
+    def rank(trip: jax.Array, _: jax.Array) -> jax.Array:
+        mine, far = cells.inside((need, distance), trip)  # else sorted in front of no trips
+        far = jnp.where(mine, far, jnp.iinfo(jnp.int32).max)
         order = jnp.argsort(jnp.argsort(far, axis=-1, stable=True), axis=-1)
-        return need & (order < jnp.ceil(budget / macs)[:, None])
+        return mine & (order < jnp.ceil(budget / macs)[:, None])
 
     chosen = lax.fori_loop(0, need.any().astype(jnp.int32), rank, jnp.zeros_like(need))
     return chosen, jnp.maximum(budget - chosen.sum(-1) * float(macs), 0)

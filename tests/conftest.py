@@ -9,7 +9,7 @@ import jax
 import pytest
 from hypothesis import HealthCheck, settings
 
-from diffvis_jax import layer_step
+from diffvis_jax import cells, layer_step
 from diffvis_jax.language import differential_prefill
 
 # Several CPU devices, so that sharding is tested for what it is. Products in full float32, so that
@@ -19,6 +19,9 @@ jax.config.update("jax_default_matmul_precision", "highest")
 
 # In frames of 16 patches nearly every change reaches everywhere: a step would always do everything.
 layer_step._FULL_ABOVE["cpu"] = 2.0
+
+# Every size of chunks is compiled; that two do what one does is for test_chunk_sizes.py.
+cells._WIDE_CELLS["cpu"] = 10**9
 
 # Prompts of some dozens of positions are prefilled in more than one chunk, too.
 differential_prefill._CHUNK["cpu"] = 8

@@ -11,26 +11,29 @@ from diffvis_jax import cells
 from diffvis_jax.bits import kept_dtype, values_of
 
 
-@pytest.mark.parametrize("size", [1, 3, 4, 12])
-@given(seed=st.integers(0, 2**16), share=st.sampled_from([0.0, 0.1, 0.5, 1.0]))
-def test_every_marked_cell_is_visited(size, seed, share):
+@pytest.mark.parametrize("sizes", [(1,), (3,), (4,), (12,), (4, 1), (8, 1), (6, 2), (12, 3)])
+@given(seed=st.integers(0, 2**16), share=st.sampled_from([0.0, 0.1, 0.3, 0.5, 1.0]))
+def test_every_marked_cell_is_visited(sizes, seed, share):
     mask = np.random.default_rng(seed).random((2, 5)) < share
 
     def body(carry, index):
         marks, trips = carry
         return marks.at[index].set(1 + index), trips + 1  # as often as it stands there: the same
 
-    run = jax.jit(lambda m: cells.for_each_chunk(m, size, body, (jnp.zeros(10, int), 0)))
+    run = jax.jit(lambda m: cells.for_each_chunk(m, sizes, body, (jnp.zeros(10, int), 0)))
     marks, trips = run(mask)
     expected = np.where(mask.reshape(-1), 1 + np.arange(10), 0)
     np.testing.assert_array_equal(marks, expected)
-    assert trips == -(-mask.sum() // size)  # work follows the change
+    # Work follows the change, and a small rest goes into narrow chunks.
+    full, rest = divmod(int(mask.sum()), sizes[0])
+    narrow = -(-rest // sizes[-1])
+    assert trips == full + (narrow if narrow <= 2 else 1)
 
 
 @pytest.mark.parametrize("marked", [1, 3, 4, 5, 8, 10])
 def test_a_chunk_knows_how_many_cells_it_holds(marked):
     mask = np.arange(10) < marked
-    run = jax.jit(lambda m: cells.for_each_chunk(m, 4, lambda n, i: n + cells.present(i), 0))
+    run = jax.jit(lambda m: cells.for_each_chunk(m, (4,), lambda n, i: n + cells.present(i), 0))
     assert run(mask) == marked
 
 
@@ -95,8 +98,12 @@ def test_windows_that_are_not_wanted_are_left_alone():
 
 @pytest.mark.parametrize("positions", [1, 4, 64, 256, 4096])
 @pytest.mark.parametrize("count", [1, 16, 577])
-def test_chunks_are_of_a_sensible_size(positions, count):
-    assert 1 <= cells.chunk_size(positions, count) <= count
+@pytest.mark.parametrize("wide", [1, 8, 10**9])
+def test_chunks_are_of_sensible_sizes(positions, count, wide, monkeypatch):
+    monkeypatch.setitem(cells._WIDE_CELLS, "cpu", wide)
+    sizes = cells.chunk_sizes(positions, count)
+    assert len(sizes) in (1, 2)
+    assert 1 <= sizes[-1] <= sizes[0] <= count
 
 
 def test_inside_changes_no_values():

@@ -182,7 +182,7 @@ def make_full_step(
             new = found["tokens"], tuple(found[name] for name in names)
             return jax.tree.map(lambda old, x: old.at[index].set(x), last, new)
 
-        return cells.for_each_chunk(active, min(size, frames.shape[0]), some, last)
+        return cells.for_each_chunk(active, (min(size, frames.shape[0]),), some, last)
 
     shards = P(AXIS)
     return jax.jit(
