@@ -55,8 +55,10 @@ def test_windows_are_read_where_they_are():
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])  # each reads in its own way
 @pytest.mark.parametrize("side", [2, 5, 9])  # also windows that are larger than the map
-def test_windows_are_zero_beyond_the_map(side):
+def test_windows_are_zero_beyond_the_map(side, backend, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     x = np.random.default_rng(0).standard_normal((2, 6, 7, 3)).astype(np.float32)
     where = np.array([1, 0, 1, 0]), np.array([-3, 0, 4, -2]), np.array([2, -3, 5, 1])
     read = jax.jit(lambda x: cells.read(x, *map(jnp.asarray, where), side, side, 9))
