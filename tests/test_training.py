@@ -92,6 +92,47 @@ def test_heads_of_a_fresh_vit_look_at_neighbours(training):
             assert (seen * near).sum(1)[inside].mean() > 0.6
 
 
+def test_a_fresh_vit_sees_whitened_patches(training):
+    family = training("family").CLIP(size=128)
+    tower, rng = family.tower, np.random.default_rng(0)
+    # Mostly brightness, as screens are: flat patches with a little of everything on top.
+    flat = rng.integers(30, 220, (40, 8, 1, 8, 1, 1))
+    noise = rng.integers(-20, 20, (40, 8, 16, 8, 16, 3))
+    crops = (flat + noise).reshape(40, 128, 128, 3).astype(np.uint8)
+    fresh = family.fresh(0)
+    params = family.prepared(fresh, [crops[:20], crops[20:]])
+
+    position = tower.width // tower.heads
+    pixels = crops.reshape(40, 8, 16, 8, 16, 3).swapaxes(2, 3).reshape(-1, 16 * 16 * 3) / 127.5 - 1
+    seen = {}
+    for name, held in (("fresh", fresh), ("prepared", params)):
+        embed = jax.tree.map(np.asarray, held["embed"])
+        where = np.tile(embed["position"][tower.lead :], (40, 1))
+        x = pixels @ embed["patch"]["kernel"] + where
+        seen[name] = x[:, position:]
+        np.testing.assert_array_equal(x[:, :position], where[:, :position])
+    spread = {name: np.linalg.eigvalsh(np.cov(x, rowvar=False)) for name, x in seen.items()}
+    assert spread["fresh"][-1] > 0.9 * spread["fresh"].sum()  # brightness
+    assert spread["prepared"][-1] < 0.02 * spread["prepared"].sum()  # of 128 channels
+    assert abs(seen["prepared"].mean(0)).max() < 1e-3
+    assert 0.6 < seen["prepared"].std() < 0.75
+
+
+def test_muon_is_for_products_inside_blocks(training):
+    train, family = training("train"), training("family").CLIP(size=64)
+    setup = train.Setup(family, train.optimiser(0.1, 4, muon=0.1))
+    own = {"tower": random_params(family.tower), "head": random_params(setup.head)}
+    named = train._optimisers(own)
+    block = named["tower"]["block_0"]
+    assert block["attention"]["query"] == {"kernel": "muon", "bias": "adam"}
+    assert named["tower"]["embed"]["patch"]["kernel"] == "adam"
+    assert named["head"]["hidden"]["kernel"] == "adam"
+    recipe = {"rate": 0.1, "steps": 4}
+    held = jax.tree.structure(setup.optimiser.init(own))
+    assert held == jax.tree.structure(train.optimiser_of({**recipe, "muon": 0.1}).init(own))
+    assert held != jax.tree.structure(train.optimiser_of(recipe).init(own))
+
+
 def test_depths_that_are_no_multiples_are_refused(training):
     growing = training("grow")
     with pytest.raises(ValueError, match="not multiples"):

@@ -18,7 +18,7 @@ from train import (
     calibration,
     family_of,
     load_screens,
-    optimiser,
+    optimiser_of,
     read_recipe,
     restore,
 )
@@ -54,7 +54,7 @@ def bundle(args: argparse.Namespace) -> int:
     check_target(args.target.resolve(), force=args.force)
     recipe = read_recipe(args.run)
     family = family_of(recipe)
-    setup = Setup(family, optimiser(float(recipe["rate"]), int(recipe["steps"])))
+    setup = Setup(family, optimiser_of(recipe))
     with quiet_orbax():
         best, state = restore(args.run, setup, best=True)
     pages = load_screens(args.data / "train", setup.head, 200, family.size)

@@ -67,8 +67,7 @@ def card(
             f"| {said['click']:.3f} ({low:.3f}-{high:.3f}) | {said['kind']:.3f} | {small} |"
         )
     shown = ["family", "side", "batch", "steps", "rate", "seed"]
-    if recipe.get("frozen"):
-        shown.append("frozen")
+    shown += [key for key in ("frozen", "muon") if recipe.get(key)]
     return CARD.format(
         name=name,
         kind=kind,

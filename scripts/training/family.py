@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from batch_norm import Statistics, fold, normalised
 from grow import grow, near_identity
-from offset_heads import look_around
+from offset_heads import CONTENT, look_around
+from patch_whitening import whitened
 
 import diffvis_jax as dv
 from diffvis_jax.grounding.find import map_names
@@ -79,6 +80,10 @@ class FastViTHD:
     def fresh(self, seed: int) -> dict[str, Any]:
         """Parameters of the tower before the first step."""
         return near_identity(dv.init_params(self.tower, seed))
+
+    def prepared(self, params: dict[str, Any], crops: Sequence[np.ndarray]) -> dict[str, Any]:
+        """Fresh parameters, after a look at what they will be trained on."""
+        return params
 
     def started(self, params: dict[str, Any], other: "FastViTHD") -> dict[str, Any]:
         """Parameters of this tower out of those of `other`, which is no deeper."""
@@ -197,6 +202,12 @@ class CLIP:
     def fresh(self, seed: int) -> dict[str, Any]:
         """Parameters of the tower before the first step; its heads look at neighbours."""
         return look_around(dv.init_params(self.tower, seed), self.tower)
+
+    def prepared(self, params: dict[str, Any], crops: Sequence[np.ndarray]) -> dict[str, Any]:
+        """Fresh parameters, after a look at what they will be trained on: each channel that does
+        not hold the position says something of its own about a patch."""
+        tower = self.tower
+        return whitened(params, tower, crops, first=tower.width // tower.heads, scale=CONTENT)
 
     def started(self, params: dict[str, Any], other: "CLIP") -> dict[str, Any]:
         """Parameters of this tower out of those of `other`."""

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import orbax.checkpoint as ocp
 from family import CLIP, FAMILIES, Family, FastViTHD, family_like
 from loss import grounding_loss
@@ -118,6 +119,11 @@ class Setup:
         heads = {name: self.fresh_head(head, seed) for name, head in self.family.heads.items()}
         return self.state({"tower": self.family.fresh(seed), **heads})
 
+    def prepared(self, seed: int, crops: Sequence[np.ndarray]) -> dict[str, Any]:
+        """The state before the first step, after a look at crops of the pages."""
+        params = self.fresh(seed)["params"]
+        return self.state({**params, "tower": self.family.prepared(params["tower"], crops)})
+
     def state(self, params: dict[str, Any]) -> dict[str, Any]:
         """The state before the first step from these parameters."""
         kept = {name: params["tower"][name] for name in self.family.kept}
@@ -138,15 +144,36 @@ class Setup:
         return {"tower": tower, "head": average["head"]}
 
 
-def optimiser(rate: float, steps: int) -> optax.GradientTransformation:
-    """AdamW with a clipped gradient, a short warm-up and a cosine; matrices alone decay."""
-    warm_up = min(100, steps // 2)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, warm_up, steps, 0.02 * rate)
+def optimiser(rate: float, steps: int, muon: float | None = None) -> optax.GradientTransformation:
+    """AdamW (or, at the rate `muon`, Muon for the matrices of blocks) with a clipped gradient, a
+    short warm-up and a cosine; matrices alone decay."""
+
+    def schedule(rate: float) -> optax.Schedule:
+        warm_up = min(100, steps // 2)
+        return optax.warmup_cosine_decay_schedule(0.0, rate, warm_up, steps, 0.02 * rate)
+
     matrices = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)  # noqa: E731
-    return optax.chain(
-        optax.clip_by_global_norm(5.0),
-        optax.adamw(schedule, b2=0.98, weight_decay=0.02, mask=matrices),
-    )
+    own = optax.adamw(schedule(rate), b2=0.98, weight_decay=0.02, mask=matrices)
+    if muon is not None:
+        # Updates as large as AdamW's usually are (arXiv 2502.16982, 2.2).
+        each = optax.contrib.muon(schedule(muon), weight_decay=0.02, consistent_rms=0.2)
+        own = optax.partition({"muon": each, "adam": own}, _optimisers)
+    return optax.chain(optax.clip_by_global_norm(5.0), own)
+
+
+def _optimisers(params: Any) -> Any:
+    """Which optimiser is for which parameters: Muon for products between hidden layers."""
+
+    def one(path: tuple[Any, ...], leaf: jax.Array) -> str:
+        inner = any(str(key.key).startswith("block_") for key in path)
+        return "muon" if inner and leaf.ndim == 2 else "adam"
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
+def optimiser_of(recipe: dict[str, Any]) -> optax.GradientTransformation:
+    """The optimiser that a recipe (the options of a run) names."""
+    return optimiser(float(recipe["rate"]), int(recipe["steps"]), recipe.get("muon"))
 
 
 def pages_of(directory: Path) -> list[Path]:
@@ -326,7 +353,7 @@ def check_same_tower(run: Path, family: Family) -> None:
 
 
 def train(args: argparse.Namespace, family: Family) -> None:
-    setup = Setup(family, optimiser(args.rate, args.steps))
+    setup = Setup(family, optimiser_of(vars(args)))
     manager = checkpoints(args.run)
     newest = manager.latest_step()
     state: Any
@@ -334,12 +361,14 @@ def train(args: argparse.Namespace, family: Family) -> None:
         state = manager.restore(newest, args=ocp.args.StandardRestore(setup.fresh(args.seed)))
         print(f"going on from step {newest}", flush=True)
     else:
-        state = started_state(setup, args.start) if args.start else setup.fresh(args.seed)
-    done = int(state["step"])
+        state = started_state(setup, args.start) if args.start else None
+    done = newest or 0
     validation = load_screens(args.data / "val", setup.head, args.validation, family.size)
     screens = load_screens(args.data / "train", setup.head, None, family.size)
     pages = len(screens)
     held = calibration(screens, args.side, setup.head)
+    if state is None:
+        state = setup.prepared(args.seed, held)
     if family.smaller:
         screens += load_screens(args.data / "train", setup.head, -(-pages // 3), family.smaller)
     (args.run / "recipe.json").write_text(
@@ -397,6 +426,7 @@ def main() -> int:
     add("--batch", type=int, default=8, help="crops of a step (8)")
     add("--steps", type=int, default=6000)
     add("--rate", type=float, default=2e-3, help="largest learning rate (2e-3)")
+    add("--muon", type=float, metavar="RATE", help="Muon for the matrices of blocks, at this rate")
     add("--every", type=int, default=400, help="steps between validations (400)")
     add("--validation", type=int, default=40, help="pages of the validation (40)")
     add("--seed", type=int, default=0)
