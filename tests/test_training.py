@@ -133,6 +133,21 @@ def test_muon_is_for_products_inside_blocks(training):
     assert held != jax.tree.structure(train.optimiser_of(recipe).init(own))
 
 
+def test_a_run_starts_from_one_with_another_optimiser(training, tmp_path):
+    train, family = training("train"), training("family").CLIP()
+    recipe = {"family": "clip", "rate": 0.1, "steps": 4, "muon": 0.1}
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    setup = train.Setup(family, train.optimiser_of(recipe))
+    own = {"tower": random_params(family.tower, 5), "head": random_params(setup.head, 5)}
+    with train.checkpoints(tmp_path) as manager:
+        save = train.ocp.args.StandardSave(setup.state(own))
+        manager.save(3, args=save, metrics={"f1": 0.0})
+    other = train.Setup(family, train.optimiser(0.1, 4))
+    state = train.started_state(other, tmp_path)
+    assert jax.tree.all(jax.tree.map(np.array_equal, state["params"], own))
+    assert state["step"] == 0
+
+
 def test_depths_that_are_no_multiples_are_refused(training):
     growing = training("grow")
     with pytest.raises(ValueError, match="not multiples"):

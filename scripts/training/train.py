@@ -119,6 +119,11 @@ class Setup:
         heads = {name: self.fresh_head(head, seed) for name, head in self.family.heads.items()}
         return self.state({"tower": self.family.fresh(seed), **heads})
 
+    @property
+    def shape(self) -> dict[str, Any]:
+        """Shapes and dtypes of a state."""
+        return jax.eval_shape(lambda: self.fresh(0))
+
     def prepared(self, seed: int, crops: Sequence[np.ndarray]) -> dict[str, Any]:
         """The state before the first step, after a look at crops of the pages."""
         params = self.fresh(seed)["params"]
@@ -255,7 +260,7 @@ def restore(run: Path, setup: Setup, *, best: bool) -> tuple[int, dict[str, Any]
         step = manager.best_step() if best else manager.latest_step()
         if step is None:
             raise ValueError(f"{run} has no checkpoint yet")
-        return step, manager.restore(step, args=ocp.args.StandardRestore(setup.fresh(0)))
+        return step, manager.restore(step, args=ocp.args.StandardRestore(setup.shape))
 
 
 def started_state(setup: Setup, start: Path) -> dict[str, Any]:
@@ -267,9 +272,10 @@ def started_state(setup: Setup, start: Path) -> dict[str, Any]:
     from others.
     """
     if not is_weights(start):
-        other = family_of(read_recipe(start))
+        recipe = read_recipe(start)
+        other = family_of(recipe)
         check_kind(start, other, setup.family)
-        newest, held = restore(start, Setup(other, setup.optimiser), best=False)
+        newest, held = restore(start, Setup(other, optimiser_of(recipe)), best=False)
         average = held["average"]
         params = {**average, "tower": {**held["kept"], **average["tower"]}}
         print(f"started from step {newest} of {start}", flush=True)
@@ -358,7 +364,7 @@ def train(args: argparse.Namespace, family: Family) -> None:
     newest = manager.latest_step()
     state: Any
     if newest is not None:
-        state = manager.restore(newest, args=ocp.args.StandardRestore(setup.fresh(args.seed)))
+        state = manager.restore(newest, args=ocp.args.StandardRestore(setup.shape))
         print(f"going on from step {newest}", flush=True)
     else:
         state = started_state(setup, args.start) if args.start else None
