@@ -338,6 +338,15 @@ def test_frozen_stages_come_from_a_weight_directory(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("option", [("--rate", "0"), ("--rate", "nan"), ("--muon", "-1")])
+def test_rates_are_positive(training, tmp_path, monkeypatch, capsys, option):
+    monkeypatch.setattr("sys.argv", ["train.py", "data", str(tmp_path / "run"), *option])
+    with pytest.raises(SystemExit):
+        training("train").main()
+    assert f"{option[0]} must be a positive number" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_truncated_page_is_named(training, tmp_path):
     page = tmp_path / "val" / "family" / "page.png"
     page.parent.mkdir(parents=True)

@@ -446,6 +446,10 @@ def main() -> int:
         family = family_of(vars(args))
         if args.side % 64 or not 64 <= args.side <= family.size:
             parser.error(f"--side must be a multiple of 64 up to {family.size}, got {args.side}")
+        for name in ("rate", "muon"):
+            value = getattr(args, name)
+            if value is not None and not 0 < value < float("inf"):
+                parser.error(f"--{name} must be a positive number, got {value}")
         for split in ("val", "train"):
             pages_of(args.data / split)
         if args.start:
