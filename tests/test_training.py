@@ -120,9 +120,9 @@ def test_a_fresh_vit_sees_whitened_patches(training):
 
 def test_muon_is_for_products_inside_blocks(training):
     train, family = training("train"), training("family").CLIP(size=64)
-    setup = train.Setup(family, train.optimiser(0.1, 4, muon=0.1))
+    setup = train.Setup(family, training("optimiser").optimiser(0.1, 4, muon=0.1))
     own = {"tower": random_params(family.tower), "head": random_params(setup.head)}
-    named = train._optimisers(own)
+    named = training("optimiser")._optimisers(own)
     block = named["tower"]["block_0"]
     assert block["attention"]["query"] == {"kernel": "muon", "bias": "adam"}
     assert named["tower"]["embed"]["patch"]["kernel"] == "adam"
@@ -142,7 +142,7 @@ def test_a_run_starts_from_one_with_another_optimiser(training, tmp_path):
     with train.checkpoints(tmp_path) as manager:
         save = train.ocp.args.StandardSave(setup.state(own))
         manager.save(3, args=save, metrics={"f1": 0.0})
-    other = train.Setup(family, train.optimiser(0.1, 4))
+    other = train.Setup(family, training("optimiser").optimiser(0.1, 4))
     state = train.started_state(other, tmp_path)
     assert jax.tree.all(jax.tree.map(np.array_equal, state["params"], own))
     assert state["step"] == 0
@@ -222,21 +222,23 @@ def test_card_says_what_was_measured(training):
     assert all(line.count("{") == 0 for line in text.splitlines())
 
 
-def test_a_run_goes_on_with_the_tower_it_began_with(training, tmp_path):
+def test_a_run_goes_on_with_what_it_began_with(training, tmp_path):
     train, family = training("train"), training("family")
-    train.check_same_tower(tmp_path, family.CLIP())  # nothing has begun here
+    train.check_same(tmp_path, family.CLIP(), None)  # nothing has begun here
     recipe = {"family": "fastvithd", "depths": [1, 2, 3, 1, 1]}
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
-    train.check_same_tower(tmp_path, family.FastViTHD((1, 2, 3, 1, 1)))
+    train.check_same(tmp_path, family.FastViTHD((1, 2, 3, 1, 1)), None)
     for other in (family.FastViTHD(), family.CLIP()):
         with pytest.raises(ValueError, match="another run"):
-            train.check_same_tower(tmp_path, other)
+            train.check_same(tmp_path, other, None)
+    with pytest.raises(ValueError, match="begun without --muon"):
+        train.check_same(tmp_path, family.FastViTHD((1, 2, 3, 1, 1)), 0.1)
 
 
 def test_a_run_starts_from_bundled_weights(training, tmp_path):
     train, family = training("train"), training("family")
     shallow = family.FastViTHD((1, 1, 1, 1, 1), helped=False)
-    setup = train.Setup(shallow, train.optimiser(0.1, 4))
+    setup = train.Setup(shallow, training("optimiser").optimiser(0.1, 4))
     held = {
         name: random_params(of, 3) for name, of in (("tower", shallow.tower), ("head", setup.head))
     }
@@ -262,7 +264,7 @@ def test_a_run_starts_from_bundled_weights(training, tmp_path):
 def test_a_head_goes_on_with_a_finer_map(training, tmp_path):
     train, family = training("train"), training("family")
     shallow = family.FastViTHD((1, 1, 1, 1, 1), helped=False)
-    setup = train.Setup(shallow, train.optimiser(0.1, 4))
+    setup = train.Setup(shallow, training("optimiser").optimiser(0.1, 4))
     config = dataclasses.replace(setup.head, detail_width=0)
     head = random_params(config, 3)
     tower = random_params(shallow.tower, 3)
@@ -283,7 +285,7 @@ def test_what_is_trained_is_what_is_used(training, frozen):
     """Folded with a batch's own statistics, the tower gives what its step saw of that batch."""
     train, family = training("train"), training("family")
     shallow = family.FastViTHD((1, 1, 1, 1, 1), helped=False, frozen=frozen)
-    setup = train.Setup(shallow, train.optimiser(0.1, 4))
+    setup = train.Setup(shallow, training("optimiser").optimiser(0.1, 4))
     tower = random_params(shallow.tower, 3)
     state = setup.state({"tower": tower, "head": setup.fresh_head(setup.head, 0)})
     assert not state["kept"].keys() & state["params"]["tower"].keys()
@@ -302,7 +304,7 @@ def test_what_is_trained_is_what_is_used(training, frozen):
 def test_what_is_frozen_stays(training):
     train, family, targets = training("train"), training("family"), training("targets").targets
     shallow = family.FastViTHD((1, 1, 1, 1, 1), helped=False, frozen=3)
-    setup = train.Setup(shallow, train.optimiser(0.1, 4))
+    setup = train.Setup(shallow, training("optimiser").optimiser(0.1, 4))
     state = setup.state(
         {
             "tower": random_params(shallow.tower, 3),
@@ -359,7 +361,7 @@ def test_a_truncated_page_is_named(training, tmp_path):
 
 def test_a_run_does_not_start_from_other_weights(training, tmp_path):
     train, family = training("train"), training("family")
-    setup = train.Setup(family.FastViTHD((1, 1, 1, 1, 1)), train.optimiser(0.1, 4))
+    setup = train.Setup(family.FastViTHD((1, 1, 1, 1, 1)), training("optimiser").optimiser(0.1, 4))
     with pytest.raises(ValueError, match="neither a run"):
         train.check_start(tmp_path)
     (tmp_path / "recipe.json").write_text("{}")

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import jax
 from card import card
+from optimiser import optimiser_of
 from score import answer, best_threshold, score
 from train import (
     Setup,
     calibration,
     family_of,
     load_screens,
-    optimiser_of,
     read_recipe,
     restore,
 )

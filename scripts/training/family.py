@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from batch_norm import Statistics, fold, normalised
 from grow import grow, near_identity
-from offset_heads import CONTENT, look_around
+from offset_heads import CONTENT, look_around, position_width
 from patch_whitening import whitened
 
 import diffvis_jax as dv
@@ -207,7 +207,7 @@ class CLIP:
         """Fresh parameters, after a look at what they will be trained on: each channel that does
         not hold the position says something of its own about a patch."""
         tower = self.tower
-        return whitened(params, tower, crops, first=tower.width // tower.heads, scale=CONTENT)
+        return whitened(params, tower, crops, first=position_width(tower), scale=CONTENT)
 
     def started(self, params: dict[str, Any], other: "CLIP") -> dict[str, Any]:
         """Parameters of this tower out of those of `other`."""

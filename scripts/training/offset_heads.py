@@ -19,17 +19,22 @@ GAIN = 0.25  # of the scores; the norm before it about doubles them
 CONTENT = 0.7  # scale of what the pixels say, beside sines of 1
 
 
+def position_width(config: CLIPConfig) -> int:
+    """So many channels, the first, hold the position: as many as a head is wide."""
+    return config.width // config.heads
+
+
 def look_around(params: dict[str, Any], config: CLIPConfig) -> dict[str, Any]:
     """The same tower whose first channels say where a token is, and whose heads look at neighbours.
 
-    As many channels as a head is wide hold sines and cosines of column and row, which all heads
-    of all blocks compare; the pixels fill the others.
+    The first `position_width` channels hold sines and cosines of column and row, which all heads of
+    all blocks compare; the pixels fill the others.
 
     Args:
       params: fresh ones of the tower.
       config: of the tower; its heads have a width that 4 divides.
     """
-    wide = config.width // config.heads
+    wide = position_width(config)
     frequency = np.geomspace(FASTEST, SLOWEST, wide // 4)
     embed = params["embed"]
     kernel = (CONTENT * embed["patch"]["kernel"]).at[:, :wide].set(0)

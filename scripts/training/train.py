@@ -25,10 +25,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import optax.contrib
 import orbax.checkpoint as ocp
 from family import CLIP, FAMILIES, Family, FastViTHD, family_like
 from loss import grounding_loss
+from optimiser import optimiser_of
 from score import answer, best_threshold, measure
 from screens import Screen, ahead, random_crops
 
@@ -115,18 +115,18 @@ class Setup:
         return GroundingHead(config).init(jax.random.key(seed), tokens, maps)["params"]
 
     def fresh(self, seed: int) -> dict[str, Any]:
-        """The state before the first step."""
+        """Parameters of tower and heads before the first step."""
         heads = {name: self.fresh_head(head, seed) for name, head in self.family.heads.items()}
-        return self.state({"tower": self.family.fresh(seed), **heads})
+        return {"tower": self.family.fresh(seed), **heads}
 
     @property
     def shape(self) -> dict[str, Any]:
         """Shapes and dtypes of a state."""
-        return jax.eval_shape(lambda: self.fresh(0))
+        return jax.eval_shape(lambda: self.state(self.fresh(0)))
 
     def prepared(self, seed: int, crops: Sequence[np.ndarray]) -> dict[str, Any]:
         """The state before the first step, after a look at crops of the pages."""
-        params = self.fresh(seed)["params"]
+        params = self.fresh(seed)
         return self.state({**params, "tower": self.family.prepared(params["tower"], crops)})
 
     def state(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -147,38 +147,6 @@ class Setup:
         average = state["average"]
         tower = self.family.finished({**state["kept"], **average["tower"]}, crops)
         return {"tower": tower, "head": average["head"]}
-
-
-def optimiser(rate: float, steps: int, muon: float | None = None) -> optax.GradientTransformation:
-    """AdamW (or, at the rate `muon`, Muon for the matrices of blocks) with a clipped gradient, a
-    short warm-up and a cosine; matrices alone decay."""
-
-    def schedule(rate: float) -> optax.Schedule:
-        warm_up = min(100, steps // 2)
-        return optax.warmup_cosine_decay_schedule(0.0, rate, warm_up, steps, 0.02 * rate)
-
-    matrices = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)  # noqa: E731
-    own = optax.adamw(schedule(rate), b2=0.98, weight_decay=0.02, mask=matrices)
-    if muon is not None:
-        # Updates as large as AdamW's usually are (arXiv 2502.16982, 2.2).
-        each = optax.contrib.muon(schedule(muon), weight_decay=0.02, consistent_rms=0.2)
-        own = optax.partition({"muon": each, "adam": own}, _optimisers)
-    return optax.chain(optax.clip_by_global_norm(5.0), own)
-
-
-def _optimisers(params: Any) -> Any:
-    """Which optimiser is for which parameters: Muon for products between hidden layers."""
-
-    def one(path: tuple[Any, ...], leaf: jax.Array) -> str:
-        inner = any(str(key.key).startswith("block_") for key in path)
-        return "muon" if inner and leaf.ndim == 2 else "adam"
-
-    return jax.tree_util.tree_map_with_path(one, params)
-
-
-def optimiser_of(recipe: dict[str, Any]) -> optax.GradientTransformation:
-    """The optimiser that a recipe (the options of a run) names."""
-    return optimiser(float(recipe["rate"]), int(recipe["steps"]), recipe.get("muon"))
 
 
 def pages_of(directory: Path) -> list[Path]:
@@ -346,16 +314,23 @@ def check_start(start: Path) -> None:
         )
 
 
-def check_same_tower(run: Path, family: Family) -> None:
-    """A run goes on with the tower it began with.
+def check_same(run: Path, family: Family, muon: float | None) -> None:
+    """A run goes on with the tower and the optimiser it began with.
 
     Raises:
       ValueError: it began with another.
     """
     if (run / "recipe.json").exists():
-        begun = family_of(read_recipe(run))
+        recipe = read_recipe(run)
+        begun = family_of(recipe)
         if begun != family:
             raise ValueError(f"{run} was begun with {begun}, not with {family}: name another run")
+        had = recipe.get("muon") is not None
+        if had != (muon is not None):
+            raise ValueError(
+                f"{run} was begun {'with' if had else 'without'} --muon: do the same, or name "
+                "another run"
+            )
 
 
 def train(args: argparse.Namespace, family: Family) -> None:
@@ -454,7 +429,7 @@ def main() -> int:
             pages_of(args.data / split)
         if args.start:
             check_start(args.start)
-        check_same_tower(args.run, family)
+        check_same(args.run, family, args.muon)
         args.run.mkdir(parents=True, exist_ok=True)
         with quiet_orbax():
             train(args, family)
