@@ -57,9 +57,7 @@ def most_attending(
             visible(geometry, height, width),
         )
         by_cell = attends.reshape(tower.rows, layer.cell, tower.columns, layer.cell).mean((1, 3))
-        score = jnp.where(marks[1], by_cell.reshape(1, -1), -1.0)
-        rank = jnp.argsort(jnp.argsort(-score, axis=-1, stable=True), axis=-1)
-        mine = marks[1] & (rank < count)
+        mine = cells.lowest(-by_cell.reshape(1, -1), marks[1], count)
         return lax.dynamic_update_slice(chosen, mine, (b, 0))
 
     chosen = cells.for_each_stream(busy, stream, jnp.zeros_like(candidates))

@@ -58,7 +58,8 @@ class Cache:
 
     @property
     def reference(self) -> jax.Array:
-        """`uint8 [B, S, S, 3]`, the pixels that the maps were computed from."""
+        """`uint8 [B, S, S, 3]`, the pixels that the maps were computed from; 0 beyond the last
+        whole patch (CLIP), where no tower looks."""
         source = build(self.config).layers[0]
         assert isinstance(source, Source)
         start, size = source.border, self.config.size

@@ -56,26 +56,52 @@ def for_each_chunk(
       carry: pytree of arrays, updated in place.
     """
     flat = mask.reshape(-1)
-    count = flat.sum(dtype=jnp.int32)
     wide, narrow = sizes[0], sizes[-1]
     capacity = -(-flat.size // wide) * wide
-    index = jnp.nonzero(flat, size=capacity, fill_value=0)[0].astype(jnp.int32)
+    upto = jnp.cumsum(flat, dtype=jnp.int32)
+    count, place = upto[-1], jnp.where(flat, upto - 1, capacity)
+    index = jnp.zeros(capacity, jnp.int32).at[place].set(jnp.arange(flat.size), mode="drop")
 
     def run(first: jax.Array | int, trips: jax.Array, size: int, carry: Carry) -> Carry:
         def trip(i: jax.Array, carry: Carry) -> Carry:
             start = first + i * size
-            chunk = lax.dynamic_slice_in_dim(index, start, size)
+            chunk = lax.dynamic_slice(index, (start,), (size,), allow_negative_indices=False)
             chunk = jnp.where(start + jnp.arange(size) < count, chunk, chunk[0])
             return body(carry, chunk)
 
         return lax.fori_loop(0, trips, trip, carry)
 
     if len(sizes) == 1:
-        return run(0, (count + wide - 1) // wide, wide, carry)
-    trips = jnp.maximum(count - 2 * narrow + wide - 1, 0) // wide
+        return run(0, quotient(count + wide - 1, wide), wide, carry)
+    trips = quotient(jnp.maximum(count - 2 * narrow + wide - 1, 0), wide)
     carry = run(0, trips, wide, carry)
     rest = jnp.maximum(count - trips * wide, 0)
-    return run(trips * wide, (rest + narrow - 1) // narrow, narrow, carry)
+    return run(trips * wide, quotient(rest + narrow - 1, narrow), narrow, carry)
+
+
+def quotient(x: jax.Array, by: int) -> jax.Array:
+    """`x // by` of what is not negative: one operation, where minding the sign takes twenty."""
+    return lax.div(x, jnp.asarray(by, x.dtype))
+
+
+def lowest(keys: jax.Array, among: jax.Array, count: jax.Array) -> jax.Array:
+    """Of the marked cells those with the lowest keys, the first of equal ones.
+
+    Each cell counts those before it. That is P * P comparisons in one fused loop; sorting would be
+    ten operations to compile in every layer.
+
+    Args:
+      keys: `[B, P]`.
+      among: bool `[B, P]`.
+      count: how many to choose at most, `[B, 1]` or a scalar.
+
+    Returns:
+      bool `[B, P]`.
+    """
+    at = jnp.arange(keys.shape[-1])
+    mine, other = keys[:, :, None], keys[:, None, :]
+    before = (other < mine) | ((other == mine) & (at < at[:, None]))
+    return among & ((before & among[:, None]).sum(-1) < count)
 
 
 def present(index: jax.Array) -> jax.Array:
@@ -133,10 +159,12 @@ def read(
     around = (0, 0, 0), (reach, after[0], 0), (reach, after[1], 0), (0, 0, 0)
 
     def window(k: jax.Array) -> jax.Array:
-        cut = lax.dynamic_slice(x, (stream[k], first[0][k], first[1][k], 0), inner)
+        at = (_entry(stream, k), _entry(first[0], k), _entry(first[1], k), 0)
+        cut = lax.dynamic_slice(x, at, inner, allow_negative_indices=False)
         padded = lax.pad(cut, jnp.zeros((), x.dtype), around)
-        at = (0, shift[0][k], shift[1][k], 0)
-        return lax.dynamic_slice(padded, at, (1, height, width, x.shape[-1]))
+        at = (0, _entry(shift[0], k), _entry(shift[1], k), 0)
+        size = (1, height, width, x.shape[-1])
+        return lax.dynamic_slice(padded, at, size, allow_negative_indices=False)
 
     if jax.default_backend() != "cpu":
         return values_of(jax.vmap(window)(jnp.arange(most))[:, 0])
@@ -160,8 +188,15 @@ def write(
     """
 
     def copy(k: jax.Array, x: jax.Array) -> jax.Array:
-        window = lax.dynamic_slice_in_dim(windows, k, 1)
-        return lax.dynamic_update_slice(x, window, (stream[k], row[k], column[k], 0))
+        window = lax.dynamic_slice(windows, (k, 0, 0, 0), size, allow_negative_indices=False)
+        at = (_entry(stream, k), _entry(row, k), _entry(column, k), 0)
+        return lax.dynamic_update_slice(x, window, at, allow_negative_indices=False)
 
     windows = keep(windows, x)
+    size = (1, *windows.shape[1:])
     return lax.fori_loop(0, windows.shape[0] if count is None else count, copy, x)
+
+
+def _entry(x: jax.Array, k: jax.Array) -> jax.Array:
+    """`x[k]` of a vector, for a k that is not negative."""
+    return lax.dynamic_index_in_dim(x, k, keepdims=False, allow_negative_indices=False)

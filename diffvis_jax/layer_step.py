@@ -69,8 +69,10 @@ class Geometry:
 
     def locate(self, index: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Flat cell indices `[K]` over `[B, P]` -> stream, row, column, each `[K]`."""
-        cell = index % self.tower.cells
-        return index // self.tower.cells, cell // self.tower.columns, cell % self.tower.columns
+        stream = cells.quotient(index, self.tower.cells)
+        cell = index - stream * self.tower.cells
+        row = cells.quotient(cell, self.tower.columns)
+        return stream, row, cell - row * self.tower.columns
 
     @property
     def whole(self) -> bool:
@@ -122,11 +124,19 @@ def _settle_dense(outcome: Outcome, geometry: Geometry, new: jax.Array, b: jax.A
     old = values_of(lax.dynamic_slice_in_dim(outcome.map, b, 1))
     by_cell = (tower.rows, layer.cell, tower.columns, layer.cell, layer.width)
     differs = (new != old).reshape(by_cell).any((1, 3, 4)).reshape(1, -1)
+
+    def put(_: jax.Array, into: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        return _pair(
+            lax.dynamic_update_slice(old, part, (b, *[0] * (old.ndim - 1)))
+            for old, part in zip(into, (keep(new, outcome.map), differs), strict=True)
+        )
+
+    # A loop, whose trips hang on the comparison: else XLA copies the old map to compare with.
+    map, written = lax.fori_loop(
+        0, differs.any().astype(jnp.int32), put, (outcome.map, outcome.written)
+    )
     return dataclasses.replace(
-        outcome,
-        map=lax.dynamic_update_slice(outcome.map, keep(new, outcome.map), (b, 0, 0, 0)),
-        written=lax.dynamic_update_slice(outcome.written, differs, (b, 0)),
-        scale=outcome.scale.at[b].set(scale),
+        outcome, map=map, written=written, scale=outcome.scale.at[b].set(scale)
     )
 
 

@@ -355,21 +355,25 @@ def _stage_macs(tower: Tower) -> np.ndarray:
 
 
 def _take_over(tower: Tower, pixels: jax.Array, frames: jax.Array, copy: jax.Array) -> jax.Array:
-    """Copies the marked patches of the frames into the bordered reference."""
+    """Copies the marked patches of the frames into the bordered reference.
+
+    No tower looks at pixels beyond the last whole patch (CLIP): they are left out.
+    """
     source = tower.layers[0]
     assert isinstance(source, Source)
-    edge, size = source.border, frames.shape[1]
+    side, grid = tower.patch, tower.grid
 
-    def stream(pixels: jax.Array, b: jax.Array) -> jax.Array:
-        here = (lax.dynamic_slice_in_dim(part, b, 1) for part in (frames, copy))
-        frame, mask = cells.inside(tuple(here), b)
-        old = lax.dynamic_slice(pixels, (b, edge, edge, 0), frame.shape)
-        # Pixels beyond the last whole patch (CLIP) go with the patch before them.
-        at = jnp.minimum(jnp.arange(size) // tower.patch, tower.grid - 1)
-        new = jnp.where(mask[:, at][:, :, at][..., None], frame, old)
-        return lax.dynamic_update_slice(pixels, new, (b, edge, edge, 0))
+    def chunk(pixels: jax.Array, index: jax.Array) -> jax.Array:
+        stream = cells.quotient(index, grid * grid)
+        patch = index - stream * (grid * grid)
+        row = cells.quotient(patch, grid)
+        at = row * side, (patch - row * grid) * side
+        count = cells.present(index)
+        new = cells.read(frames, stream, *at, side, side, reach=side, count=count)
+        at = at[0] + source.border, at[1] + source.border
+        return cells.write(pixels, new, stream, *at, count)
 
-    return cells.for_each_stream(copy.any((1, 2)), stream, pixels)
+    return cells.for_each_chunk(copy, cells.chunk_sizes(side, grid * grid)[:1], chunk, pixels)
 
 
 def _to_cells(tower: Tower, by_patch: jax.Array, lead: Any) -> jax.Array:
@@ -380,8 +384,7 @@ def _to_cells(tower: Tower, by_patch: jax.Array, lead: Any) -> jax.Array:
 
 def _oldest(tower: Tower, cache: Cache, patches: jax.Array) -> jax.Array:
     """The cells of the patches that have waited longest, at most that many; bool `[B, P]`."""
-    rank = jnp.argsort(jnp.argsort(-cache.age, axis=-1, stable=True), axis=-1)
-    chosen = (rank < patches) & (cache.age > 0)
+    chosen = cells.lowest(-cache.age, cache.age > 0, patches)
     return jnp.pad(chosen, ((0, 0), (tower.lead, 0)), constant_values=patches > 0)
 
 
@@ -400,13 +403,11 @@ def _within_budget(
       bool `[B, P]`, and the budget left.
     """
 
-    def rank(trip: jax.Array, _: jax.Array) -> jax.Array:
-        mine, far = cells.inside((need, distance), trip)  # else sorted in front of no trips
-        far = jnp.where(mine, far, jnp.iinfo(jnp.int32).max)
-        order = jnp.argsort(jnp.argsort(far, axis=-1, stable=True), axis=-1)
-        return mine & (order < jnp.ceil(budget / macs)[:, None])
+    def choose(trip: jax.Array, _: jax.Array) -> jax.Array:
+        mine, far = cells.inside((need, distance), trip)  # else in front of no trips
+        return cells.lowest(far, mine, jnp.ceil(budget / macs)[:, None])
 
-    chosen = lax.fori_loop(0, need.any().astype(jnp.int32), rank, jnp.zeros_like(need))
+    chosen = lax.fori_loop(0, need.any().astype(jnp.int32), choose, jnp.zeros_like(need))
     return chosen, jnp.maximum(budget - chosen.sum(-1) * float(macs), 0)
 
 

@@ -37,6 +37,16 @@ def test_a_chunk_knows_how_many_cells_it_holds(marked):
     assert run(mask) == marked
 
 
+@given(seed=st.integers(0, 2**16), count=st.integers(0, 12))
+def test_the_lowest_are_those_that_sorting_puts_first(seed, count):
+    rng = np.random.default_rng(seed)
+    keys, among = rng.integers(0, 4, (3, 10)), rng.random((3, 10)) < 0.6
+    expected = np.zeros_like(among)
+    for row, (key, mine) in enumerate(zip(keys, among, strict=True)):
+        expected[row, [i for i in np.argsort(key, kind="stable") if mine[i]][:count]] = True
+    np.testing.assert_array_equal(cells.lowest(jnp.asarray(keys), among, count), expected)
+
+
 @pytest.mark.parametrize("streams", [1, 3])
 def test_every_marked_stream_is_visited_once(streams):
     for bits in range(2**streams):

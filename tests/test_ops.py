@@ -89,7 +89,9 @@ def plain_attention(q, k, v, heads, mask=None):
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize(("rows", "tokens", "heads"), [(11, 11, 1), (3, 11, 4), (1, 16, 2)])
+@pytest.mark.parametrize(
+    ("rows", "tokens", "heads"), [(11, 11, 1), (3, 11, 4), (1, 16, 2), (2, 17, 4)]
+)
 def test_attention_equals_plain_softmax(rows, tokens, heads, masked):
     q, k, v = normal(2, rows, 16), normal(2, tokens, 16), normal(2, tokens, 16)
     mask = np.arange(tokens) % 3 != 1 if masked else None

@@ -4,6 +4,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+# With so many keys to each query or more, sorting keys and values by head takes longer on CPU than
+# cutting each head out where it lies (docs/benchmarks.md).
+_MANY_KEYS = 8
+
 
 def attention(
     query: jax.Array,
@@ -33,8 +37,8 @@ def attention(
     def split(x: jax.Array) -> jax.Array:
         return x.reshape(*x.shape[:-1], heads, head_width)
 
-    def one_head(operands: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        q, k, v = operands  # [B, R, d], [B, N, d], [B, N, d]
+    def one_head(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        """`[B, R, d]`, `[B, N, d]`, `[B, N, d]` -> `[B, R, d]`."""
         scores = jnp.einsum("bqd,bkd->bqk", q, k, preferred_element_type=jnp.float32)
         scores *= head_width**-0.5
         if bias is not None:
@@ -45,9 +49,18 @@ def attention(
         )
         return mixed / weights.sum(-1, keepdims=True)
 
-    def head_by_head(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        by_head = [jnp.moveaxis(split(x), 2, 0) for x in (q, k, v)]
-        return jnp.moveaxis(lax.map(one_head, tuple(by_head)), 0, 2).reshape(q.shape)
+    def head_by_head(*operands: jax.Array) -> jax.Array:
+        def cut(x: jax.Array, head: jax.Array) -> jax.Array:
+            return lax.dynamic_slice_in_dim(x, head * head_width, head_width, axis=2)
+
+        if key.shape[1] >= _MANY_KEYS * query.shape[1]:
+            mixed = lax.map(
+                lambda head: one_head(*(cut(x, head) for x in operands)), jnp.arange(heads)
+            )
+        else:
+            by_head = tuple(jnp.moveaxis(split(x), 2, 0) for x in operands)
+            mixed = lax.map(lambda parts: one_head(*parts), by_head)
+        return jnp.moveaxis(mixed, 0, 2).reshape(query.shape)
 
     def all_heads(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         visible = None if mask is None else mask[None, None, None, :]
