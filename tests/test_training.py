@@ -218,6 +218,7 @@ def test_card_says_what_was_measured(training):
     )  # fmt: skip
     row = "| 12 test | 1024 px | 321 | 0.612 | 0.700 | 0.550 | 0.800 (0.750-0.840) | 0.900 | - |"
     assert row in text
+    assert "70% of what it marks on the test pages is an element, and it marks 55%" in text
     assert "earlier run" not in text
     assert all(line.count("{") == 0 for line in text.splitlines())
 

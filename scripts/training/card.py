@@ -33,7 +33,8 @@ validation pages are other pages of the families it did see.
 |---|---|---|---|---|---|---|---|---|
 {rows}
 
-**Limits.** It knows Chromium's rendering of made-up interfaces. Layouts unlike those of the
+**Limits.** {limits}
+It knows Chromium's rendering of made-up interfaces. Layouts unlike those of the
 training are found less well, and small elements less well than large ones, as the table says; real
 desktops look different again. What is clickable without looking so, and what looks clickable and is
 not, it cannot tell. Screens are padded to a square and scaled to the frame, so a 1920-pixel screen
@@ -55,7 +56,9 @@ def card(
     threshold: float,
     measured: dict[str, dict[str, Any]],
 ) -> str:
-    """Markdown. `measured`: "split size" -> what `measure` said, and the number of pages."""
+    """Markdown. `measured`: "split size" -> what `measure` said, and the number of pages; the
+    largest frames come first."""
+    test = next(said for key, said in measured.items() if key.startswith("test "))
     rows = []
     for key, said in measured.items():
         split, size = key.split()
@@ -80,5 +83,7 @@ def card(
         step=step,
         start=", from the weights of an earlier run" if recipe["start"] else "",
         threshold=threshold,
+        limits=f"{test['precision']:.0%} of what it marks on the test pages is an element, and it "
+        f"marks {test['recall']:.0%} of the elements.",
         rows="\n".join(rows),
     )
