@@ -87,9 +87,6 @@ def quotient(x: jax.Array, by: int) -> jax.Array:
 def lowest(keys: jax.Array, among: jax.Array, count: jax.Array) -> jax.Array:
     """Of the marked cells those with the lowest keys, the first of equal ones.
 
-    Each cell counts those before it. That is P * P comparisons in one fused loop; sorting would be
-    ten operations to compile in every layer.
-
     Args:
       keys: `[B, P]`.
       among: bool `[B, P]`.
@@ -98,10 +95,8 @@ def lowest(keys: jax.Array, among: jax.Array, count: jax.Array) -> jax.Array:
     Returns:
       bool `[B, P]`.
     """
-    at = jnp.arange(keys.shape[-1])
-    mine, other = keys[:, :, None], keys[:, None, :]
-    before = (other < mine) | ((other == mine) & (at < at[:, None]))
-    return among & ((before & among[:, None]).sum(-1) < count)
+    order = jnp.lexsort((keys, ~among), axis=-1)
+    return among & (jnp.argsort(order, axis=-1) < count)
 
 
 def present(index: jax.Array) -> jax.Array:

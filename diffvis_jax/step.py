@@ -404,7 +404,7 @@ def _within_budget(
     """
 
     def choose(trip: jax.Array, _: jax.Array) -> jax.Array:
-        mine, far = cells.inside((need, distance), trip)  # else in front of no trips
+        mine, far = cells.inside((need, distance), trip)  # else sorted in front of no trips
         return cells.lowest(far, mine, jnp.ceil(budget / macs)[:, None])
 
     chosen = lax.fori_loop(0, need.any().astype(jnp.int32), choose, jnp.zeros_like(need))
