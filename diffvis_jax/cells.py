@@ -84,6 +84,14 @@ def quotient(x: jax.Array, by: int) -> jax.Array:
     return lax.div(x, jnp.asarray(by, x.dtype))
 
 
+def located(index: jax.Array, rows: int, columns: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Flat indices `[K]` over `[B, rows * columns]` -> stream, row, column, each `[K]`."""
+    stream = quotient(index, rows * columns)
+    cell = index - stream * (rows * columns)
+    row = quotient(cell, columns)
+    return stream, row, cell - row * columns
+
+
 def lowest(keys: jax.Array, among: jax.Array, count: jax.Array) -> jax.Array:
     """Of the marked cells those with the lowest keys, the first of equal ones.
 

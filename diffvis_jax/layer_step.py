@@ -69,10 +69,7 @@ class Geometry:
 
     def locate(self, index: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Flat cell indices `[K]` over `[B, P]` -> stream, row, column, each `[K]`."""
-        stream = cells.quotient(index, self.tower.cells)
-        cell = index - stream * self.tower.cells
-        row = cells.quotient(cell, self.tower.columns)
-        return stream, row, cell - row * self.tower.columns
+        return cells.located(index, self.tower.rows, self.tower.columns)
 
     @property
     def whole(self) -> bool:

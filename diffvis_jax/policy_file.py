@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from diffvis_jax.errors import ConfigError
 from diffvis_jax.policy import Policy
+from diffvis_jax.whole_file import write_whole
 
 FORMAT = "diffvis_jax policy 1"
 
@@ -24,10 +24,7 @@ def save_policy(policy: Policy, path: str | Path, *, about: dict[str, Any] | Non
       about: what it was chosen for and what was measured, for people to read.
     """
     content = {"format": FORMAT, "policy": policy_fields(policy), "about": about or {}}
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole(Path(path), json.dumps(content, indent=1) + "\n")
 
 
 def load_policy(path: str | Path) -> Policy:

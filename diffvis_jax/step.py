@@ -364,14 +364,10 @@ def _take_over(tower: Tower, pixels: jax.Array, frames: jax.Array, copy: jax.Arr
     side, grid = tower.patch, tower.grid
 
     def chunk(pixels: jax.Array, index: jax.Array) -> jax.Array:
-        stream = cells.quotient(index, grid * grid)
-        patch = index - stream * (grid * grid)
-        row = cells.quotient(patch, grid)
-        at = row * side, (patch - row * grid) * side
-        count = cells.present(index)
-        new = cells.read(frames, stream, *at, side, side, reach=side, count=count)
-        at = at[0] + source.border, at[1] + source.border
-        return cells.write(pixels, new, stream, *at, count)
+        stream, row, column = cells.located(index, grid, grid)
+        top, left, count = row * side, column * side, cells.present(index)
+        new = cells.read(frames, stream, top, left, side, side, reach=side, count=count)
+        return cells.write(pixels, new, stream, top + source.border, left + source.border, count)
 
     return cells.for_each_chunk(copy, cells.chunk_sizes(side, grid * grid)[:1], chunk, pixels)
 

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from benchmark_batch import batches_of, throughput, throughput_rows
 from benchmark_report import write_report
-from command_line import check_directory, check_file, one_line, write_json
+from command_line import check_directory, check_file, run_script, write_json
 from fidelity import pyplot
 from named_policies import HELP as POLICY_HELP
 from named_policies import find_policies
@@ -348,23 +348,23 @@ def main() -> int:
         parser.error("--rounds must be at least 1")
     if args.settling < 0:
         parser.error("--settling must be at least 0")
-    try:
-        chosen_pairs(args)
-        if args.json:
-            check_file("--json", args.json)
-        if args.report:
-            check_directory("--report", args.report)
-            pyplot()
-        find_policies(args.policies)  # before minutes of work
-        if args.batch:
-            batches_of(args.batch)
-        dv.FastViTHDConfig(blocks_per_map=tuple(args.blocks_per_map))
-        result = measure(args)
-        if args.json:
-            write_json(args.json, result)
-    except (ValueError, OSError) as error:
-        print(f"benchmark.py: {one_line(error)}", file=sys.stderr)
-        return 2
+    return run_script(lambda: run(args))
+
+
+def run(args: argparse.Namespace) -> int:
+    chosen_pairs(args)
+    if args.json:
+        check_file("--json", args.json)
+    if args.report:
+        check_directory("--report", args.report)
+        pyplot()
+    find_policies(args.policies)  # before minutes of work
+    if args.batch:
+        batches_of(args.batch)
+    dv.FastViTHDConfig(blocks_per_map=tuple(args.blocks_per_map))
+    result = measure(args)
+    if args.json:
+        write_json(args.json, result)
     return 0
 
 

@@ -12,7 +12,6 @@ and writes the cheapest policy within the bound as a file that every script take
 import argparse
 import dataclasses
 import itertools
-import json
 import math
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from command_line import check_file, run_script, write_json
 from fidelity import BUNDLED, pairs_of, pyplot
 from named_weights import HELP, TRAINED, find_weights
 
@@ -148,19 +148,14 @@ def main() -> int:
         parser.error(f"--missed must lie in 0-1, got {args.missed:g}")
     if args.pairs < 1:
         parser.error(f"--pairs must be at least 1, got {args.pairs}")
-    try:
-        for path in filter(None, (args.output, args.curve)):
-            if not path.resolve().parent.is_dir():
-                raise ValueError(f"no directory '{path.parent}' to write '{path.name}' to")
-        if args.curve:
-            pyplot()  # before minutes of work
-        return run(args)
-    except (ValueError, OSError) as error:
-        print(f"calibrate.py: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    return run_script(lambda: run(args))
 
 
 def run(args: argparse.Namespace) -> int:
+    check_file("--output", args.output)
+    if args.curve:
+        check_file("--curve", args.curve)
+        pyplot()  # before minutes of work
     model = dv.load(find_weights(args.weights), dtype="float32")
     frames = dv.preprocess(list(read_recording(args.frames).paths), model.config)
     tower = build(model.config)
@@ -186,7 +181,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"\nwritten: {args.output}: {chosen['policy']}")
     if args.curve:
         draw(rows, chosen, args.missed, args.curve)
-        args.curve.with_suffix(".json").write_text(json.dumps(rows, indent=1))
+        write_json(args.curve.with_suffix(".json"), rows)
         print(f"written: {args.curve}, {args.curve.with_suffix('.json')}")
     return 0
 

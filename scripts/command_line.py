@@ -93,9 +93,9 @@ def check_directory(flag: str, directory: Path) -> None:
 
 def write_json(file: Path, content: Any) -> None:
     """Writes a document; an existing file is replaced in one go."""
-    partial = file.with_name(f".{file.name}.partial-{os.getpid()}")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    partial.replace(file)
+    from diffvis_jax.whole_file import write_whole  # importing the library takes a second
+
+    write_whole(file, json.dumps(content, indent=1) + "\n")
 
 
 def tell(text: str) -> None:

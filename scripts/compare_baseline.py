@@ -20,7 +20,6 @@ a change arrived. In float32.
 
 import argparse
 import dataclasses
-import json
 import statistics
 import sys
 import time
@@ -31,6 +30,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from command_line import check_file, run_script, write_json
 from fidelity import BUNDLED
 from named_policies import HELP as POLICY_HELP
 from named_policies import find_policies
@@ -249,33 +249,33 @@ def main() -> int:
     add("--torch", action="store_true", help="PyTorch too (extra: parity)")
     add("--json", type=Path, help="write all rows there")
     args = parser.parse_args()
-    try:
-        policies = find_policies(args.policies)
-        if args.slots < 1:
-            raise ValueError(f"--slots must be at least 1, got {args.slots}")
-        if args.torch:
-            torch_reference.require_torch()
-        recording = read_recording(args.frames).first(args.num_frames)
-        if len(recording.paths) < 2:
-            raise ValueError(f"{args.frames}: two frames are needed")
-        if args.json and not args.json.resolve().parent.is_dir():
-            raise ValueError(f"--json: no directory '{args.json.parent}'")
-        if args.arch:
-            config = dv.FastViTHDConfig()
-            model = dv.Model(config, dv.init_params(config), "random weights")
-        else:
-            model = dv.load(find_weights(args.weights), dtype="float32")
-        if args.torch:
-            pytorch(model, "float32")  # says at once whether PyTorch has such a tower
-        frames = dv.preprocess(list(recording.paths), model.config)
-    except (ValueError, OSError) as error:
-        print(f"compare_baseline.py: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    return run_script(lambda: run(args))
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.json:
+        check_file("--json", args.json)
+    policies = find_policies(args.policies)
+    if args.slots < 1:
+        raise ValueError(f"--slots must be at least 1, got {args.slots}")
+    if args.torch:
+        torch_reference.require_torch()
+    recording = read_recording(args.frames).first(args.num_frames)
+    if len(recording.paths) < 2:
+        raise ValueError(f"{args.frames}: two frames are needed")
+    if args.arch:
+        config = dv.FastViTHDConfig()
+        model = dv.Model(config, dv.init_params(config), "random weights")
+    else:
+        model = dv.load(find_weights(args.weights), dtype="float32")
+    if args.torch:
+        pytorch(model, "float32")  # says at once whether PyTorch has such a tower
+    frames = dv.preprocess(list(recording.paths), model.config)
     print(f"{len(frames)} frames, {model.config.size} px, float32; all compile first", flush=True)
     rows = run_all(model, frames, contenders(model, policies, args.torch, args.slots))
     print("\n" + table(summary(rows)))
     if args.json:
-        args.json.write_text(json.dumps({"jax": jax.__version__, "rows": rows}, indent=1))
+        write_json(args.json, {"jax": jax.__version__, "rows": rows})
     return 0
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from command_line import one_line
+from command_line import run_script, write_json
 from evaluate_report import write_report
 from fidelity import pyplot
 from named_policies import HELP as POLICY_HELP
@@ -45,7 +45,6 @@ from diffvis_jax.batch.results import (
     ResultsFile,
     open_run,
     read_results,
-    write_whole,
 )
 from diffvis_jax.batch.run import Runner
 from diffvis_jax.batch.streams import checked_places, data_mesh
@@ -64,6 +63,7 @@ from diffvis_jax.datasets.coordinates import Boxes, Outline
 from diffvis_jax.datasets.predictions import read_predictions
 from diffvis_jax.policy_file import policy_fields
 from diffvis_jax.towers import build
+from diffvis_jax.whole_file import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -208,7 +208,7 @@ def conclude(
     summary["broken"] = broken_frames(line for line in ordered)
     for message in (*dataset.faults, *summary["broken"]):
         print(f"left out: {message}", file=sys.stderr)
-    write_whole(args.output / "summary.json", json.dumps(summary, indent=1) + "\n")
+    write_json(args.output / "summary.json", summary)
     print(f"\nwritten: {args.output / 'summary.json'}")
     if not args.no_report:
         print(f"written: {write_report(args.output, summary, ordered, streams)}")
@@ -282,7 +282,7 @@ def score_answers(args: argparse.Namespace) -> int:
     for name, some in rows.items():
         text = "".join(json.dumps(row) + "\n" for row in some)
         write_whole(args.output / f"answers-{name}.jsonl", text)
-    write_whole(args.output / "summary.json", json.dumps(summary, indent=1) + "\n")
+    write_json(args.output / "summary.json", summary)
     print(f"\nwritten: {args.output / 'summary.json'}")
     return 0
 
@@ -320,12 +320,13 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     args = arguments()
-    try:
+
+    def run() -> int:
         processes.join(args.coordinator, args.processes, args.process)
         return score_answers(args) if args.predictions else evaluate(args)
-    except (ValueError, OSError) as error:
-        print(f"evaluate.py: {one_line(error)}", file=sys.stderr)
-        return 2
+
+    try:
+        return run_script(run)
     except processes.ProcessLost as error:
         print(f"evaluate.py: {error}", file=sys.stderr, flush=True)
         os._exit(3)  # an orderly end would wait for the lost one

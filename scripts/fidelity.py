@@ -11,7 +11,6 @@ same on random weights beside it. In float32.
 """
 
 import argparse
-import json
 import statistics
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from command_line import check_directory, run_script, write_json
 from named_weights import HELP, TRAINED, find_weights
 
 import diffvis_jax as dv
@@ -273,25 +273,27 @@ def main() -> int:
     add("--seed", type=int, default=0, help="of the random weights beside (0)")
     add("--output", type=Path, default=Path("fidelity_output"))
     args = parser.parse_args()
-    try:
-        pyplot()  # before minutes of work
-        model = dv.load(find_weights(args.weights), dtype="float32")
-        recording = read_recording(args.frames)
-        frames = dv.preprocess(list(recording.paths), model.config)
-        pairs = pairs_of(frames, build(model.config).patch, args.most)
-        if not pairs:
-            raise ValueError(f"{args.frames}: no two frames differ in at most {args.most:.0%}")
-        print(f"{len(pairs)} pairs of frames, {model.config.size} px, float32")
-        random = dv.Model(model.config, dv.init_params(model.config, args.seed), "random weights")
-        results = [study(model, frames, pairs), study(random, frames, pairs)]
-    except ValueError as error:
-        print(f"fidelity.py: {error}", file=sys.stderr)
-        return 2
+    return run_script(lambda: run(args))
+
+
+def run(args: argparse.Namespace) -> int:
+    check_directory("--output", args.output)
+    pyplot()  # before minutes of work
+    model = dv.load(find_weights(args.weights), dtype="float32")
+    recording = read_recording(args.frames)
+    frames = dv.preprocess(list(recording.paths), model.config)
+    pairs = pairs_of(frames, build(model.config).patch, args.most)
+    if not pairs:
+        raise ValueError(f"{args.frames}: no two frames differ in at most {args.most:.0%}")
+    print(f"{len(pairs)} pairs of frames, {model.config.size} px, float32")
+    random = dv.Model(model.config, dv.init_params(model.config, args.seed), "random weights")
+    results = [study(model, frames, pairs), study(random, frames, pairs)]
     for result in results:
         print_tables(result)
     args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "fidelity.json").write_text(
-        json.dumps({"jax": jax.__version__, "pairs": pairs, "results": results}, indent=1)
+    write_json(
+        args.output / "fidelity.json",
+        {"jax": jax.__version__, "pairs": pairs, "results": results},
     )
     draw(results, args.output / "fidelity.png")
     print(f"\nwritten: {args.output}/fidelity.json, fidelity.png")

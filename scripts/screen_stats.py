@@ -10,7 +10,6 @@ Patches are squares of the screenshot's own pixels.
 """
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Sequence
@@ -18,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from command_line import check_directory, run_script, write_json
 from fidelity import pyplot
 
 from diffvis_jax.batch.pipeline import prefetch
-from diffvis_jax.batch.results import write_whole
 from diffvis_jax.batch.summary import markdown, show
 from diffvis_jax.checkpoints.progress import Progress
 from diffvis_jax.datasets import Screen, Stream, merged, open_dataset
@@ -205,21 +204,18 @@ def main() -> int:
     add("--sizes", default="14,28,64", help="patches, pixels along the side (%(default)s)")
     add("--output", type=Path, metavar="DIR", help="stats.json and a plot (extra: viz)")
     args = parser.parse_args()
-    try:
-        sizes = [int(part) for part in args.sizes.split(",")]
-        if min(sizes) < 1:
-            raise ValueError("--sizes: at least 1 pixel")
-        if args.output:
-            pyplot()  # before minutes of work
-            args.output.mkdir(parents=True, exist_ok=True)
-        streams = merged([open_dataset(path) for path in args.sessions]).streams
-        return run(args, streams, sizes)
-    except (ValueError, OSError) as error:
-        print(f"screen_stats.py: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    return run_script(lambda: run(args))
 
 
-def run(args: argparse.Namespace, streams: Sequence[Stream], sizes: Sequence[int]) -> int:
+def run(args: argparse.Namespace) -> int:
+    parts = args.sizes.split(",")
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise ValueError(f"--sizes: whole numbers of pixels, such as 14,28; got '{args.sizes}'")
+    sizes = [int(part) for part in parts]
+    if args.output:
+        check_directory("--output", args.output)
+        pyplot()  # before minutes of work
+    streams = merged([open_dataset(path) for path in args.sessions]).streams
     with Progress(sum(len(stream.screens) for stream in streams), "frames") as progress:
         sessions = [Session(stream, sizes, progress) for stream in streams]
     if not any(session.steps for session in sessions):
@@ -247,7 +243,8 @@ def run(args: argparse.Namespace, streams: Sequence[Stream], sizes: Sequence[int
     for message in result["broken"]:
         print(f"left out: {message}", file=sys.stderr)
     if args.output:
-        write_whole(args.output / "stats.json", json.dumps(result, indent=1) + "\n")
+        args.output.mkdir(parents=True, exist_ok=True)
+        write_json(args.output / "stats.json", result)
         draw(sessions, sizes, args.output / "stats.png")
         print(f"\nwritten: {args.output / 'stats.json'}, {args.output / 'stats.png'}")
     return 0

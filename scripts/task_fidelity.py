@@ -21,6 +21,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from command_line import check_file, run_script, write_json
 from named_policies import HELP as POLICY_HELP
 from named_policies import find_policies
 from named_weights import HELP, TRAINED, find_weights
@@ -232,19 +233,19 @@ def main() -> int:
     add("--most", type=int, help="most frames of a session (all)")
     add("--output", type=Path, help="JSON file to write")
     args = parser.parse_args()
-    try:
-        model = dv.load(find_weights(args.weights), dtype="float32")
-        if model.head is None:
-            raise ValueError(f"'{args.weights}' has no grounding head")
-        chosen = find_policies(args.policies)
-        for policy in chosen.values():
-            policy.margins(build(model.config).stages)
-        sessions = [Session(folder, model.config, args.most) for folder in args.sessions]
-        if args.output and not args.output.resolve().parent.is_dir():
-            raise ValueError(f"--output: no directory '{args.output.parent}'")
-    except (ValueError, OSError) as error:
-        print(f"task_fidelity.py: {error}", file=sys.stderr)
-        return 2
+    return run_script(lambda: run(args))
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.output:
+        check_file("--output", args.output)
+    model = dv.load(find_weights(args.weights), dtype="float32")
+    if model.head is None:
+        raise ValueError(f"'{args.weights}' has no grounding head")
+    chosen = find_policies(args.policies)
+    for policy in chosen.values():
+        policy.margins(build(model.config).stages)
+    sessions = [Session(folder, model.config, args.most) for folder in args.sessions]
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in chosen}
     with Progress(len(sessions), "sessions") as progress:
         for session in sessions:
@@ -255,7 +256,7 @@ def main() -> int:
     results = {name: summary(each) for name, each in rows.items()}
     print(table(results))
     if args.output:
-        args.output.write_text(json.dumps(results, indent=1))
+        write_json(args.output, results)
     return 0
 
 

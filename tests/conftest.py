@@ -2,6 +2,7 @@
 
 import gc
 import importlib
+import os
 import sys
 from pathlib import Path
 
@@ -40,8 +41,22 @@ settings.load_profile("diffvis")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    share_programs(config.cache.mkdir("xla"))
     # JAX warns of donated buffers it could not use, and of silent casts: both are bugs here.
     config.addinivalue_line("filterwarnings", "error")
+
+
+def share_programs(folder: Path) -> None:
+    """Compiled programs are kept in .pytest_cache: the processes of one run share them, and the
+    next run has them already. `pytest --cache-clear` forgets them."""
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:  # somebody's own choice
+        return
+    for name, value in {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_compilation_cache_max_size": 2**31,  # bytes; a bound makes JAX lock the folder as well
+    }.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)  # for scripts that tests start
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -78,7 +78,7 @@ def test_bad_input_is_named_before_any_work(benchmark, screens, monkeypatch, cap
         assert run(benchmark, monkeypatch, *arguments) == 2
         printed = capsys.readouterr().err
         assert said in printed
-        assert printed.startswith("benchmark.py: ")
+        assert printed.startswith("error: ")
         assert printed.count("\n") == 1
     for arguments in (("--rounds", "0"), ("--settling", "-1")):
         with pytest.raises(SystemExit):

@@ -149,7 +149,7 @@ def test_bad_input_is_named_before_any_work(calibrate, screens, monkeypatch, cap
     where = ("--weights", screens / "weights", "--frames", screens / "frames")
     for arguments, said in [
         (("--weights", "none-such"), "no weights 'none-such'"),
-        ((*where, "--output", screens / "no" / "policy.json"), "no directory"),
+        ((*where, "--output", screens / "no" / "policy.json"), "no such directory"),
         ((*where, "--most", 0.01), "no two frames differ in at most 1%"),
     ]:
         assert run(calibrate, monkeypatch, *arguments) == 2

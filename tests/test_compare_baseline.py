@@ -126,7 +126,7 @@ def test_bad_input_is_named_before_any_work(compare_baseline, tmp_path, monkeypa
         (("--policies", "fastest"), "no policy 'fastest'"),
         (("--weights", "none-such"), "no weights 'none-such'"),
         (("--num-frames", "1"), "two frames are needed"),
-        (("--json", str(tmp_path / "no" / "rows.json")), "no directory"),
+        (("--json", str(tmp_path / "no" / "rows.json")), "no such directory"),
     ]:
         monkeypatch.setattr(sys, "argv", ["compare_baseline.py", *arguments])
         assert compare_baseline.main() == 2

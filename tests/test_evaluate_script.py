@@ -257,7 +257,7 @@ def test_bad_input_is_named_before_any_work(place, script, monkeypatch, capsys, 
     monkeypatch.setattr(evaluate, "advance_all", lambda *_: pytest.fail("work has begun"))
     assert evaluate.main() == 2
     printed = capsys.readouterr().err
-    assert printed.startswith("evaluate.py: ")
+    assert printed.startswith("error: ")
     assert said in printed
     assert printed.count("\n") == 1
     assert not target.exists()

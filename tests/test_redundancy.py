@@ -110,7 +110,7 @@ def test_script_refuses(script, tmp_path, monkeypatch, capsys):
     for arguments, said in [
         ([tmp_path / "no"], "no such directory"),
         ([tmp_path / "one"], "no two frames of one size"),
-        ([tmp_path / "one", "--sizes", "0"], "at least 1 pixel"),
+        ([tmp_path / "one", "--sizes", "0"], "whole numbers of pixels"),
     ]:
         monkeypatch.setattr(sys, "argv", ["x", *map(str, arguments)])
         assert stats.main() == 2

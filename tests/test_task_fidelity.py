@@ -123,12 +123,12 @@ def test_bad_input_is_named_before_any_work(task, model, tmp_path, monkeypatch, 
         (trained, tmp_path, (), "no trajectory.json"),
         (trained, broken, (), "broken/trajectory.json' is no trajectory"),
         (trained, STREAM, ("--most", "1"), "two frames are needed, got 1"),
-        (trained, STREAM, ("--output", str(tmp_path / "no" / "a.json")), "no directory"),
+        (trained, STREAM, ("--output", str(tmp_path / "no" / "a.json")), "no such directory"),
     ]:
         command = ["task_fidelity.py", str(session), "--weights", str(weights), *more]
         monkeypatch.setattr(sys, "argv", command)
         assert task.main() == 2
         printed = capsys.readouterr().err
         assert said in printed
-        assert printed.startswith("task_fidelity.py: ")
+        assert printed.startswith("error: ")
         assert printed.count("\n") == 1

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from diffvis_jax.whole_file import write_whole
+
 FORMAT = "diffvis_jax evaluation 1"
 RUN = "run.json"
 _SHOWN = 4  # differences that an error names
@@ -18,13 +20,6 @@ _SHOWN = 4  # differences that an error names
 
 class ResultsError(ValueError):
     """A directory of another run, or a damaged file in it."""
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file in one go: under another name, then renamed."""
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def open_run(directory: Path, run: Mapping[str, Any]) -> None:
