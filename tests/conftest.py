@@ -51,9 +51,11 @@ def share_programs(folder: Path) -> None:
     next run has them already. `pytest --cache-clear` forgets them."""
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:  # somebody's own choice
         return
+    import filelock  # noqa: F401  # with a bound JAX locks the folder, for which it needs this
+
     for name, value in {
         "jax_compilation_cache_dir": str(folder),
-        "jax_compilation_cache_max_size": 2**31,  # bytes; a bound makes JAX lock the folder as well
+        "jax_compilation_cache_max_size": 2**31,  # bytes
     }.items():
         jax.config.update(name, value)
         os.environ[name.upper()] = str(value)  # for scripts that tests start

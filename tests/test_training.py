@@ -15,6 +15,7 @@ from diffvis_jax.checkpoints import store
 from diffvis_jax.grounding.decode import Element
 from diffvis_jax.grounding.find import encode_for_head
 from diffvis_jax.grounding.head import HeadConfig
+from diffvis_jax.step import jit_encode
 
 SHALLOW = dv.FastViTHDConfig(
     depths=(1, 1, 1, 1, 1),
@@ -38,7 +39,7 @@ def test_grown_tower_computes_nearly_the_same(training):
     frame = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
 
     def encode(params, config):
-        return np.asarray(dv.encode(params, frame, config=config))
+        return np.asarray(jit_encode(params, frame, config=config))
 
     before, after = encode(params, SHALLOW), encode(grown, deep)
     fresh = encode(growing.near_identity(random_params(deep, 1)), deep)
@@ -57,14 +58,14 @@ def test_crops_of_a_vit_have_the_positions_of_their_place(training):
 
     whole = see(frame, 0, 0)
     np.testing.assert_allclose(
-        whole, dv.encode(params, frame, config=family.tower), atol=1e-4 * np.abs(whole).max()
+        whole, jit_encode(params, frame, config=family.tower), atol=1e-4 * np.abs(whole).max()
     )
     left, top = 16, 32  # patch 1 from the left, 2 from the top, of 4 x 4
     places = [0, 1 + 2 * 4 + 1, 1 + 2 * 4 + 2, 1 + 3 * 4 + 1, 1 + 3 * 4 + 2]
     position = params["embed"]["position"][np.array(places)]
     own = {**params, "embed": {**params["embed"], "position": position}}
     crop = frame[:, top : top + 32, left : left + 32]
-    wanted = dv.encode(own, crop, config=dataclasses.replace(family.tower, size=32))
+    wanted = jit_encode(own, crop, config=dataclasses.replace(family.tower, size=32))
     found = see(crop, left, top)
     np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(found).max())
     assert np.abs(see(crop, 0, 0) - found).max() > 1e-2 * np.abs(found).max()
@@ -74,7 +75,7 @@ def test_heads_of_a_fresh_vit_look_at_neighbours(training):
     config = dataclasses.replace(training("family").CLIP().tower, size=128)
     params = training("offset_heads").look_around(random_params(config), config)
     frame = np.random.default_rng(0).integers(0, 256, (1, 128, 128, 3), np.uint8)
-    x = dv.encode(params, frame, config=config, output="intermediates")["embed"][0, :, 0]
+    x = jit_encode(params, frame, config=config, output="intermediates")["embed"][0, :, 0]
     x = np.asarray(x, np.float64)
     x = (x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True)
     row, column = np.divmod(np.arange(config.grid**2), config.grid)
