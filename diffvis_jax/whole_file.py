@@ -7,8 +7,11 @@ from pathlib import Path
 def write_whole(path: Path, text: str) -> None:
     """Writes a file in UTF-8 under another name beside it, then renames it.
 
-    So an interruption loses neither what stood there nor half of what is new.
+    What stood there is lost by no failure, and nothing half written is left behind.
     """
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

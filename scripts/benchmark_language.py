@@ -9,7 +9,6 @@ its language model under the released names (extra: parity).
 """
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from command_line import check_file, run_script, write_json
 from named_weights import find_weights
 
 import diffvis_jax as dv
@@ -157,15 +157,17 @@ def main(arguments: list[str] | None = None) -> int:
     add("--rounds", type=int, default=3, help="measurements of everything (3)")
     add("--json", type=Path, help="write all rows there")
     args = parser.parse_args(arguments)
-    try:
-        if min(args.length, args.rounds) < 1 or args.new_tokens < 2:
-            raise ValueError("--length and --rounds must be at least 1, --new-tokens 2")
-        if args.torch and not args.torch.is_dir():
-            raise ValueError(f"--torch: no directory '{args.torch}'")
-        rows = measure(args)
-    except (ValueError, ImportError) as error:
-        print(f"benchmark_language.py: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    return run_script(lambda: run(args))
+
+
+def run(args: argparse.Namespace) -> int:
+    if min(args.length, args.rounds) < 1 or args.new_tokens < 2:
+        raise ValueError("--length and --rounds must be at least 1, --new-tokens 2")
+    if args.torch and not args.torch.is_dir():
+        raise ValueError(f"--torch: no directory '{args.torch}'")
+    if args.json:
+        check_file("--json", args.json)
+    rows = measure(args)
     print(f"\n{args.length} ids read, {args.new_tokens} written, medians of {args.rounds}\n")
     print("| | prefill ms | ms an id | ids a second | difference of the logits from float32 |")
     print("|---|---|---|---|---|")
@@ -175,7 +177,7 @@ def main(arguments: list[str] | None = None) -> int:
             f"| {1e3 / row['token_ms']:.1f} | {row['logit_error']:.1e} |"
         )
     if args.json:
-        args.json.write_text(json.dumps(rows, indent=1))
+        write_json(args.json, rows)
     return 0
 
 

@@ -8,7 +8,6 @@ warm-up, the policies in turns, medians over the frames after the first.
 
 import argparse
 import dataclasses
-import json
 import statistics
 import sys
 import time
@@ -18,6 +17,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from command_line import check_file, run_script, write_json
 from named_policies import HELP as POLICY_HELP
 from named_policies import find_policy
 from named_weights import find_weights
@@ -187,16 +187,16 @@ def main(arguments: list[str] | None = None) -> int:
     add("--dtype", choices=("float32", "bfloat16"), help="(as the weights are)")
     add("--json", type=Path, help="write all rows there")
     args = parser.parse_args(arguments)
-    try:
-        rows = measure(args)
-    except (ValueError, ImportError) as error:
-        print(f"benchmark_prefill.py: {error}", file=sys.stderr)
-        return 2
+    return run_script(lambda: run(args))
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.json:
+        check_file("--json", args.json)
+    rows = measure(args)
     print(table(rows))
     if args.json:
-        whole = args.json.with_suffix(args.json.suffix + ".part")
-        whole.write_text(json.dumps(rows, indent=1))
-        whole.replace(args.json)
+        write_json(args.json, rows)
     return 0
 
 

@@ -155,6 +155,8 @@ def run(args: argparse.Namespace) -> int:
     check_file("--output", args.output)
     if args.curve:
         check_file("--curve", args.curve)
+        if args.curve.suffix != ".png":
+            raise ValueError(f"--curve is a PNG: '{args.curve.name}' must end in .png")
         pyplot()  # before minutes of work
     model = dv.load(find_weights(args.weights), dtype="float32")
     frames = dv.preprocess(list(read_recording(args.frames).paths), model.config)

@@ -6,7 +6,6 @@ what can be clicked. Prints a line per frame, and writes pictures and a page to 
 
 import argparse
 import dataclasses
-import json
 import math
 import os
 import sys
@@ -21,6 +20,7 @@ from command_line import (
     number,
     run_script,
     whole,
+    write_json,
 )
 from named_policies import HELP as POLICY_HELP
 from named_policies import find_policy
@@ -289,7 +289,7 @@ def write_outputs(
                 )
             ],
         }
-        args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_json(args.json, content)
         print(f"numbers: {args.json}")
     if args.visualize:
         from diffvis_jax.report import write_page

@@ -41,7 +41,8 @@ settings.load_profile("diffvis")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    share_programs(config.cache.mkdir("xla"))
+    if hasattr(config, "cache"):  # not with `-p no:cacheprovider`
+        share_programs(config.cache.mkdir("xla"))
     # JAX warns of donated buffers it could not use, and of silent casts: both are bugs here.
     config.addinivalue_line("filterwarnings", "error")
 

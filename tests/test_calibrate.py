@@ -150,6 +150,7 @@ def test_bad_input_is_named_before_any_work(calibrate, screens, monkeypatch, cap
     for arguments, said in [
         (("--weights", "none-such"), "no weights 'none-such'"),
         ((*where, "--output", screens / "no" / "policy.json"), "no such directory"),
+        ((*where, "--curve", screens / "curve.json"), "must end in .png"),
         ((*where, "--most", 0.01), "no two frames differ in at most 1%"),
     ]:
         assert run(calibrate, monkeypatch, *arguments) == 2

@@ -103,6 +103,9 @@ def test_differential_prefill_is_measured_on_it(script, converted, tmp_path, cap
     assert capsys.readouterr().out.count("\n") == 7
     assert script("benchmark_prefill").main(["--weights", str(converted), "--num-frames", "1"]) == 2
     assert "one frame only" in capsys.readouterr().err
+    nowhere = str(tmp_path / "none" / "rows.json")
+    assert script("benchmark_prefill").main(["--weights", str(converted), "--json", nowhere]) == 2
+    assert capsys.readouterr().err.startswith("error: --json: no such directory")
 
 
 def test_prefill_and_decoding_are_timed_on_it(script, converted, tmp_path, capsys):
@@ -115,5 +118,7 @@ def test_prefill_and_decoding_are_timed_on_it(script, converted, tmp_path, capsy
     assert all(row[key] > 0 for row in (exact, rough, mixed) for key in ("prefill_ms", "token_ms"))
     assert main([*arguments, "--new-tokens", "1"]) == 2
     assert "--new-tokens 2" in capsys.readouterr().err
+    assert main([*arguments, "--json", str(tmp_path / "none" / "rows.json")]) == 2
+    assert capsys.readouterr().err.startswith("error: --json: no such directory")
     assert main([*arguments, "--torch", str(tmp_path / "none")]) == 2
     assert "no directory" in capsys.readouterr().err

@@ -111,6 +111,8 @@ def test_script_refuses(script, tmp_path, monkeypatch, capsys):
         ([tmp_path / "no"], "no such directory"),
         ([tmp_path / "one"], "no two frames of one size"),
         ([tmp_path / "one", "--sizes", "0"], "whole numbers of pixels"),
+        ([tmp_path / "one", "--sizes", "14,many"], "whole numbers of pixels"),
+        ([tmp_path / "one", "--output", __file__], "--output: not a directory"),
     ]:
         monkeypatch.setattr(sys, "argv", ["x", *map(str, arguments)])
         assert stats.main() == 2
