@@ -35,6 +35,7 @@ from diffvis_jax.grounding.head import (
 CONFIG = HeadConfig(token_width=8, hidden=16, place_width=8)
 WITH_MAP = dataclasses.replace(CONFIG, map_width=4)
 WITH_BOTH = dataclasses.replace(WITH_MAP, detail_width=3, detail_hidden=8)
+WITH_ALL = dataclasses.replace(WITH_BOTH, finest_width=5, finest_hidden=6)
 FRAME = 128  # pixels: a grid of 2 x 2 tokens, 16 x 8 places
 
 
@@ -59,7 +60,7 @@ def blank(config: HeadConfig) -> tuple[jax.Array, ...]:
 
 
 def trained(params):
-    """As if training had begun: a new head ignores the finest map."""
+    """As if training had begun: a new head ignores the finer maps."""
     return jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(7), x.shape), params)
 
 
@@ -83,7 +84,7 @@ def perfect(target: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     }
 
 
-@pytest.mark.parametrize("config", [CONFIG, WITH_MAP, WITH_BOTH])
+@pytest.mark.parametrize("config", [CONFIG, WITH_MAP, WITH_BOTH, WITH_ALL])
 def test_parameters_are_those_the_shapes_say(config):
     leaves = jax.tree_util.tree_leaves_with_path(params_of(config))
     found = {"/".join(k.key for k in path): leaf.shape for path, leaf in leaves}
@@ -101,7 +102,7 @@ def test_places_of_a_token_lie_in_its_patch():
 
 
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (2, 1), (3, 3)])
-@pytest.mark.parametrize("config", [WITH_MAP, WITH_BOTH])
+@pytest.mark.parametrize("config", [WITH_MAP, WITH_BOTH, WITH_ALL])
 def test_places_of_a_map_position_lie_in_it(config, row, column):
     tokens, (fine, *others) = jnp.zeros((1, 4, 8)), blank(config)
     params = trained(params_of(config))
@@ -112,23 +113,35 @@ def test_places_of_a_map_position_lie_in_it(config, row, column):
     np.testing.assert_array_equal(moved, expected)
 
 
-@pytest.mark.parametrize(("row", "column"), [(0, 0), (5, 2), (7, 7)])
-def test_places_of_a_position_of_the_finest_map_lie_in_it(row, column):
-    tokens, (fine, detail) = jnp.zeros((1, 4, 8)), blank(WITH_BOTH)
-    params = trained(params_of(WITH_BOTH))
-    run = lambda x: GroundingHead(WITH_BOTH).apply({"params": params}, tokens, (fine, x))  # noqa: E731
-    moved = run(detail.at[0, row, column, 1].add(1.0))["object"] != run(detail)["object"]
-    expected = np.zeros((1, 16, 8), bool)
-    expected[0, 2 * row : 2 * row + 2, column] = True
-    np.testing.assert_array_equal(moved, expected)
+@pytest.mark.parametrize(
+    ("config", "which", "row", "column", "place"),
+    [
+        (WITH_BOTH, 1, 0, 0, np.s_[0:2, 0]),
+        (WITH_BOTH, 1, 5, 2, np.s_[10:12, 2]),
+        (WITH_ALL, 1, 7, 7, np.s_[14:16, 7]),
+        (WITH_ALL, 2, 0, 1, np.s_[0, 0]),
+        (WITH_ALL, 2, 9, 10, np.s_[9, 5]),
+        (WITH_ALL, 2, 15, 15, np.s_[15, 7]),
+    ],
+)
+def test_places_of_a_position_of_a_finer_map_lie_in_it(config, which, row, column, place):
+    tokens, maps = jnp.zeros((1, 4, 8)), list(blank(config))
+    params = trained(params_of(config))
+    run = lambda maps: GroundingHead(config).apply({"params": params}, tokens, maps)  # noqa: E731
+    before = run(maps)["object"]
+    maps[which] = maps[which].at[0, row, column, 1].add(1.0)
+    expected = np.zeros((16, 8), bool)
+    expected[place] = True
+    np.testing.assert_array_equal((run(maps)["object"] != before)[0], expected)
 
 
-def test_a_new_head_says_the_same_whatever_the_finest_map_holds():
-    tokens, (fine, detail) = jax.random.normal(jax.random.key(1), (1, 4, 8)), blank(WITH_BOTH)
-    params = params_of(WITH_BOTH)
-    seen = jax.random.normal(jax.random.key(2), detail.shape)
-    found = GroundingHead(WITH_BOTH).apply({"params": params}, tokens, (fine, seen))
-    alone = GroundingHead(WITH_MAP).apply({"params": params}, tokens, (fine,))
+@pytest.mark.parametrize(("config", "coarser"), [(WITH_BOTH, WITH_MAP), (WITH_ALL, WITH_BOTH)])
+def test_a_new_head_says_the_same_whatever_the_finest_map_holds(config, coarser):
+    tokens, maps = jax.random.normal(jax.random.key(1), (1, 4, 8)), blank(config)
+    params = params_of(config)
+    seen = (*maps[:-1], jax.random.normal(jax.random.key(2), maps[-1].shape))
+    found = GroundingHead(config).apply({"params": params}, tokens, seen)
+    alone = GroundingHead(coarser).apply({"params": params}, tokens, maps[:-1])
     for name, values in alone.items():
         np.testing.assert_array_equal(found[name], values)
 
@@ -147,7 +160,10 @@ def test_the_maps_of_a_cache_are_those_of_a_full_encode():
     """After a change and after none; the cache's maps have a border that is no part of them."""
     widths = FASTVITHD.widths
     config = HeadConfig(
-        token_width=FASTVITHD.token_width, map_width=widths[3], detail_width=widths[2]
+        token_width=FASTVITHD.token_width,
+        map_width=widths[3],
+        detail_width=widths[2],
+        finest_width=widths[1],
     )
     params = random_params(FASTVITHD)
     frames = np.random.default_rng(0).integers(0, 256, (2, 1, 256, 256, 3), np.uint8)
@@ -155,7 +171,7 @@ def test_the_maps_of_a_cache_are_those_of_a_full_encode():
     for frame in frames:
         tokens, cache, _ = step(params, cache, frame, dv.Policy.exact())
         wanted, maps = encode_for_head(params, frame, config=FASTVITHD, head=config)
-        assert [each.shape for each in maps] == [(1, 8, 8, 64), (1, 16, 16, 32)]
+        assert [each.shape for each in maps] == [(1, 8, 8, 64), (1, 16, 16, 32), (1, 32, 32, 16)]
         for found, each in zip(maps_of(config, cache), maps, strict=True):
             close(found, each)
         close(tokens, wanted)
@@ -213,12 +229,30 @@ def test_unsure_elements_are_neither_asked_for_nor_held_against(targets, groundi
     assert losses[0] < 1e-3 < losses[1]
 
 
-def test_generalised_iou_of_known_boxes(training):
-    generalised_iou = training("loss").generalised_iou
+def test_of_two_places_the_one_with_the_better_box_is_to_be_surer(targets, grounding_loss):
+    target = targets(CONFIG, FRAME, np.array([[4.0, 6, 60, 20]]), [1], np.ones(1, bool))
+    batch = {key: jnp.asarray(value)[None] for key, value in target.items()}
+    right = perfect(target)
+    off = {**right, "box": right["box"].at[..., 0].add(28.0)}  # half beside it: IoU 1/3
+
+    @jax.jit
+    def loss(logit):
+        here = jnp.where(batch["object"] > 0, logit, right["object"])
+        return grounding_loss(CONFIG, {**off, "object": here}, batch)[1]["object"]
+
+    logits = jnp.linspace(-4, 4, 81)
+    best = logits[np.argmin([loss(logit) for logit in logits])]
+    assert jax.nn.sigmoid(best) == pytest.approx(1 / 3, abs=0.02)
+
+
+def test_overlaps_of_known_boxes(training):
+    overlaps = training("loss").overlaps
     a = jnp.array([[0.0, 0, 2, 2], [0, 0, 1, 1], [0, 0, 2, 2]])
     b = jnp.array([[0.0, 0, 2, 2], [2, 0, 3, 1], [1, 0, 3, 2]])
     # Equal: 1. Apart: 0 - (3 - 2) / 3. Half over: 2 / 6 - 0.
-    np.testing.assert_allclose(generalised_iou(a, b), [1, -1 / 3, 1 / 3], atol=1e-6)
+    iou, giou = overlaps(a, b)
+    np.testing.assert_allclose(iou, [1, 0, 1 / 3], atol=1e-6)
+    np.testing.assert_allclose(giou, [1, -1 / 3, 1 / 3], atol=1e-6)
 
 
 def test_threshold_and_limit(targets):
@@ -283,6 +317,10 @@ def test_bad_tokens_and_configs():
         HeadConfig(token_width=8, map_width=4, columns=1)
     with pytest.raises(ConfigError, match="needs map_width"):
         HeadConfig(token_width=8, detail_width=4)
+    with pytest.raises(ConfigError, match="needs detail_width"):
+        HeadConfig(token_width=8, map_width=4, finest_width=4)
+    with pytest.raises(ConfigError, match="16 x 4 places do not divide among the 8 x 8 map"):
+        HeadConfig(token_width=8, map_width=4, detail_width=4, finest_width=4, rows=16)
     with pytest.raises(ConfigError, match="dtype"):
         HeadConfig(token_width=8, dtype="int8")
 

@@ -263,21 +263,33 @@ def test_a_run_starts_from_bundled_weights(training, tmp_path):
         train.started_state(train.Setup(family.CLIP(), setup.optimiser), weights)
 
 
-def test_a_head_goes_on_with_a_finer_map(training, tmp_path):
+@pytest.mark.parametrize("without", [("finest_width",), ("finest_width", "detail_width")])
+def test_a_head_goes_on_with_a_finer_map(training, tmp_path, without):
     train, family = training("train"), training("family")
     shallow = family.FastViTHD((1, 1, 1, 1, 1), helped=False)
     setup = train.Setup(shallow, training("optimiser").optimiser(0.1, 4))
-    config = dataclasses.replace(setup.head, detail_width=0)
+    config = dataclasses.replace(setup.head, **dict.fromkeys(without, 0))
     head = random_params(config, 3)
     tower = random_params(shallow.tower, 3)
     save = {"config": shallow.tower, "params": tower, "grounding_params": head}
     store.save(tmp_path / "without", grounding_config=config, **save)
     started = train.started_head(setup, tmp_path / "without")
     assert all(np.array_equal(started[a][b], head[a][b]) for a in head for b in head[a])
-    assert not started["detail_places"]["kernel"].any()
-    narrow = dataclasses.replace(config, map_width=0, place_width=8)
-    save["grounding_params"] = random_params(narrow, 3)
-    store.save(tmp_path / "narrow", grounding_config=narrow, **save)
+    assert not started["finest_places"]["kernel"].any()
+
+
+def test_a_run_does_not_go_on_with_another_head(training, tmp_path):
+    train, family = training("train"), training("family")
+    shallow = family.FastViTHD((1, 1, 1, 1, 1), helped=False)
+    setup = train.Setup(shallow, training("optimiser").optimiser(0.1, 4))
+    narrow = HeadConfig(token_width=setup.head.token_width, place_width=8)
+    store.save(
+        tmp_path / "narrow",
+        config=shallow.tower,
+        params=random_params(shallow.tower, 3),
+        grounding_config=narrow,
+        grounding_params=random_params(narrow, 3),
+    )
     with pytest.raises(ValueError, match="another head"):
         train.started_head(setup, tmp_path / "narrow")
 
@@ -328,6 +340,7 @@ def test_what_is_frozen_stays(training):
     changed = same("params")
     assert not changed["tower"]["stage_3"]["downsample"]["conv"]["kernel"]
     assert not changed["head"]["detail_places"]["kernel"]
+    assert not changed["head"]["finest_places"]["kernel"]
 
 
 @pytest.mark.parametrize("options", [[], ["--start", "a-run"], ["--family", "clip"]])

@@ -3,8 +3,8 @@
 A token covers a patch that may hold a dozen menu rows. Each patch is therefore divided into
 `rows x columns` places, and one output of the head answers for each: an element belongs to the
 places near its centre. The head sees the tokens and, of a FastViTHD tower, the last maps whose
-positions are half and a quarter of a patch: all are kept by a differential encode, so what it
-changes in them is what it changes in the answers.
+positions are a half, a quarter and an eighth of a patch: all are kept by a differential encode, so
+what it changes in them is what it changes in the answers.
 """
 
 import dataclasses
@@ -28,9 +28,11 @@ class HeadConfig:
       token_width: D of the tower's tokens.
       map_width: C of the map with 2 x 2 positions in a patch; 0 = the head sees the tokens alone.
       detail_width: C of the map with 4 x 4 positions in a patch, beside the other; 0 = not seen.
+      finest_width: C of the map with 8 x 8 positions in a patch, beside those; 0 = not seen.
       patch: pixels along the side of the patch of a token.
       hidden: width of the hidden layer, of each position of the map (of each token without one).
-      detail_hidden: width of the hidden layer of each position of the other map.
+      detail_hidden: width of the hidden layer of each position of the map with 4 x 4.
+      finest_hidden: width of the hidden layer of each place that sees the map with 8 x 8.
       place_width: width of the hidden layer of each place.
       rows, columns: places in a patch; places are wider than high, as elements are.
       kinds: names of the element kinds.
@@ -41,9 +43,11 @@ class HeadConfig:
     token_width: int
     map_width: int = 0
     detail_width: int = 0
+    finest_width: int = 0
     patch: int = 64
     hidden: int = 256
     detail_hidden: int = 128
+    finest_hidden: int = 64
     place_width: int = 48
     rows: int = 8
     columns: int = 4
@@ -62,8 +66,12 @@ class HeadConfig:
             )
         if self.detail_width and not self.map_width:
             raise ConfigError("a head with detail_width needs map_width too")
+        if self.finest_width and not self.detail_width:
+            raise ConfigError("a head with finest_width needs detail_width too")
         for fine, _ in self.maps:
-            if self.rows % fine or self.columns % fine:
+            # Up to 4 x 4 a position has several places, of 8 x 8 a place has several positions.
+            sides = (self.rows, self.columns)
+            if any(fine % side if fine == 8 else side % fine for side in sides):
                 raise ConfigError(
                     f"{self.rows} x {self.columns} places do not divide among the "
                     f"{fine} x {fine} map positions of a patch"
@@ -79,7 +87,7 @@ class HeadConfig:
     def maps(self) -> tuple[tuple[int, int], ...]:
         """The maps that the head sees beside the tokens, the coarsest first: positions along the
         side of a patch, and C."""
-        seen = ((2, self.map_width), (4, self.detail_width))
+        seen = ((2, self.map_width), (4, self.detail_width), (8, self.finest_width))
         return tuple((positions, width) for positions, width in seen if width)
 
     @property
@@ -90,7 +98,8 @@ class HeadConfig:
 
 class GroundingHead(nn.Module):
     """Two hidden layers: one for each map position, one for each place; the last layer is the same
-    for all places. The map with 4 x 4 positions in a patch adds to the hidden layer of the places.
+    for all places. The maps with 4 x 4 and 8 x 8 positions in a patch add to the hidden layer of
+    the places.
     """
 
     config: HeadConfig
@@ -101,7 +110,7 @@ class GroundingHead(nn.Module):
 
         Args:
           tokens: `[B, N, D]`, N = g * g in raster order (without a class token).
-          maps: those that the config names, `[B, 2g, 2g, C]` and `[B, 4g, 4g, C]`.
+          maps: those that the config names, `[B, n * g, n * g, C]` for n = 2, 4, 8.
 
         Returns:
           for the h x w = (g * rows) x (g * columns) places of the frame, float32:
@@ -125,7 +134,11 @@ class GroundingHead(nn.Module):
         place = nn.Dense(rows * columns * c.place_width, name="places")(x)
         place = _spread(place.reshape(batch, side, side, rows, columns, c.place_width))
         if c.detail_width:
-            place = place + self._details(x, maps[1])
+            hidden = self._detail(x, maps[1])
+            place = place + self._at_places(hidden, grid, "detail_places")
+            if c.finest_width:
+                hidden = self._finest(hidden, maps[2])
+                place = place + self._at_places(hidden, grid, "finest_places")
         place = nn.Dense(c.outputs, name="answers")(nn.gelu(place, approximate=False))
         kinds = len(c.kinds)
         return {
@@ -138,23 +151,47 @@ class GroundingHead(nn.Module):
             ),
         }
 
-    def _details(self, x: jax.Array, detail: jax.Array) -> jax.Array:
-        """What a map `[B, 4g, 4g, C]` adds to the places, seen beside `x`, `[B, 2g, 2g, hidden]`.
-
-        Nothing at first, so that a head without it can be trained on with it.
-        """
+    def _detail(self, x: jax.Array, detail: jax.Array) -> jax.Array:
+        """Hidden layer `[B, 4g, 4g, detail_hidden]` of a map `[B, 4g, 4g, C]`, seen beside `x`,
+        `[B, 2g, 2g, hidden]`."""
         c = self.config
         batch, side = x.shape[:2]
         y = nn.LayerNorm(name="detail_norm")(detail.astype(jnp.float32))
         y = nn.Dense(c.detail_hidden, name="detail_hidden")(y)
         around = nn.Dense(4 * c.detail_hidden, use_bias=False, name="detail_context")(x)
         y = y + _spread(around.reshape(batch, side, side, 2, 2, c.detail_hidden))
+        return nn.gelu(y, approximate=False)
+
+    def _finest(self, x: jax.Array, finest: jax.Array) -> jax.Array:
+        """Hidden layer of each place, `[B, g * rows, g * columns, finest_hidden]`: of the positions
+        of a map `[B, 8g, 8g, C]` in it, seen beside `x`, `[B, 4g, 4g, detail_hidden]`."""
+        c = self.config
+        batch, side = x.shape[:2]
+        y = nn.LayerNorm(name="finest_norm")(finest.astype(jnp.float32))
+        y = _gathered(y, 8 // c.rows, 8 // c.columns)
+        y = nn.Dense(c.finest_hidden, name="finest_hidden")(y)
         rows, columns = c.rows // 4, c.columns // 4
-        zeros = nn.initializers.zeros
+        around = nn.Dense(rows * columns * c.finest_hidden, use_bias=False, name="finest_context")(
+            x
+        )
+        y = y + _spread(around.reshape(batch, side, side, rows, columns, c.finest_hidden))
+        return nn.gelu(y, approximate=False)
+
+    def _at_places(self, x: jax.Array, grid: int, name: str) -> jax.Array:
+        """What a hidden layer `[B, h, w, C]` adds to those of the places in each of its positions.
+
+        Nothing at first, so that a head without it can be trained on with it.
+        """
+        c = self.config
+        batch, height, width = x.shape[:3]
+        rows, columns = grid * c.rows // height, grid * c.columns // width
         y = nn.Dense(
-            rows * columns * c.place_width, use_bias=False, kernel_init=zeros, name="detail_places"
-        )(nn.gelu(y, approximate=False))
-        return _spread(y.reshape(batch, 2 * side, 2 * side, rows, columns, c.place_width))
+            rows * columns * c.place_width,
+            use_bias=False,
+            kernel_init=nn.initializers.zeros,
+            name=name,
+        )(x)
+        return _spread(y.reshape(batch, height, width, rows, columns, c.place_width))
 
 
 def _grid(config: HeadConfig, tokens: jax.Array, maps: Sequence[jax.Array]) -> int:
@@ -184,6 +221,14 @@ def _spread(x: jax.Array) -> jax.Array:
     batch, height, width, rows, columns, channels = x.shape
     x = x.transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(batch, height * rows, width * columns, channels)
+
+
+def _gathered(x: jax.Array, rows: int, columns: int) -> jax.Array:
+    """`[B, h * r, w * c, C]` -> `[B, h, w, r * c * C]`: r x c positions put side by side."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // rows, rows, width // columns, columns, channels)
+    x = x.transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, height // rows, width // columns, rows * columns * channels)
 
 
 def places(config: HeadConfig, height: int, width: int) -> tuple[jax.Array, jax.Array]:
@@ -231,5 +276,18 @@ def head_shapes(config: HeadConfig) -> dict[str, tuple[int, ...]]:
                 c.detail_hidden,
                 c.rows * c.columns // 16 * c.place_width,
             ),
+        }
+    if c.finest_width:
+        gathered = 64 // (c.rows * c.columns) * c.finest_width
+        shapes |= {
+            "finest_norm/scale": (c.finest_width,),
+            "finest_norm/bias": (c.finest_width,),
+            "finest_hidden/kernel": (gathered, c.finest_hidden),
+            "finest_hidden/bias": (c.finest_hidden,),
+            "finest_context/kernel": (
+                c.detail_hidden,
+                c.rows * c.columns // 16 * c.finest_hidden,
+            ),
+            "finest_places/kernel": (c.finest_hidden, c.place_width),
         }
     return shapes

@@ -20,6 +20,7 @@ from diffvis_jax.step import encode_layers
 from diffvis_jax.towers import build
 from diffvis_jax.towers.layers import Local, Source, Tower
 
+Maps = dict[str, jax.Array]  # by the names of the layers
 Seen = dict[str, tuple[jax.Array, tuple[jax.Array, ...]]]  # what each head sees: tokens and maps
 
 
@@ -72,7 +73,10 @@ class FastViTHD:
         layers before it (deep supervision, arXiv 1409.5185); it answers for the same places."""
         tower = self.tower
         kept = HeadConfig(
-            token_width=tower.token_width, map_width=tower.widths[3], detail_width=tower.widths[2]
+            token_width=tower.token_width,
+            map_width=tower.widths[3],
+            detail_width=tower.widths[2],
+            finest_width=tower.widths[1],
         )
         helper = HeadConfig(token_width=tower.widths[2], patch=16, hidden=128, rows=2, columns=1)
         return {"head": kept, "helper": helper} if self.helped else {"head": kept}
@@ -94,24 +98,32 @@ class FastViTHD:
         """Names of the parameters that are not trained."""
         return ("stem", *(f"stage_{i}" for i in range(self.frozen))) if self.frozen else ()
 
-    def before(self, kept: dict[str, Any], pixels: jax.Array) -> jax.Array:
+    def before(self, kept: dict[str, Any], pixels: jax.Array) -> jax.Array | Maps:
         """What the part that is trained takes, of crops `uint8 [B, s, s, 3]`: the map of the last
-        layer that is not, or the crops."""
-        return _map_before(kept, pixels, self.tower, self.frozen) if self.frozen else pixels
+        layer that is not, with those that the head sees before it, by their names; or the crops."""
+        if not self.frozen:
+            return pixels
+        return _maps_before(kept, pixels, self.tower, self.frozen, self._seen)
 
-    def see(self, params: dict[str, Any], taken: jax.Array, corner: jax.Array) -> Seen:
+    @property
+    def _seen(self) -> tuple[str, ...]:
+        """Names of the maps that the head sees, the coarsest first."""
+        return map_names(self.tower, self.heads["head"])
+
+    def see(self, params: dict[str, Any], taken: jax.Array | Maps, corner: jax.Array) -> Seen:
         """What the heads see, from what `before` gives."""
+        first = _divided(build(self.tower), self.frozen)[0]
+        maps = taken if isinstance(taken, dict) else {}
+        x = maps[first.layers[-1].name] if isinstance(taken, dict) else taken
         stride = 2 ** (self.frozen + 1) if self.frozen else 1
-        tower = build(dataclasses.replace(self.tower, size=taken.shape[1] * stride))
-        first, rest = _divided(tower, self.frozen)
+        tower = build(dataclasses.replace(self.tower, size=x.shape[1] * stride))
         with normalised(self.tower, self.frozen):
-            tokens, maps = encode_layers(params, taken, rest)
-        if first.layers:
-            maps[first.layers[-1].name] = taken
-        fine, detail = map_names(self.tower, self.heads["head"])
-        x = maps[detail]
+            tokens, own = encode_layers(params, x, _divided(tower, self.frozen)[1])
+        maps = {**maps, **own}
+        seen = tuple(maps[name] for name in self._seen)
+        x = seen[1]
         return {
-            "head": (tokens, (maps[fine], x)),
+            "head": (tokens, seen),
             "helper": (x.reshape(x.shape[0], -1, x.shape[-1]), ()),
         }
 
@@ -136,16 +148,21 @@ def _divided(tower: Tower, stages: int) -> tuple[Tower, Tower]:
 
 
 # Compiled on its own: in one program with the gradients of the rest it took minutes longer.
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _map_before(
-    params: dict[str, Any], pixels: jax.Array, config: dv.FastViTHDConfig, stages: int
-) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _maps_before(
+    params: dict[str, Any],
+    pixels: jax.Array,
+    config: dv.FastViTHDConfig,
+    stages: int,
+    seen: tuple[str, ...],
+) -> Maps:
     tower = build(dataclasses.replace(config, size=pixels.shape[1]))
-    x = pixels
-    for layer in _divided(tower, stages)[0].layers:
+    layers = _divided(tower, stages)[0].layers
+    x, maps = pixels, {}
+    for layer in layers:
         assert isinstance(layer, Source | Local)
-        x = layer.dense(layer.own(params), x).astype(tower.dtype)
-    return x
+        maps[layer.name] = x = layer.dense(layer.own(params), x).astype(tower.dtype)
+    return {name: maps[name] for name in {*seen, layers[-1].name} & maps.keys()}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,9 @@
-"""What training minimises: focal loss for objectness, cross entropy for kinds, GIoU for boxes."""
+"""What training minimises: focal loss for objectness, cross entropy for kinds, GIoU for boxes.
+
+Objectness is not asked to be 1 where an element is, but the overlap of the box that is predicted
+there (quality focal loss, arXiv 2006.04388): of the places that speak for an element, the one with
+the best box is to be the surest.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -20,31 +25,33 @@ def grounding_loss(
       answers: what the head returned.
       batch: targets as `targets.targets` makes them, stacked.
     """
-    wanted, weight = batch["object"], batch["weight"]
+    there, weight = batch["object"], batch["weight"]
     # Not by the number in this batch: a nearly empty one would outweigh hundreds of elements.
-    positives = FILLED * wanted.size
+    positives = FILLED * there.size
+    predicted, true = corner_boxes(config, answers["box"]), batch["box"]
+    iou, giou = overlaps(predicted, true)
 
+    wanted = there * jax.lax.stop_gradient(iou)
     probability = jax.nn.sigmoid(answers["object"])
     surprise = optax.sigmoid_binary_cross_entropy(answers["object"], wanted)
     wrong = jnp.abs(wanted - probability)
-    balance = jnp.where(wanted > 0, BALANCE, 1 - BALANCE)
+    balance = jnp.where(there > 0, BALANCE, 1 - BALANCE)
     found = (weight * balance * wrong**FOCUS * surprise).sum() / positives
 
-    here = wanted * weight
+    here = there * weight
     kind = optax.softmax_cross_entropy_with_integer_labels(answers["kind"], batch["kind"])
     kind = (here * kind).sum() / positives
 
-    predicted, true = corner_boxes(config, answers["box"]), batch["box"]
     size = jnp.log(jnp.maximum(true[..., 2:] - true[..., :2], 1.0) / UNIT)
     off = jnp.abs(jnp.log(answers["box"][..., 2:] / UNIT) - size).sum(-1)
-    box = (here * (1 - generalised_iou(predicted, true) + 0.2 * off)).sum() / positives
+    box = (here * (1 - giou + 0.2 * off)).sum() / positives
 
     loss = 4 * found + 0.3 * kind + box
     return loss, {"loss": loss, "object": found, "kind": kind, "box": box}
 
 
-def generalised_iou(a: jax.Array, b: jax.Array) -> jax.Array:
-    """GIoU (arXiv 1902.09630) of boxes `[..., 4]` by corners; -1 to 1."""
+def overlaps(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """IoU, 0 to 1, and GIoU (arXiv 1902.09630), -1 to 1, of boxes `[..., 4]` by corners."""
 
     def area(box: jax.Array) -> jax.Array:
         sides = jnp.maximum(box[..., 2:] - box[..., :2], 0)
@@ -58,4 +65,5 @@ def generalised_iou(a: jax.Array, b: jax.Array) -> jax.Array:
             [jnp.minimum(a[..., :2], b[..., :2]), jnp.maximum(a[..., 2:], b[..., 2:])], -1
         )
     )
-    return shared / jnp.maximum(union, 1e-6) - (around - union) / jnp.maximum(around, 1e-6)
+    iou = shared / jnp.maximum(union, 1e-6)
+    return iou, iou - (around - union) / jnp.maximum(around, 1e-6)

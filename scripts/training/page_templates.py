@@ -8,6 +8,7 @@ import families_desktop as desktop
 import families_lists as lists
 import families_mixed as mixed
 import families_office as office
+import families_public as public
 import families_web as web
 from page_parts import Parts
 from page_style import Style, draw_style, style_sheet
@@ -47,6 +48,12 @@ TRAINING_FAMILIES: dict[str, Family] = {
         lists.manual,
         lists.directory,
         mixed.patchwork,
+        public.news,
+        public.product,
+        public.booking,
+        public.profile,
+        public.pricing,
+        public.scores,
     )
 }
 # Never seen in training or validation, neither alone nor inside another family's page.

@@ -261,15 +261,16 @@ def started_state(setup: Setup, start: Path) -> dict[str, Any]:
 
 
 def started_head(setup: Setup, directory: Path) -> dict[str, Any]:
-    """The grounding head of a weight directory, in float32; one that does not see the finest map
-    goes on with it.
+    """The grounding head of a weight directory, in float32; one that does not see the finer maps
+    goes on with them.
 
     Raises:
       ValueError: it is not the one that is trained here.
     """
     head, params = load_grounding(directory)
     own = dataclasses.replace(setup.head, threshold=head.threshold, dtype=head.dtype)
-    if head not in (own, dataclasses.replace(own, detail_width=0)):
+    coarser = dataclasses.replace(own, finest_width=0)
+    if head not in (own, coarser, dataclasses.replace(coarser, detail_width=0)):
         raise ValueError(f"--start: {directory} holds another head, {head} and not {own}")
     params = jax.tree.map(lambda x: x.astype(jnp.float32), params)
     return {**setup.fresh_head(setup.head, 0), **params}
@@ -359,6 +360,8 @@ def train(args: argparse.Namespace, family: Family) -> None:
         screens, args.side, args.batch, setup.head, args.seed + done, align=family.align
     )
     batches = ahead(crops)
+    # Arrays that are put on a device and others would each have the step compiled for them.
+    state = jax.device_put(state, jax.local_devices()[0])
     curve = (args.run / "curve.jsonl").open("a")
     start, seen = time.monotonic(), []
     while done < args.steps:
