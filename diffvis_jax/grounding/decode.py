@@ -16,7 +16,8 @@ class Element:
     Attributes:
       box: left, top, right, bottom in pixels of the frame.
       kind: one of the head's kinds.
-      score: probability of an element being there, 0-1.
+      score: how sure the head is, 0-1: the intersection over union that it expects of the box and
+        an element.
     """
 
     box: tuple[float, float, float, float]

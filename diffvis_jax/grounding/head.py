@@ -134,10 +134,11 @@ class GroundingHead(nn.Module):
         place = nn.Dense(rows * columns * c.place_width, name="places")(x)
         place = _spread(place.reshape(batch, side, side, rows, columns, c.place_width))
         if c.detail_width:
-            hidden = self._detail(x, maps[1])
+            hidden = self._beside(x, maps[1], c.detail_hidden, "detail")
             place = place + self._at_places(hidden, grid, "detail_places")
             if c.finest_width:
-                hidden = self._finest(hidden, maps[2])
+                together = (8 // c.rows, 8 // c.columns)
+                hidden = self._beside(hidden, maps[2], c.finest_hidden, "finest", together)
                 place = place + self._at_places(hidden, grid, "finest_places")
         place = nn.Dense(c.outputs, name="answers")(nn.gelu(place, approximate=False))
         kinds = len(c.kinds)
@@ -151,30 +152,22 @@ class GroundingHead(nn.Module):
             ),
         }
 
-    def _detail(self, x: jax.Array, detail: jax.Array) -> jax.Array:
-        """Hidden layer `[B, 4g, 4g, detail_hidden]` of a map `[B, 4g, 4g, C]`, seen beside `x`,
-        `[B, 2g, 2g, hidden]`."""
-        c = self.config
-        batch, side = x.shape[:2]
-        y = nn.LayerNorm(name="detail_norm")(detail.astype(jnp.float32))
-        y = nn.Dense(c.detail_hidden, name="detail_hidden")(y)
-        around = nn.Dense(4 * c.detail_hidden, use_bias=False, name="detail_context")(x)
-        y = y + _spread(around.reshape(batch, side, side, 2, 2, c.detail_hidden))
-        return nn.gelu(y, approximate=False)
-
-    def _finest(self, x: jax.Array, finest: jax.Array) -> jax.Array:
-        """Hidden layer of each place, `[B, g * rows, g * columns, finest_hidden]`: of the positions
-        of a map `[B, 8g, 8g, C]` in it, seen beside `x`, `[B, 4g, 4g, detail_hidden]`."""
-        c = self.config
-        batch, side = x.shape[:2]
-        y = nn.LayerNorm(name="finest_norm")(finest.astype(jnp.float32))
-        y = _gathered(y, 8 // c.rows, 8 // c.columns)
-        y = nn.Dense(c.finest_hidden, name="finest_hidden")(y)
-        rows, columns = c.rows // 4, c.columns // 4
-        around = nn.Dense(rows * columns * c.finest_hidden, use_bias=False, name="finest_context")(
-            x
-        )
-        y = y + _spread(around.reshape(batch, side, side, rows, columns, c.finest_hidden))
+    def _beside(
+        self,
+        x: jax.Array,
+        seen: jax.Array,
+        width: int,
+        name: str,
+        together: tuple[int, int] = (1, 1),
+    ) -> jax.Array:
+        """Hidden layer of a map `[B, H, W, C]`, seen beside a coarser one's, `x` `[B, h, w, K]`:
+        `[B, H / r, W / c, width]` if `together`, r x c positions, are taken as one."""
+        y = nn.LayerNorm(name=f"{name}_norm")(seen.astype(jnp.float32))
+        y = nn.Dense(width, name=f"{name}_hidden")(_gathered(y, *together))
+        batch, high, wide = x.shape[:3]
+        rows, columns = y.shape[1] // high, y.shape[2] // wide
+        around = nn.Dense(rows * columns * width, use_bias=False, name=f"{name}_context")(x)
+        y = y + _spread(around.reshape(batch, high, wide, rows, columns, width))
         return nn.gelu(y, approximate=False)
 
     def _at_places(self, x: jax.Array, grid: int, name: str) -> jax.Array:
