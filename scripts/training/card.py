@@ -23,7 +23,7 @@ The whole recipe is in `docs/training.md`; this run's options are in `manifest.j
 
 **Measured** on these weights, elements whose shorter side is at least 1/64 of the frame's (16 of
 1024 pixels). F1, precision and recall ask for an IoU of 0.5, one to one, at the threshold
-{threshold:g}, chosen on validation pages: the lowest within a point of the best F1. "Click": for
+{threshold:g}, chosen on validation pages: the lowest within two points of the best F1. "Click": for
 how many elements the detection nearest to their middle would click them, with its 95 % Wilson
 interval. "Kind": of the elements found, whose kind is right. "Small": recall of the smaller
 elements. Test pages are of six families and of documentation packages that training never saw;
