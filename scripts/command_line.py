@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+PROGRAMS = Path(__file__).resolve().parents[1] / ".compiled"
+
 
 class Parser(argparse.ArgumentParser):
     """Reports a wrong command line in one line."""
@@ -50,6 +52,7 @@ def whole(low: int, high: int, what: str) -> Callable[[str], int]:
 
 def run_script(run: Callable[[], int]) -> int:
     """The exit status; errors that are the user's to mend are told in one line."""
+    keep_programs()
     try:
         return run()
     # The library's errors are ValueErrors; an ImportError names the extra that is missing.
@@ -60,6 +63,20 @@ def run_script(run: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
+
+
+def keep_programs(folder: Path = PROGRAMS) -> None:
+    """What is compiled is kept there, and the next run of any script need not compile it again.
+
+    JAX tells programs apart by their content, its version, its flags and what the processor can do.
+    A folder that the user has named (`JAX_COMPILATION_CACHE_DIR`) is left at that.
+    """
+    name = "JAX_COMPILATION_CACHE_DIR"
+    if name in os.environ:
+        return
+    os.environ[name] = str(folder)  # read when JAX is imported
+    if jax := sys.modules.get("jax"):
+        jax.config.update(name.lower(), str(folder))
 
 
 def one_line(error: BaseException) -> str:

@@ -18,6 +18,11 @@ from diffvis_jax.language import differential_prefill
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_default_matmul_precision", "highest")
 
+# Nearly all the time goes into compiling, and what runs for milliseconds need not be optimised.
+# What tests/parity/ and the scripts of .ci/run compile is optimised, as it is for users.
+jax.config.update("jax_disable_most_optimizations", True)
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for scripts that tests start
+
 # In frames of 16 patches nearly every change reaches everywhere: a step would always do everything.
 layer_step._FULL_ABOVE["cpu"] = 2.0
 
