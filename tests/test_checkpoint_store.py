@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import diffvis_jax as dv
 from diffvis_jax.checkpoints import store, writer
 from diffvis_jax.checkpoints.kinds import expected_shapes
 from diffvis_jax.errors import CheckpointError
@@ -273,3 +274,12 @@ def test_weights_of_another_directory(directory, tmp_path):
 def test_no_language_model(tmp_path):
     written = store.save(tmp_path / "out", config=CONFIG, params=parameters(CONFIG))
     assert "no language model" in message(written, store.load_language)
+
+
+def test_a_step_on_loaded_weights_is_compiled_once(directory, compilations):
+    model = dv.load(directory)
+    step, frame = dv.make_step(model.config), np.zeros((1, 8, 8, 3), np.uint8)
+    cache = step(model.params, dv.init_cache(model.config), frame)[1]
+    compilations.clear()
+    step(model.params, cache, frame + 1)
+    assert not compilations

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from diffvis_jax.checkpoints.format import (
@@ -251,10 +252,14 @@ def _load(
         }
         loaded, part_problems = _load_part(directory / tree / f"part_{part:02d}", target)
         problems += part_problems
-        for path, leaf in loaded.items():
-            if checksum(np.asarray(leaf)) != entries[path]["crc32"]:
+        for path in list(loaded):
+            leaf = loaded.pop(path)
+            values = np.asarray(leaf)
+            if checksum(values) != entries[path]["crc32"]:
                 problems.append(f"{tree}/{path}: checksum differs, its data was changed")
-        leaves |= loaded
+            # What Orbax made is committed to its device, and so is what is computed with it: a step
+            # would be compiled once for the cache of `init_cache`, and again for its own.
+            leaves[path] = leaf if path in placed else jnp.array(values)
     raise_if(problems, f"{directory}: damaged, convert the checkpoint again")
     return config, unflatten({path: leaves[path] for path in tensors})
 

@@ -54,6 +54,8 @@ def _shift_add(x: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int) ->
     return jnp.stack(parts, -1).reshape(*parts[0].shape[:3], -1)
 
 
+# Jitted, so that blocks of the same shape are traced once: the taps were half of what it takes.
+@functools.partial(jax.jit, static_argnames="stride")
 def _sum_of_taps(x: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int) -> jax.Array:
     taps = kernel.shape[:2]
     height, width = ((side - k) // stride + 1 for side, k in zip(x.shape[1:3], taps, strict=True))
