@@ -39,7 +39,8 @@ def test_a_second_run_finds_what_the_first_one_compiled(tmp_path, monkeypatch):
 @pytest.fixture
 def kept_nowhere(monkeypatch):
     """As if nobody had said where programs are kept."""
-    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # so that it is put back as it was
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", None)
     yield
