@@ -20,7 +20,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="of the matrices"
     )
     parser.add_argument(
-        "--size", type=int, help="side of FastViTHD's input in pixels (default: as the files say)"
+        "--size",
+        type=int,
+        help="side of FastViTHD's input in pixels (default: as the files say, or 1024)",
     )
     parser.add_argument(
         "--activation",
@@ -33,7 +35,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--verify",
         action="store_true",
-        help="compare a forward pass with PyTorch's before writing (needs the extra `parity`)",
+        help="compare the tower's output with PyTorch's before writing (needs the extra `parity`)",
     )
     parser.add_argument(
         "--force", action="store_true", help="replace weights/NAME if it exists already"

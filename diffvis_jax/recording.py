@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffvis_jax.preprocess_config import ImageError
+from diffvis_jax.preprocessing import upright_rgb
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -106,8 +107,12 @@ def _read_script(script: Path) -> Recording:
 
 
 def open_screenshot(path: str | os.PathLike[str]) -> PIL.Image.Image:
-    """The original picture for people to look at: RGB, upright."""
-    from PIL import Image, ImageOps
+    """The original picture for people to look at: RGB, upright, as `preprocess` sees it.
+
+    Raises:
+      ImageError: its data is damaged, or of values that are no pixels.
+    """
+    from PIL import Image
 
     with Image.open(path) as image:
-        return ImageOps.exif_transpose(image).convert("RGB")
+        return upright_rgb(image, f"'{path}'")

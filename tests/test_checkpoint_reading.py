@@ -151,6 +151,23 @@ def test_strided_and_shared_storage(tmp_path):
     assert found["empty"].shape == (0, 4)
 
 
+@pytest.mark.parametrize("key", ["state_dict", "model", "module"])
+def test_tensors_beside_the_state_dict_are_left_out(tmp_path, key):
+    one = Rebuild("0", 12, 0, (12,), (1,))
+    document = {"best_acc1": one, "epoch": 3, key: {"w": one}, "optimizer": {"state": {0: one}}}
+    found = open_checkpoint(tensor_file(tmp_path / "m.pt", document, {"0": bytes(48)}))
+    assert set(found.tensors) == {"w"}
+    reason = f"beside the state dict '{key}'"
+    assert found.ignored == {"best_acc1": reason, "optimizer": reason}
+
+
+def test_a_parameter_may_be_named_like_a_state_dict(tmp_path):
+    one = Rebuild("0", 12, 0, (12,), (1,))
+    document = {"model": one, "state_dict": {}, "module": {"note": "empty"}}
+    found = open_checkpoint(tensor_file(tmp_path / "m.pt", document, {"0": bytes(48)}))
+    assert set(found.tensors) == {"model"}
+
+
 @pytest.mark.parametrize(
     ("tensor", "data", "expected"),
     [

@@ -186,6 +186,10 @@ def test_foreign_directory(tmp_path):
             "vision/post/norm_bias: checksum differs",
         ),
         (
+            lambda m: m["files"].update({"vision/part_00/_METADATA": 3}),
+            "vision/part_00/_METADATA: malformed entry in manifest.json",
+        ),
+        (
             lambda m: m["tensors"].update(
                 {"vision/x": {"shape": [1], "dtype": "float32", "crc32": 0, "part": 0}}
             ),
@@ -212,12 +216,25 @@ def test_unreadable_json(directory, name):
         (lambda c: c["vision"].update(colour="blue"), "unknown fields ['colour']"),
         (lambda c: c["vision"].update(layers=3), "vision/block_2/mlp/fc1/kernel: missing"),
         (lambda c: c["vision"].update(heads=3), "does not divide into 3 heads"),
+        (lambda c: c["vision"].update(heads=0), "config.json: heads must be a positive whole"),
         (lambda c: c["vision"].update(dtype="bfloat16"), "expected bfloat16"),
     ],
 )
 def test_edited_config(directory, change, expected):
     edit(directory / "config.json", change)
     assert expected in message(directory)
+
+
+def test_a_config_that_fits_the_shapes_but_was_changed(directory):
+    config = directory / "config.json"
+    config.write_text(config.read_text().replace('"heads": 2', '"heads": 4', 1))
+    assert "config.json: checksum differs, its data was changed" in message(directory)
+    assert "config.json: checksum differs" in message(directory, store.load_language)
+
+
+def test_directories_from_before_configs_had_a_checksum(directory):
+    edit(directory / "manifest.json", lambda m: m["files"].pop("config.json"))
+    assert store.load_vision(directory)[0] == CONFIG
 
 
 def test_missing_file(directory):

@@ -325,6 +325,23 @@ def test_hub_source(monkeypatch, tmp_path, released):
         convert("hf:owner/name", tmp_path / "other", say=quiet)
 
 
+def test_a_failed_download_says_why_even_without_a_message(monkeypatch, tmp_path):
+    def snapshot_download(*_, **__):
+        raise TimeoutError
+
+    module = types.ModuleType("huggingface_hub")
+    module.snapshot_download = snapshot_download  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+    with pytest.raises(CheckpointError, match="hf:owner/name: TimeoutError"):
+        convert("hf:owner/name", tmp_path / "out", say=quiet)
+
+
+def test_what_is_assumed_is_printed(tmp_path):
+    lines: list[str] = []
+    convert(str(DATA / "openai_clip.safetensors"), tmp_path / "out", say=lines.append)
+    assert any(line.startswith("note: activation assumed") for line in lines)
+
+
 # ---- what is refused --------------------------------------------------------------------------
 
 

@@ -107,7 +107,10 @@ def convert(
         if verify:
             from diffvis_jax.checkpoints.verify import verify_tower
 
-            verify_tower(plan.config, unflatten(vision), plan.tensors["vision"], say)
+            language = plan.language_config is not None
+            verify_tower(
+                plan.config, unflatten(vision), plan.tensors["vision"], say, language=language
+            )
         copied = {name: checkpoint.directory / name for name in _COPIED}
         copied["source_config.json"] = checkpoint.directory / "config.json"
         copied |= {p.name: p for p in checkpoint.directory.glob("LICENSE*")}
@@ -119,7 +122,7 @@ def convert(
                 "source": source if revision else path.resolve().name,
                 "revision": revision,
                 "source_files": {p.name: p.stat().st_size for p in checkpoint.files},
-                "ignored": plan.ignored,
+                "ignored": checkpoint.ignored | plan.ignored,
             },
             files={name: file for name, file in copied.items() if file.is_file()},
         )
@@ -178,7 +181,7 @@ def _describe(plan: Plan, checkpoint: Checkpoint, say: Callable[[str], None]) ->
     if plan.language_config is not None:
         say(f"language model: {plan.language_config}")
     reasons: dict[str, list[str]] = {}
-    for name, reason in plan.ignored.items():
+    for name, reason in (checkpoint.ignored | plan.ignored).items():
         reasons.setdefault(reason, []).append(name)
     for reason, ignored in reasons.items():
         more = f" and {len(ignored) - 1} more" if len(ignored) > 1 else ""

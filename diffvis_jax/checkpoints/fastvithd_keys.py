@@ -133,7 +133,7 @@ def infer_config(shapes: Mapping[str, Shape], size: int) -> FastViTHDConfig:
 
 def _first(shapes: Mapping[str, Shape], pattern: str, axis: int) -> int:
     for key, shape in shapes.items():
-        if re.fullmatch(pattern, key) and len(shape) > axis:
+        if re.fullmatch(pattern, key) and len(shape) > axis and shape[axis]:
             return shape[axis]
     raise CheckpointError(f"nothing named {pattern}: the architecture cannot be inferred")
 

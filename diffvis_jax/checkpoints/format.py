@@ -16,7 +16,7 @@ from diffvis_jax.errors import CheckpointError
 
 FORMAT = "diffvis_jax weights"
 FORMAT_VERSION = 1
-CONVERTER_VERSION = "1"
+CONVERTER_VERSION = "2"
 
 Params = dict[str, Any]
 

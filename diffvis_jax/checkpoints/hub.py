@@ -42,5 +42,6 @@ def download(name: str) -> tuple[Path, str]:
         raise
     except Exception as error:
         # Its many errors share no base class; the first line says which it was.
-        raise CheckpointError(f"{name}: {str(error).strip().splitlines()[0]}") from None
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{name}: {reason}") from None
     raise CheckpointError(f"{name}: no weights in it that can be converted")

@@ -98,8 +98,12 @@ class _FirstArgument:
         return value
 
 
-def read_pickle(path: Path) -> dict[str, Tensor]:
-    """The tensors of one file, by name; only the structure is read.
+def read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of one file; only the structure is read.
+
+    Returns:
+      The tensors of the state dict by name; and the names of entries beside it that hold tensors
+      too, with the reason why those are left out.
 
     Raises:
       CheckpointError: the file is damaged, holds no state dict, or its pickle names anything
@@ -149,7 +153,7 @@ class _Unpickler(pickle.Unpickler):
         return _Storage(str(key), storage_type.dtype, int(size))
 
 
-def _read_zip(path: Path) -> dict[str, Tensor]:
+def _read_zip(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     with zipfile.ZipFile(path) as archive:
         entries = {info.filename: info for info in archive.infolist()}
         pickles = [name for name in entries if name.split("/")[-1] == "data.pkl"]
@@ -185,11 +189,11 @@ def _read_zip(path: Path) -> dict[str, Tensor]:
             name_length, extra_length = struct.unpack("<HH", header[26:30])
         return info.header_offset + 30 + name_length + extra_length
 
-    found = _script_state(document) if script else _state_dict(document, path)
-    return _tensors(path, found, offset)
+    found, beside = (_script_state(document), {}) if script else _state_dict(document, path)
+    return _tensors(path, found, offset), beside
 
 
-def _read_legacy(path: Path) -> dict[str, Tensor]:
+def _read_legacy(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     with path.open("rb") as file:
         beginning = file.read(2)
         if beginning == b"PK":
@@ -205,7 +209,7 @@ def _read_legacy(path: Path) -> dict[str, Tensor]:
         unpickler = _Unpickler(file, path)
         document = unpickler.load()
         keys = _Unpickler(file, path).load()
-        found = _state_dict(document, path)
+        found, beside = _state_dict(document, path)
         sizes = {x.storage.key: x.storage for x in found.values()}
         # What follows: for every key a number of entries (8 bytes), then the raw data.
         offsets: dict[str, int] = {}
@@ -221,22 +225,37 @@ def _read_legacy(path: Path) -> dict[str, Tensor]:
             file.seek(entries * storage.dtype.itemsize, io.SEEK_CUR)
         if file.tell() > path.stat().st_size or set(sizes) - set(offsets):
             raise CheckpointError(f"{path.name}: cut off")
-    return _tensors(path, found, lambda storage: offsets[storage.key])
+    return _tensors(path, found, lambda storage: offsets[storage.key]), beside
 
 
-def _state_dict(document: Any, path: Path) -> dict[str, _Strided]:
-    """The mapping of names to tensors, which may lie inside a training checkpoint."""
-    for _ in range(2):
-        if not isinstance(document, dict):
-            break
-        tensors = {k: v for k, v in document.items() if isinstance(v, _Strided)}
-        if tensors:
-            # Other things beside tensors are numbers and strings: no weights.
-            return {str(k): v for k, v in tensors.items()}
-        document = next(
-            (document[k] for k in ("state_dict", "model", "module") if k in document), None
-        )
+def _state_dict(document: Any, path: Path) -> tuple[dict[str, _Strided], dict[str, str]]:
+    """The mapping of names to tensors, which may lie inside a training checkpoint; and what else
+    of it holds tensors, with the reason why that is left out."""
+    document = document if isinstance(document, dict) else {}
+    for key in ("state_dict", "model", "module"):
+        # Looked at first: what lies beside may be tensors too, such as the best accuracy.
+        if found := _strided(document.get(key)):
+            beside = {
+                str(name): f"beside the state dict {key!r}"
+                for name, value in document.items()
+                if name != key and _holds_tensors(value)
+            }
+            return found, beside
+    if found := _strided(document):
+        # Other things beside tensors are numbers and strings: no weights.
+        return found, {}
     raise CheckpointError(f"{path.name}: no state dict in it")
+
+
+def _strided(document: Any) -> dict[str, _Strided]:
+    if not isinstance(document, dict):
+        return {}
+    return {str(name): value for name, value in document.items() if isinstance(value, _Strided)}
+
+
+def _holds_tensors(value: Any) -> bool:
+    inner = value.values() if isinstance(value, dict) else ()
+    return isinstance(value, _Strided) or any(map(_holds_tensors, inner))
 
 
 def _script_state(document: Any, prefix: str = "", depth: int = 0) -> dict[str, _Strided]:

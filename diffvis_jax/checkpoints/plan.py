@@ -25,6 +25,7 @@ from diffvis_jax.checkpoints.source_config import (
 from diffvis_jax.checkpoints.tensors import Shape, Tensor
 from diffvis_jax.errors import CheckpointError, ConfigError
 from diffvis_jax.language.config import QwenConfig
+from diffvis_jax.towers.fastvithd import FastViTHDConfig
 
 # Full names of tensors that are left out on purpose, and why. First match counts.
 _IGNORED = tuple(
@@ -116,8 +117,11 @@ def make_plan(
     rules: dict[str, list[Rule]] = {"vision": [], "language": []}
     config = language_config = None
     try:
-        config, found = _vision_config(keys, _shapes(parts["vision"]), source, size, activation)
+        config, found, said = _vision_config(
+            keys, _shapes(parts["vision"]), source, size, activation
+        )
         problems += found
+        notes += said
         rules["vision"] = keys.rules(config, parts["vision"])
         problems += check(
             rules["vision"], parts["vision"], _spelling(prefix, parts["vision"], keys)
@@ -127,10 +131,11 @@ def make_plan(
         problems.append(str(error))
     try:
         if parts["language"] and config is not None:
-            language_config, found, notes = _language_config(
+            language_config, found, said = _language_config(
                 parts["language"], config, source, ignored
             )
             problems += found
+            notes += said
             rules["language"] = language_keys.rules(language_config)
             problems += check(rules["language"], parts["language"])
             language_config = dataclasses.replace(language_config, dtype=dtype)
@@ -215,18 +220,30 @@ def _vision_config(
     source: SourceConfig,
     size: int | None,
     activation: str | None,
-) -> tuple[Any, list[str]]:
+) -> tuple[Any, list[str], list[str]]:
+    """-> (config, problems, notes)."""
     if keys is fastvithd_keys:
-        config = fastvithd_keys.infer_config(shapes, size or fastvithd_size(source))
-        config, problems = complete_fastvithd(config, source)
+        told = fastvithd_size(source) if size is None else size
+        config = fastvithd_keys.infer_config(shapes, FastViTHDConfig.size if told is None else told)
+        config, problems, notes = complete_fastvithd(config, source)
+        if told is None:
+            notes.append(
+                f"size of the input assumed, as no file tells: {config.size} px; --size changes it"
+            )
         if activation is not None:
             problems.append("--activation is for CLIP towers; FastViTHD's is always gelu")
-        return config, problems
-    config = clip_keys.infer_config(shapes, clip_heads(source))
-    config, problems = complete_clip(config, source, activation)
+        return config, problems, notes
+    heads = clip_heads(source)
+    config = clip_keys.infer_config(shapes, heads)
+    config, problems, notes = complete_clip(config, source, activation)
+    if heads is None:
+        notes.append(
+            f"number of heads assumed, as no file tells: {config.heads}; a config.json with "
+            "num_attention_heads beside the weights changes it"
+        )
     if size is not None and size != config.size:
         problems.append(f"--size {size}: the positions of this tower fix it to {config.size}")
-    return config, problems
+    return config, problems, notes
 
 
 def _language_config(

@@ -23,11 +23,13 @@ class Checkpoint:
       tensors: all of them, by the names in the files.
       directory: where the weight files are, and config and tokenizer files beside them.
       files: the weight files.
+      ignored: what else in them holds tensors, with the reason why those are left out.
     """
 
     tensors: dict[str, Tensor]
     directory: Path
     files: tuple[Path, ...]
+    ignored: dict[str, str]
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -46,9 +48,12 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: no such file or directory")
 
     tensors: dict[str, Tensor] = {}
+    ignored: dict[str, str] = {}
     problems = []
     for file in files:
-        for name, tensor in _open(file).items():
+        found, beside = _open(file)
+        ignored |= beside
+        for name, tensor in found.items():
             if name in tensors:
                 problems.append(f"{name} is in both {tensors[name].file} and {file.name}")
             tensors[name] = tensor
@@ -63,12 +68,12 @@ def open_checkpoint(path: Path) -> Checkpoint:
         )
     if not tensors:
         raise CheckpointError(f"{path}: no tensors in it")
-    return Checkpoint(tensors, directory, tuple(files))
+    return Checkpoint(tensors, directory, tuple(files), ignored)
 
 
-def _open(file: Path) -> dict[str, Tensor]:
+def _open(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if file.suffix == ".safetensors":
-        return read_safetensors(file)
+        return read_safetensors(file), {}
     if file.suffix in _SUFFIXES:
         return read_pickle(file)
     raise CheckpointError(f"{file}: not one of {', '.join(_SUFFIXES)}")

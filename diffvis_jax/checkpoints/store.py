@@ -5,7 +5,7 @@
       language/part_00/, ... likewise; only where there is a language model
       grounding/part_00/     likewise; only where there is a grounding head
       config.json            kind and fields of the configs
-      manifest.json          source, and shape, dtype and checksum of every tensor
+      manifest.json          source; shape, dtype, checksum of every tensor; checksums of the files
       tokenizer.json, ...    files copied from the source
 
 A tree is split into parts because Orbax holds what it writes three times in memory.
@@ -289,12 +289,19 @@ def _read_config(directory: Path, tree: str) -> Any:
 
 
 def _check_files(directory: Path, files: Mapping[str, Any], tree: str) -> list[str]:
-    """What is wrong with the tree's files; found before Orbax meets damaged data."""
+    """What is wrong with the tree's files and the configs; found before Orbax meets damaged data.
+
+    A config that was changed may fit the shapes and be wrong all the same: in its number of heads,
+    for example.
+    """
     problems = []
     for name, entry in files.items():
         file = directory / name
-        if not name.startswith(f"{tree}/"):
+        if not name.startswith(f"{tree}/") and name != "config.json":
             continue  # a missing tokenizer is the tokenizer's business
+        if not isinstance(entry, dict):
+            problems.append(f"{name}: malformed entry in manifest.json")
+            continue
         size, crc32 = entry.get("size"), entry.get("crc32")
         if not file.is_file():
             problems.append(f"{name}: missing")

@@ -118,6 +118,26 @@ def clip_torch(config: CLIPConfig, state: Mapping[str, np.ndarray]) -> "torch.nn
     return _wrap(forward, network)
 
 
+def clip_torch_end(
+    network: "torch.nn.Module", pixels: "torch.Tensor", config: CLIPConfig
+) -> "torch.Tensor":
+    """What the whole tower gives, with its last layer and the norm after it.
+
+    Args:
+      network: of `clip_torch`.
+      pixels: float `[B, 3, S, S]`, normalised.
+      config: the architecture.
+
+    Returns:
+      The pooled output `[B, D]`; of a SigLIP, which has none here, `last_hidden_state` `[B, N, D]`.
+    """
+    import torch
+
+    with torch.inference_mode():
+        found = network.network(pixel_values=pixels)
+    return found.pooler_output if config.class_token else found.last_hidden_state
+
+
 def timm_state(config: FastViTHDConfig, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Our parameters under timm's names, in its layouts, float32."""
     state: dict[str, np.ndarray] = {}

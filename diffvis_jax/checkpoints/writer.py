@@ -143,7 +143,7 @@ class Writer:
                     "crc32": file_checksum(file),
                 }
                 for file in sorted(self._temporary.rglob("*"))
-                if file.is_file() and file.name != "config.json"
+                if file.is_file()
             },
             "tensors": self._tensors,
         }

@@ -15,6 +15,7 @@ from diffvis_jax.errors import ConfigError
 from diffvis_jax.ops.attention import attention, attention_to, layer_norm
 from diffvis_jax.ops.pointwise import ACTIVATIONS, feed_forward, linear
 from diffvis_jax.preprocess_config import PreprocessConfig
+from diffvis_jax.towers.checks import require_positive
 from diffvis_jax.towers.layers import Global, Params, Source, Tower
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -38,6 +39,9 @@ class CLIPConfig:
       dtype: "float32", or "bfloat16": operands and maps in bfloat16, sums in float32.
       pad_color: colour of the square padding.
       resize_mode: "pad", "crop" or "squash" (see `preprocess`).
+
+    Raises:
+      ConfigError: sizes that do not fit together, or an unknown activation; names them.
     """
 
     width: int = 1024
@@ -58,11 +62,12 @@ class CLIPConfig:
     resize_mode: str = "crop"
 
     def __post_init__(self):
+        require_positive(self, "width", "layers", "heads", "mlp_width", "patch", "size")
         if self.width % self.heads:
             raise ConfigError(f"width {self.width} does not divide into {self.heads} heads")
-        if self.activation not in ACTIVATIONS:
+        if self.activation not in list(ACTIVATIONS):  # a list: no hash is needed
             raise ConfigError(f"activation {self.activation!r} is none of {sorted(ACTIVATIONS)}")
-        if self.patch < 1 or self.size < self.patch:
+        if self.size < self.patch:
             raise ConfigError(f"size {self.size} must be at least one patch of {self.patch} pixels")
         if self.layers < 2:
             raise ConfigError(f"at least 2 layers are needed (LLaVA skips the last): {self.layers}")

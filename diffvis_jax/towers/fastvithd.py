@@ -18,6 +18,7 @@ from diffvis_jax.ops.attention import attention, attention_to, layer_norm
 from diffvis_jax.ops.depthwise import depthwise_conv
 from diffvis_jax.ops.pointwise import feed_forward, gelu, linear
 from diffvis_jax.preprocess_config import PreprocessConfig
+from diffvis_jax.towers.checks import require_positive
 from diffvis_jax.towers.layers import (
     Global,
     Joined,
@@ -52,6 +53,9 @@ class FastViTHDConfig:
       blocks_per_map: for each of the first stages, how many RepMixer blocks are computed together
         (1 for stages that are not named), so that a cache holds the output of the last of them
         alone: less memory, more work for small changes. The same parameters serve all values.
+
+    Raises:
+      ConfigError: sizes that do not fit together; names them.
     """
 
     depths: tuple[int, ...] = (2, 12, 24, 4, 2)
@@ -74,6 +78,10 @@ class FastViTHDConfig:
             raise ConfigError(
                 f"FastViTHD has 5 stages; got depths {self.depths}, widths {self.widths}"
             )
+        require_positive(self, "depths", "widths", "head_width", "mlp_ratio")
+        require_positive(self, "token_width", "squeeze_width", "size")
+        if self.attention_stages not in range(6):
+            raise ConfigError(f"attention_stages must be 0 to 5, got {self.attention_stages!r}")
         for before, after in zip(self.widths, self.widths[1:], strict=False):
             if after % before:
                 raise ConfigError(f"each width must be a multiple of the one before: {self.widths}")
@@ -91,8 +99,6 @@ class FastViTHDConfig:
                 f"blocks_per_map must be at most {convolving} numbers of blocks, one for each "
                 f"stage of RepMixer blocks, each at least 1; got {self.blocks_per_map}"
             )
-        if self.size < 1:
-            raise ConfigError(f"size must be at least 1 pixel, got {self.size}")
         if self.dtype not in ("float32", "bfloat16"):
             raise ConfigError(f"dtype must be 'float32' or 'bfloat16', got {self.dtype!r}")
 

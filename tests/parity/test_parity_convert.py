@@ -13,13 +13,17 @@ from diffvis_jax.checkpoints import store
 from diffvis_jax.checkpoints.convert import convert
 from diffvis_jax.checkpoints.kinds import expected_shapes
 from diffvis_jax.checkpoints.reading import open_checkpoint
+from diffvis_jax.checkpoints.tensors import Tensor
 from diffvis_jax.checkpoints.torch_reference import (
     fastvithd_torch,
+    hugging_face_state,
     pixels_to_torch,
     stub_torchvision,
+    timm_state,
     torch_clip,
     torch_fastvithd,
 )
+from diffvis_jax.checkpoints.verify import verify_tower
 from diffvis_jax.errors import CheckpointError
 from diffvis_jax.step import encode
 from diffvis_jax.towers.clip import CLIPConfig
@@ -175,6 +179,26 @@ def test_transformers_clip(tmp_path, layout, activation):
     assert difference(params, config, states[-2][:, 1:]) < TOLERANCE
 
 
+@pytest.mark.parametrize("class_token", [True, False])
+def test_verify_covers_the_end_of_a_clip(class_token):
+    config = dataclasses.replace(
+        CLIP, class_token=class_token, patch_bias=not class_token, projection_width=8
+    )
+    params, lines = random_params(config), []
+    state = hugging_face_state(config, params)
+    tensors = {k: Tensor(k, v.shape, v.dtype, "file", lambda v=v: v) for k, v in state.items()}
+    assert verify_tower(config, params, tensors, lines.append, language=True) < TOLERANCE
+    end = "pooled" if class_token else "last_hidden_state"
+    compared, others = lines[-1].split("; not compared: ")
+    assert compared == f"compared: tokens and {end}"
+    assert {"activation", "number of heads", "projection", "language model"} <= set(
+        others.split(", ")
+    )
+    params["block_2"]["mlp"]["fc2"]["bias"][0] += 0.5  # of the last layer, beyond the tokens
+    with pytest.raises(CheckpointError, match=f"{end}: differs from PyTorch"):
+        verify_tower(config, params, tensors, quiet)
+
+
 def test_our_clip_parameters_in_transformers():
     params = random_params(CLIP)
     tokens = torch_clip(CLIP, params)(pixels_to_torch(frames(CLIP.size), CLIP))
@@ -207,6 +231,16 @@ def test_everything_torch_saves_is_read(tmp_path, legacy):
         )
 
 
+def test_tensors_beside_a_state_dict_are_listed_as_ignored(tmp_path):
+    state = {
+        k: torch.from_numpy(v) for k, v in hugging_face_state(CLIP, random_params(CLIP)).items()
+    }
+    file = tmp_path / "model.pt"
+    torch.save({"best_acc1": torch.tensor(0.7), "state_dict": state}, file)
+    manifest = store.read_manifest(convert(str(file), tmp_path / "out", say=quiet))
+    assert manifest["ignored"] == {"best_acc1": "beside the state dict 'state_dict'"}
+
+
 def test_a_whole_pickled_module_is_refused(tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "model.pt")
     with pytest.raises(CheckpointError, match=r"torch\.nn\.modules\.linear\.Linear.*refused"):
@@ -216,10 +250,6 @@ def test_a_whole_pickled_module_is_refused(tmp_path):
 def test_verify_notices_a_wrong_tower(tmp_path):
     params = random_params(SMALL)
     params["stage_1"]["block_0"]["ffn"]["fc2"]["bias"] += 0.5
-    from diffvis_jax.checkpoints.tensors import Tensor
-    from diffvis_jax.checkpoints.torch_reference import timm_state
-    from diffvis_jax.checkpoints.verify import verify_tower
-
     state = timm_state(SMALL, random_params(SMALL))
     tensors = {k: Tensor(k, v.shape, v.dtype, "file", lambda v=v: v) for k, v in state.items()}
     with pytest.raises(CheckpointError, match="differs from PyTorch"):

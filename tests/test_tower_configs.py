@@ -1,0 +1,37 @@
+"""What the configs of the towers refuse."""
+
+import dataclasses
+
+import pytest
+from tiny import CLIP, FASTVITHD
+
+from diffvis_jax.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("config", "field", "value"),
+    [
+        (CLIP, "heads", 0),
+        (CLIP, "heads", -1),
+        (CLIP, "heads", 2.0),
+        (CLIP, "heads", True),
+        (CLIP, "width", 0),
+        (CLIP, "mlp_width", -64),
+        (CLIP, "patch", 0),
+        (FASTVITHD, "widths", (0, 16, 32, 64, 128)),
+        (FASTVITHD, "widths", (8, 16, 32, 64, "128")),
+        (FASTVITHD, "depths", (1, 2, 1, 1, 0)),
+        (FASTVITHD, "head_width", 0),
+        (FASTVITHD, "mlp_ratio", 0),
+        (FASTVITHD, "squeeze_width", -16),
+        (FASTVITHD, "size", 0),
+    ],
+)
+def test_what_is_no_positive_whole_number(config, field, value):
+    with pytest.raises(ConfigError, match=f"{field} must be a positive whole number, got"):
+        dataclasses.replace(config, **{field: value})
+
+
+def test_attention_in_more_stages_than_there_are():
+    with pytest.raises(ConfigError, match="attention_stages must be 0 to 5, got 6"):
+        dataclasses.replace(FASTVITHD, attention_stages=6)
