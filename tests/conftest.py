@@ -13,10 +13,8 @@ from hypothesis import HealthCheck, settings
 from diffvis_jax import cells, layer_step
 from diffvis_jax.language import differential_prefill
 
-# Several CPU devices, so that sharding is tested for what it is. Products in full float32, so that
-# a difference is the library's and not the platform's.
+# Several CPU devices, so that sharding is tested for what it is.
 jax.config.update("jax_num_cpu_devices", 4)
-jax.config.update("jax_default_matmul_precision", "highest")
 
 # Nearly all the time goes into compiling, and what runs for milliseconds need not be optimised.
 # What tests/parity/ and the scripts of .ci/run compile is optimised, as it is for users.

@@ -1,12 +1,22 @@
 """Attention of a few query rows over all tokens: multi-head, and grouped causal (decoders)."""
 
+from contextlib import nullcontext
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from diffvis_jax.ops.precision import precision_of
+
 # With so many keys to each query or more, sorting keys and values by head takes longer on CPU than
 # cutting each head out where it lies (docs/benchmarks.md).
 _MANY_KEYS = 8
+
+
+def _product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.einsum(
+        equation, a, b, precision=precision_of(a, b), preferred_element_type=jnp.float32
+    )
 
 
 def attention(
@@ -39,14 +49,12 @@ def attention(
 
     def one_head(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         """`[B, R, d]`, `[B, N, d]`, `[B, N, d]` -> `[B, R, d]`."""
-        scores = jnp.einsum("bqd,bkd->bqk", q, k, preferred_element_type=jnp.float32)
+        scores = _product("bqd,bkd->bqk", q, k)
         scores *= head_width**-0.5
         if bias is not None:
             scores += bias
         weights = jnp.exp(scores - lax.stop_gradient(scores.max(-1, keepdims=True)))
-        mixed = jnp.einsum(
-            "bqk,bkd->bqd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
-        )
+        mixed = _product("bqk,bkd->bqd", weights.astype(v.dtype), v)
         return mixed / weights.sum(-1, keepdims=True)
 
     def head_by_head(*operands: jax.Array) -> jax.Array:
@@ -64,7 +72,10 @@ def attention(
 
     def all_heads(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         visible = None if mask is None else mask[None, None, None, :]
-        mixed = jax.nn.dot_product_attention(split(q), split(k), split(v), mask=visible)
+        # It takes no precision of its own.
+        exact = jax.default_matmul_precision("highest") if precision_of(q, k, v) else nullcontext()
+        with exact:
+            mixed = jax.nn.dot_product_attention(split(q), split(k), split(v), mask=visible)
         return mixed.reshape(q.shape).astype(jnp.float32)
 
     return lax.platform_dependent(query, key, value, cpu=head_by_head, default=all_heads)
@@ -94,8 +105,8 @@ def attention_to(
     bias = 0.0 if mask is None else jnp.where(mask, 0.0, -1e30)
 
     def one_head(operands: tuple[jax.Array, jax.Array]) -> jax.Array:
-        scores = jnp.einsum("bqd,bkd->bqk", *operands, preferred_element_type=jnp.float32)
-        return jnp.einsum("bqk,bk->bq", jax.nn.softmax(scores * width**-0.5 + bias), marked)
+        scores = _product("bqd,bkd->bqk", *operands)
+        return _product("bqk,bk->bq", jax.nn.softmax(scores * width**-0.5 + bias), marked)
 
     by_head = (jnp.moveaxis(x.reshape(*x.shape[:-1], heads, width), 2, 0) for x in (query, key))
     return lax.map(one_head, tuple(by_head)).mean(0)
@@ -125,12 +136,10 @@ def grouped_attention(
 
     def one(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array) -> jax.Array:
         """`[H / G, R, d]`, `[T, d]`, `[T, d]`, `[R, T]` -> `[H / G, R, d]`."""
-        scores = jnp.einsum("srd,td->srt", q, k, preferred_element_type=jnp.float32)
+        scores = _product("srd,td->srt", q, k)
         scores = scores * width**-0.5 + bias
         weights = jnp.exp(scores - lax.stop_gradient(scores.max(-1, keepdims=True)))
-        mixed = jnp.einsum(
-            "srt,td->srd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
-        )
+        mixed = _product("srt,td->srd", weights.astype(v.dtype), v)
         return mixed / weights.sum(-1, keepdims=True)
 
     def one_by_one(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array) -> jax.Array:
@@ -161,7 +170,7 @@ def attention_weights(query: jax.Array, key: jax.Array, position: jax.Array) -> 
     batch, heads, width = query.shape
     groups, slots = key.shape[1:3]
     query = query.reshape(batch, groups, heads // groups, width)
-    scores = jnp.einsum("bgsd,bgtd->bgst", query, key, preferred_element_type=jnp.float32)
+    scores = _product("bgsd,bgtd->bgst", query, key)
     visible = jnp.arange(slots) <= position[:, None]
     scores = jnp.where(visible[:, None, None], scores * width**-0.5, -jnp.inf)
     return jax.nn.softmax(scores).reshape(batch, heads, slots)

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from diffvis_jax.ops.precision import precision_of
+
 
 def depthwise_conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int = 1) -> jax.Array:
     """VALID depthwise convolution, accumulated in float32.
@@ -159,6 +161,7 @@ def _grouped(x: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int) -> j
         "VALID",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=x.shape[-1],
+        precision=precision_of(x),
         preferred_element_type=jnp.float32,
     )
     return y + bias.astype(jnp.float32)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from diffvis_jax.bits import bits_of, values_of
+from diffvis_jax.ops.precision import precision_of
 
 # Rows x hidden floats of one feed-forward chunk on CPU: 6 MiB stays in the cache between the two
 # products and is not paged in anew; twice as fast as one pass at 256x256x96 (docs/benchmarks.md).
@@ -34,7 +35,10 @@ def linear(
     over = (((x.ndim - 1,), (1 if transposed else 0,)), ((), ()))
 
     def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return lax.dot_general(x, kernel, over, preferred_element_type=jnp.float32)
+        precision = precision_of(x, kernel)
+        return lax.dot_general(
+            x, kernel, over, precision=precision, preferred_element_type=jnp.float32
+        )
 
     def padded(x: jax.Array, kernel: jax.Array) -> jax.Array:
         pads = [(0, 0, 0)] * x.ndim
