@@ -1,7 +1,7 @@
 """When to re-encode what: the knobs of the differential step."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import flax.struct
@@ -11,6 +11,7 @@ import numpy as np
 
 from diffvis_jax.change import METRICS, Metric
 from diffvis_jax.errors import ConfigError
+from diffvis_jax.knobs import checked, concrete
 
 # Chosen on trained weights (docs/fidelity.md): the last two stages attend globally, and there a
 # change travels to every token; a step that keeps them local misses most of it.
@@ -23,6 +24,9 @@ _UNLIMITED = 2**30
 @flax.struct.dataclass
 class Policy:
     """What a step may leave out. All but `metric` are traced: sweeping them compiles nothing.
+
+    (`make_step` gives every policy a margin for each stage. In a jitted function of your own one
+    number and five are two shapes, each with a compilation.)
 
     Attributes:
       metric: how a patch is compared with its reference, "max" or "mean" (absolute difference).
@@ -38,9 +42,14 @@ class Policy:
       tolerance: how much a cell's output may move, relative to its layer's RMS, and still be kept
         as it was (the comparison is with the value last sent on, so small moves add up).
       settle: share of a full encode's MACs that an idle step (no patch changed) may spend on
-        pending cells; 0 = never settle, 1 = all at once.
-      refresh_patches: patches whose pending cells each step recomputes besides, oldest first.
+        pending cells; 0 = never settle, 1 = all at once. Keys and values of attention, and the
+        readout, come on top.
+      refresh_patches: so many patches, those that have waited longest, have their pending cells
+        recomputed by every step besides.
       keyframe_every: a full encode after that many steps without one; 0 = never.
+
+    Raises:
+      ConfigError: a value out of range; names the field.
     """
 
     metric: Metric = flax.struct.field(pytree_node=False, default="max")
@@ -57,42 +66,36 @@ class Policy:
     def __post_init__(self):
         if self.metric not in METRICS:
             raise ConfigError(f"metric must be one of {METRICS}, got {self.metric!r}")
-        self._number("change_threshold", np.float32, 0, 1)
-        self._number("tolerance", np.float32, 0, math.inf)
-        self._number("attending", np.float32, 0, 1)
-        self._number("settle", np.float32, 0, 1)
-        for name in ("max_changed_patches", "skip_small_patches", "refresh_patches"):
-            self._number(name, np.int32, 0, _UNLIMITED, none=_UNLIMITED)
-        self._number("keyframe_every", np.int32, 0, _UNLIMITED)
-        margin = self.margin
-        if margin is None:
-            margin = math.inf
-        if isinstance(margin, Sequence | int | float | np.ndarray | np.generic):
+        if self.max_changed_patches is None:
+            object.__setattr__(self, "max_changed_patches", np.int32(_UNLIMITED))
+        for name in ("change_threshold", "attending", "settle"):
+            self._check(name, np.float32, 1)
+        self._check("tolerance", np.float32, math.inf)
+        whole = ("max_changed_patches", "skip_small_patches", "refresh_patches", "keyframe_every")
+        for name in whole:
+            self._check(name, np.int32, _UNLIMITED)
+        self._check_margin()
+
+    def _check(self, name: str, dtype: type, high: float) -> None:
+        object.__setattr__(self, name, checked(name, getattr(self, name), dtype, high))
+
+    def _check_margin(self) -> None:
+        margin = math.inf if self.margin is None else self.margin
+        wrong = ConfigError(
+            "margin must be None, one number of patches >= 0, or one for each stage; got "
+            f"{self.margin!r}"
+        )
+        if isinstance(margin, Sequence | Mapping | Set | int | float | np.ndarray | np.generic):
             try:
                 margin = np.asarray(margin, np.float32)
             except (TypeError, ValueError):
-                raise ConfigError(f"margin must be numbers, got {self.margin!r}") from None
-            if margin.ndim > 1 or not margin.size or np.isnan(margin).any() or (margin < 0).any():
-                raise ConfigError(
-                    "margin must be None, one number of patches >= 0, or one for each stage; got "
-                    f"{self.margin!r}"
-                )
+                raise wrong from None
+            if margin.ndim > 1:
+                raise wrong
             object.__setattr__(self, "margin", margin)
-
-    def _number(self, name: str, dtype: type, low: float, high: float, none: int | None = None):
-        """Checks a concrete field and gives it its dtype; tracers and placeholders pass."""
-        value = getattr(self, name)
-        if value is None and none is not None:
-            value = none
-        if isinstance(value, np.ndarray) and not value.ndim:
-            value = value[()]
-        if not isinstance(value, int | float | np.generic | str) and value is not None:
-            return
-        if isinstance(value, str) or value is None or not low <= float(value) <= high:
-            raise ConfigError(f"{name} must be a number in {low:g}-{high:g}, got {value!r}")
-        if dtype is np.int32 and float(value) != int(value):
-            raise ConfigError(f"{name} must be a whole number, got {value!r}")
-        object.__setattr__(self, name, dtype(value))
+        values = concrete(margin)
+        if values is not None and not (values.size and (values >= 0).all()):
+            raise wrong
 
     def margins(self, stages: int) -> jax.Array:
         """The margin of each stage, float32 `[stages]`.
@@ -107,7 +110,8 @@ class Policy:
             return jnp.broadcast_to(margin, (stages,))
         if margin.shape[0] < stages:
             raise ConfigError(
-                f"margin has {margin.shape[0]} entries for a tower of {stages} stages"
+                f"margin has {margin.shape[0]} entries for a tower of {stages} stages: give one "
+                "number, or one for each"
             )
         return margin[:stages]
 
@@ -118,12 +122,13 @@ class Policy:
 
     @classmethod
     def faithful(cls, **changes: Any) -> "Policy":
-        """The default: margins that grow with depth; 0.01 of a small change is late."""
+        """The default: margins that grow with depth. On trained weights 0.02 of a small change
+        is late (median; docs/fidelity.md)."""
         return cls(**changes)
 
     @classmethod
     def fast(cls, **changes: Any) -> "Policy":
-        """Narrower margins where the tower convolves: 0.05 of a small change is late, more where
+        """Narrower margins where the tower convolves: 0.06 of a small change is late, more where
         changes follow each other (docs/fidelity.md)."""
         return cls(**{"margin": FAST_MARGIN, **changes})
 

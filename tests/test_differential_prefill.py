@@ -353,14 +353,15 @@ def test_an_episode_compiles_nothing(compilations):
     assert compilations == []
 
 
-def test_a_cache_of_another_size_is_refused():
+def test_bad_caches_and_policies_are_refused():
     cache = init_prompt_cache(LANGUAGE, 1, 32, 64)
     with pytest.raises(dv.CacheError, match=r"\[2, 64, 32\].*\[1, 32, 32\]"):
         advance(cache, make(), EXACT)
     with pytest.raises(dv.CacheError, match="32 slots"):
         init_prompt_cache(LANGUAGE, 1, 64, 32)
-    with pytest.raises(dv.ConfigError, match="tolerance"):
-        PrefillPolicy(tolerance=-1.0)
+    for wrong in ({"tolerance": -1.0}, {"refresh_every": 2.5}, {"bounded": "no"}, {"bounded": 1}):
+        with pytest.raises(dv.ConfigError, match=next(iter(wrong))):
+            PrefillPolicy(**wrong)
 
 
 def test_the_comparison_tells_exact_from_bounded():

@@ -268,11 +268,34 @@ def test_tolerance_trades_error_for_work(fastvithd):
         ("margin", ["a", "b"]),
         ("metric", "median"),
         ("metric", None),
+        # None is for the one limit that it means something for.
+        ("skip_small_patches", None),
+        ("refresh_patches", None),
+        ("change_threshold", [0.1]),
+        ("settle", {"a": 1}),
+        ("settle", True),
+        ("change_threshold", np.array(["x"])),
+        ("change_threshold", np.array([-1.0, 0.5])),
+        ("change_threshold", jnp.nan),
+        ("change_threshold", jnp.float32(jnp.nan)),
+        ("skip_small_patches", jnp.int32(-1)),
+        ("margin", jnp.array([1.0, jnp.nan])),
+        ("margin", {1, 2}),
+        ("margin", {"stage": 1}),
     ],
 )
 def test_bad_values_are_refused_by_name(field, value):
     with pytest.raises(dv.ConfigError, match=field):
         dv.Policy(**{field: value})
+
+
+def test_what_jax_makes_of_a_policy_is_a_policy(clip):
+    """On a device, traced, and with an axis to map over."""
+    policy = jax.device_put(dv.Policy(change_threshold=0.1, margin=(1, 2, 3)))
+    assert isinstance(policy.settle, jax.Array)
+    many = jax.tree.map(lambda x: jnp.stack([x, x]), policy)
+    found = jax.vmap(lambda policy: policy.change_threshold + policy.margins(3)[2])(many)
+    np.testing.assert_allclose(found, [3.1, 3.1], rtol=1e-6)
 
 
 def test_margin_must_reach_every_stage(fastvithd):

@@ -29,7 +29,8 @@ import numpy as np
 from jax import lax
 
 from diffvis_jax import cells
-from diffvis_jax.errors import CacheError, ConfigError
+from diffvis_jax.errors import CacheError
+from diffvis_jax.knobs import checked
 from diffvis_jax.language.config import QwenConfig
 from diffvis_jax.language.generate import prefill
 from diffvis_jax.language.kv_cache import KVCache, init_kv_cache
@@ -106,12 +107,7 @@ class PrefillPolicy:
             ("tolerance", np.float32),
             ("refresh_every", np.int32),
         ):
-            value = getattr(self, name)
-            if not isinstance(value, int | float | np.generic):
-                continue  # a tracer, or a placeholder of a tree
-            if not float(value) >= 0:
-                raise ConfigError(f"{name} must be a number from 0 up, got {value!r}")
-            object.__setattr__(self, name, dtype(value))
+            object.__setattr__(self, name, checked(name, getattr(self, name), dtype))
 
     @classmethod
     def exact(cls) -> "PrefillPolicy":
