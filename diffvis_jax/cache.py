@@ -108,7 +108,13 @@ PATHS = ("reuse", "partial", "full")
 
 
 def describe(report: Report) -> list[dict[str, Any]]:
-    """The report as plain Python: one dict per stream, without the per-cell arrays."""
+    """The report as plain Python: one dict per stream, without the per-cell arrays.
+
+    Returns:
+      `path`: "reuse", "partial" or "full"; `changed_patches` of `total_patches`; `skipped`: whether
+      the change was left for later; `recomputed` and `pending`: shares of a full encode's MACs that
+      were done, and that are still owed; `oldest_age`: steps for which a patch has waited.
+    """
     host = jax.tree.map(np.asarray, report)
     return [
         {
@@ -159,6 +165,13 @@ def init_cache(config: VisionConfig, batch: int = 1, size: int | None = None) ->
       config: of the tower.
       batch: B, streams.
       size: S, pixels along the side of the frames; None = the config's. FastViTHD takes any.
+
+    Returns:
+      a cache of zeros, to be handed to `encode_step`; `cache.nbytes` is its memory.
+
+    Raises:
+      CacheError: batch is no whole number from 1 up.
+      ConfigError: not a config, or a size that the tower does not take.
     """
     if not isinstance(batch, int) or batch < 1:
         raise CacheError(f"batch must be a whole number of streams, at least 1, got {batch!r}")

@@ -11,7 +11,7 @@ from diffvis_jax.model import Model
 from diffvis_jax.policy import Policy
 from diffvis_jax.preprocessing import preprocess
 from diffvis_jax.slots import SlotCache, init_slots, make_slot_step
-from diffvis_jax.step import jit_audit, make_step
+from diffvis_jax.step import check_frames, jit_audit, make_step
 
 
 class DifferentialVisionEncoder:
@@ -32,30 +32,37 @@ class DifferentialVisionEncoder:
         *,
         slots: int = 1,
         audit_every: int = 0,
+        new_slot_above: float = 0.1,
     ):
         """Args:
           model: the tower.
           policy: what may be left out; None = `Policy()`.
           slots: screens that are remembered (see `slots.py`); each takes the memory of a cache.
           audit_every: after so many images measure the true error, by a full encode; 0 = never.
+          new_slot_above: share of the patches, 0-1, of which more must differ from every remembered
+            screen for an image to be another screen, with a slot of its own.
 
         Raises:
-          ConfigError: fewer than 1 slot, or fewer than 0 images between audits.
+          ConfigError: fewer than 1 slot, fewer than 0 images between audits, or no share.
         """
         if slots < 1 or audit_every < 0:
             raise ConfigError(
                 f"slots must be at least 1 and audit_every at least 0, got {slots}, {audit_every}"
             )
+        if not 0 <= new_slot_above <= 1:
+            raise ConfigError(f"new_slot_above must lie in 0-1, got {new_slot_above}")
         self.model = model
         self.policy = Policy() if policy is None else policy
         self.report: Report | None = None
         self._slots, self._audit_every = slots, audit_every
         self._step = make_step(model.config) if slots == 1 else make_slot_step(model.config)
+        self._above = () if slots == 1 else (new_slot_above,)
         self.reset_cache()
 
     def reset_cache(self) -> None:
         """Forgets the stream, its statistics included."""
         self._cache: Cache | SlotCache | None = None
+        self._frame: Any = None
         self._slot = 0
         self._errors: list[np.ndarray] = []
         self._stats: dict[str, int] = dict.fromkeys(
@@ -86,23 +93,31 @@ class DifferentialVisionEncoder:
           ImageError: an image that cannot be read.
           FrameError: a ready frame that is not one square uint8 picture.
         """
-        frame = image if getattr(image, "ndim", 0) == 4 else preprocess(image, self.model.config)
+        if getattr(image, "ndim", 0) != 4:
+            frame = preprocess(image, self.model.config)
+        else:  # a copy, unless nobody can write into it: `audit` looks at it again
+            frame = image if isinstance(image, jax.Array) else np.array(image)
+        check_frames(frame)
         if frame.shape[0] != 1:
-            raise FrameError(f"the encoder takes one image at a time, got {frame.shape[0]}")
-        if self._cache is not None and self._size() != frame.shape[1]:
-            self._cache = None
-            self._stats["cache_restarts"] += 1
-        if self._cache is None:
-            size, self._slot = frame.shape[1], 0
-            if self._slots == 1:
-                self._cache = init_cache(self.model.config, 1, size=size)
-            else:
-                self._cache = init_slots(self.model.config, slots=self._slots, size=size)
-        # The donated cache is gone if the step fails: forget it first, keep the new one after.
-        cache, self._cache = self._cache, None
-        tokens, self._cache, self.report, *at = self._step(
-            self.model.params, cache, frame, self.policy
-        )
+            raise FrameError(
+                f"the encoder takes one image at a time, got {frame.shape[0]}: for several streams "
+                "use encode_step"
+            )
+        cache = self._cache
+        if cache is None or self._size(cache) != frame.shape[1]:
+            empty = self._empty(frame.shape[1])
+            self._stats["cache_restarts"] += cache is not None
+            cache, self._slot = empty, 0
+        # It is donated, and gone if the step fails while it runs.
+        self._cache = None
+        try:
+            tokens, self._cache, self.report, *at = self._step(
+                self.model.params, cache, frame, self.policy, *self._above
+            )
+        except (ConfigError, FrameError):  # refused before anything ran
+            self._cache = cache
+            raise
+        self._frame = frame
         if at:
             slot = int(at[0][0])
             self._stats["slot_changes"] += slot != self._slot
@@ -112,30 +127,43 @@ class DifferentialVisionEncoder:
             self._errors.append(self.audit())
         return tokens
 
-    def _size(self) -> int:
-        cache = self._cache.cache if isinstance(self._cache, SlotCache) else self._cache
-        assert cache is not None
-        return cache.config.size
+    def _empty(self, size: int) -> Cache | SlotCache:
+        if self._slots == 1:
+            return init_cache(self.model.config, 1, size=size)
+        return init_slots(self.model.config, slots=self._slots, size=size)
+
+    @property
+    def cache(self) -> Cache | None:
+        """The cache of the last image's screen, as `maps_of` and `audit` take it; None before the
+        first image. The next call of `encode` takes its buffers."""
+        if isinstance(self._cache, SlotCache):
+            return jax.tree.map(lambda x: x[self._slot : self._slot + 1], self._cache.cache)
+        return self._cache
+
+    @staticmethod
+    def _size(cache: Cache | SlotCache) -> int:
+        return (cache.cache if isinstance(cache, SlotCache) else cache).config.size
 
     def audit(self) -> np.ndarray:
-        """True error of the last tokens, `[1, N]`, by a full encode (see `audit`).
+        """True error of the last tokens, `[1, N]`, by a full encode of the last frame (see
+        `diffvis_jax.audit`).
 
         Raises:
           FrameError: nothing was encoded yet.
         """
-        if self._cache is None:
+        cache = self.cache
+        if cache is None:
             raise FrameError("nothing to audit: encode an image first")
-        cache = self._cache
-        if isinstance(cache, SlotCache):
-            cache = jax.tree.map(lambda x: x[self._slot : self._slot + 1], cache.cache)
-        return np.asarray(jit_audit(self.model.params, cache, config=self.model.config))
+        error = jit_audit(self.model.params, cache, config=self.model.config, frames=self._frame)
+        return np.asarray(error)
 
     def get_stats(self) -> dict[str, float]:
         """Counts since the last reset.
 
         full_encodes, partial_encodes, cache_hits (nothing recomputed), skipped_small,
         differential_encodes (all but full), total_frames, changed_patches_total,
-        total_patches_total, avg_change_ratio, avg_recomputed (share of the dense cost),
+        total_patches_total, avg_change_ratio, avg_recomputed (share of the dense cost; of all
+        frames, the first one's full encode among them),
         cache_restarts (frames of another size), slot_changes (times the stream went on in another
         slot). With `audit_every`: audits, and audit_median, audit_p90, audit_max of the true error
         over all tokens audited (see `audit`).

@@ -209,7 +209,6 @@ def run_session(
         start = time.perf_counter()
         tokens, cache, report = jax.block_until_ready(step(params, cache, frame, policy))
         step_ms = 1e3 * (time.perf_counter() - start)
-        # To the host at once: the next step is given the cache's buffers, tokens among them.
         tokens = np.asarray(tokens[0])
         start = time.perf_counter()
         full, full_maps = encode_full(frame)

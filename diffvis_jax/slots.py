@@ -20,7 +20,7 @@ from diffvis_jax.cache import Cache, Report, init_cache
 from diffvis_jax.change import patch_difference
 from diffvis_jax.errors import ConfigError, FrameError
 from diffvis_jax.policy import Policy
-from diffvis_jax.step import encode_step, one_shape
+from diffvis_jax.step import check_cache, check_frames, encode_step, one_shape
 from diffvis_jax.towers import VisionConfig, build
 from diffvis_jax.towers.layers import Params
 
@@ -56,8 +56,15 @@ def init_slots(
 ) -> SlotCache:
     """Empty slots; their memory is `slots` times that of a cache.
 
+    Args:
+      config: of the tower.
+      batch: B, streams.
+      slots: K, screens that each stream remembers.
+      size: S, pixels along the side of the frames; None = the config's.
+
     Raises:
-      ConfigError: fewer than one slot.
+      ConfigError: fewer than one slot, not a config, or a size that the tower does not take.
+      CacheError: batch is no whole number from 1 up.
     """
     if slots < 1:
         raise ConfigError(f"a stream needs at least 1 slot, got {slots}")
@@ -75,7 +82,7 @@ def encode_slots(
     *,
     config: VisionConfig,
     policy: Policy | None = None,
-    turn: float | jax.Array = 0.1,
+    new_slot_above: float | jax.Array = 0.1,
 ) -> tuple[jax.Array, SlotCache, Report, jax.Array]:
     """`encode_step` with several references.
 
@@ -85,8 +92,8 @@ def encode_slots(
       frames: `uint8 [B, S, S, 3]`, one frame for each stream.
       config: of the tower; static.
       policy: what may be left out; None = `Policy()`.
-      turn: share of the patches; a frame that differs by more from the nearest slot is another
-        screen and gets a slot of its own.
+      new_slot_above: share of the patches, 0-1; a frame that differs from the nearest slot in more
+        of them is another screen and gets a slot of its own.
 
     Returns:
       tokens `[B, N, D]` float32; the new slots; the report of each stream, counted against the
@@ -99,13 +106,18 @@ def encode_slots(
     policy = Policy() if policy is None else policy
     batch, count = slots.used.shape
     frames = jnp.asarray(frames)
+    check_frames(frames)
     if frames.shape[0] != batch:
-        raise FrameError(f"{frames.shape[0]} frames for slots of {batch} streams")
+        raise FrameError(
+            f"{frames.shape[0]} frames for slots of {batch} streams: make others with "
+            f"init_slots(config, batch={frames.shape[0]}, slots={count})"
+        )
     every = jnp.repeat(frames, count, 0)
+    check_cache(slots.cache, every, config)
     nearest, differs = _nearest(slots, every, policy)
     oldest = jnp.argmin(slots.used, 1)
     known = (slots.used != NEVER).any(1)
-    moves = ~known | (differs > turn)
+    moves = ~known | (differs > new_slot_above)
     at = jnp.where(moves, oldest, nearest)
     first = jnp.arange(batch) * count
     copied = moves & known & (oldest != nearest)
@@ -153,21 +165,22 @@ def _copy(cache: Cache, source: jax.Array, target: jax.Array, which: jax.Array) 
 def make_slot_step(
     config: VisionConfig, *, donate: bool = True
 ) -> Callable[..., tuple[jax.Array, SlotCache, Report, jax.Array]]:
-    """The jitted step: `step(params, slots, frames, policy, turn) -> tokens, slots, report, slot`.
+    """The jitted step: `step(params, slots, frames, policy, new_slot_above)`.
 
-    The slots are donated, as by `make_step`.
+    It returns what `encode_slots` does. The slots are donated, as the cache is by `make_step`.
     """
     stages = build(config).stages
     step = _donating if donate else _keeping
 
-    def run(params, slots, frames, policy=None, turn=0.1):
-        return step(params, slots, frames, config, one_shape(policy, stages), jnp.float32(turn))
+    def run(params, slots, frames, policy=None, new_slot_above=0.1):
+        above = jnp.float32(new_slot_above)
+        return step(params, slots, frames, config, one_shape(policy, stages), above)
 
     return run
 
 
-def _step(params, slots, frames, config, policy, turn):
-    return encode_slots(params, slots, frames, config=config, policy=policy, turn=turn)
+def _step(params, slots, frames, config, policy, above):
+    return encode_slots(params, slots, frames, config=config, policy=policy, new_slot_above=above)
 
 
 _donating = jax.jit(_step, static_argnames="config", donate_argnums=1)

@@ -25,7 +25,7 @@ from diffvis_jax.layer_step import Geometry, Outcome
 from diffvis_jax.policy import Policy
 from diffvis_jax.towers import VisionConfig, build, clip
 from diffvis_jax.towers.clip import CLIPConfig
-from diffvis_jax.towers.layers import Global, Local, Params, Source, Tower
+from diffvis_jax.towers.layers import Global, Layer, Local, Params, Source, Tower
 
 FULL, PARTIAL, REUSE = 2, 1, 0
 
@@ -48,9 +48,13 @@ def encode(
 
     Returns:
       `[B, N, D]` float32 (FastViTHD at 1024 px: 256 x 3072), or what `output` names.
+
+    Raises:
+      FrameError: frames that are not square uint8 pictures.
+      ConfigError: no config of a tower, a size that it does not take, or an unknown output.
     """
     frames = jnp.asarray(frames)
-    _check_frames(frames)
+    check_frames(frames)
     config = with_size(config, frames.shape[1])
     if output == "tokens":
         return encode_layers(params, frames, build(config))[0]
@@ -113,11 +117,12 @@ def encode_step(
     Raises:
       FrameError: frames of another size, dtype or batch than the cache.
       CacheError: a cache of another config.
+      ConfigError: margins for fewer stages than the tower has.
     """
     policy = Policy() if policy is None else policy
     frames = jnp.asarray(frames)
-    _check_frames(frames)
-    _check_cache(cache, frames, config)
+    check_frames(frames)
+    check_cache(cache, frames, config)
     tower = build(cache.config)
     here = jnp.ones_like(cache.filled) if active is None else jnp.asarray(active, bool)
     plan = _plan(tower, cache, frames, policy, here)
@@ -131,8 +136,10 @@ def encode_step(
     cache, done = lax.fori_loop(0, needed, work, (cache, done))
 
     macs = done.sum((1, 2))
-    layer_macs = jnp.array([layer.macs for layer in tower.layers], jnp.float32)
-    owed = (cache.pending != CLEAN).sum(-1) @ layer_macs
+    owed = jnp.zeros_like(macs)
+    for index, layer in enumerate(tower.layers):
+        count = (cache.pending[:, index] != CLEAN).sum(-1)
+        owed += jnp.minimum(count * float(layer.window_macs), tower.cells * float(layer.macs))
     waiting = (cache.pending != CLEAN).any(1)[:, tower.lead :]
     cache = dataclasses.replace(
         cache,
@@ -296,7 +303,7 @@ def _advance(
         left = jnp.where(need, PENDING, was)  # of what is not computed now
         need |= held_back
         allowed = jnp.where(idle[:, None], False, near | chosen) | refreshed | full[:, None]
-        settled, budget = _within_budget(need & idle[:, None], cache.distance, budget, layer.macs)
+        settled, budget = _within_budget(need & idle[:, None], cache.distance, budget, layer)
         select = need & (allowed | settled) & plan["active"][:, None]
         dense = full | (select.mean(-1) > layer_step.break_even(layer))
         outcome = Outcome(
@@ -385,7 +392,7 @@ def _oldest(tower: Tower, cache: Cache, patches: jax.Array) -> jax.Array:
 
 
 def _within_budget(
-    need: jax.Array, distance: jax.Array, budget: jax.Array, macs: int
+    need: jax.Array, distance: jax.Array, budget: jax.Array, layer: Layer
 ) -> tuple[jax.Array, jax.Array]:
     """The cells that an idle step can pay for, nearest to the last change first.
 
@@ -393,18 +400,22 @@ def _within_budget(
       need: bool `[B, P]`, cells of idle streams that need this layer.
       distance: int32 `[B, P]`.
       budget: float32 `[B]`, MACs left; at least one cell is done if any are left at all.
-      macs: of one cell.
+      layer: whose cells they are.
 
     Returns:
-      bool `[B, P]`, and the budget left.
+      bool `[B, P]`, and the budget left: what was chosen is paid for by itself, or as a dense pass
+      where it will be one.
     """
+    apart = float(layer.window_macs)
 
     def choose(trip: jax.Array, _: jax.Array) -> jax.Array:
         mine, far = cells.inside((need, distance), trip)  # else sorted in front of no trips
-        return cells.lowest(far, mine, jnp.ceil(budget / macs)[:, None])
+        return cells.lowest(far, mine, jnp.ceil(budget / apart)[:, None])
 
     chosen = lax.fori_loop(0, need.any().astype(jnp.int32), choose, jnp.zeros_like(need))
-    return chosen, jnp.maximum(budget - chosen.sum(-1) * float(macs), 0)
+    dense = chosen.mean(-1) > layer_step.break_even(layer)
+    cost = jnp.where(dense, need.shape[1] * float(layer.macs), chosen.sum(-1) * apart)
+    return chosen, jnp.maximum(budget - cost, 0)
 
 
 def _read_out(
@@ -423,8 +434,18 @@ def _read_out(
 # ---- the truth about it -----------------------------------------------------------------------
 
 
-def audit(params: Params, cache: Cache, *, config: VisionConfig) -> jax.Array:
-    """Re-encodes the reference in full and returns the true error of the cached tokens.
+def audit(
+    params: Params, cache: Cache, *, config: VisionConfig, frames: jax.Array | None = None
+) -> jax.Array:
+    """Encodes in full what is on the screen, and returns the true error of the cached tokens.
+
+    Args:
+      params: of the vision tower.
+      cache: from the last step.
+      config: of the tower; static.
+      frames: `uint8 [B, S, S, 3]`, those of the last step; None = the cache's reference. The two
+        differ in changes that a policy did not take over (`change_threshold`,
+        `skip_small_patches`), and only the frames themselves show what those cost.
 
     Returns:
       float32 `[B, N]`: for each token `|cached - full|` over the RMS norm of the full tokens of
@@ -432,9 +453,12 @@ def audit(params: Params, cache: Cache, *, config: VisionConfig) -> jax.Array:
 
     Raises:
       CacheError: a cache of another config.
+      FrameError: frames of another size, dtype or batch than the cache.
     """
-    _check_cache(cache, cache.reference, config)
-    full = encode(params, cache.reference, config=cache.config)
+    frames = cache.reference if frames is None else jnp.asarray(frames)
+    check_frames(frames)
+    check_cache(cache, frames, config)
+    full = encode(params, frames, config=cache.config)
     assert isinstance(full, jax.Array)
     error = jnp.linalg.norm(cache.tokens - full, axis=-1)
     return error / jnp.sqrt(jnp.square(full).sum(-1).mean(-1, keepdims=True))
@@ -445,8 +469,9 @@ def make_step(
 ) -> Callable[..., tuple[jax.Array, Cache, Report]]:
     """The jitted step for serving: `step(params, cache, frames, policy) -> tokens, cache, report`.
 
-    The cache is donated: its buffers are reused, and the one passed in cannot be used again
-    (`donate=False` keeps it). One compilation serves all policies of one metric.
+    What goes in and comes out is that of `encode_step`. The cache is donated: its buffers are
+    reused, and the one passed in cannot be used again (`donate=False` keeps it). Tokens stay valid
+    when later steps run. One compilation serves all policies of one metric.
     """
     stages = build(config).stages
     step = _donating_step if donate else _keeping_step
@@ -478,7 +503,8 @@ jit_audit = functools.partial(jax.jit, static_argnames="config")(audit)
 # ---- what does not fit ------------------------------------------------------------------------
 
 
-def _check_frames(frames: jax.Array) -> None:
+def check_frames(frames: jax.Array) -> None:
+    """Raises a FrameError unless these are square uint8 pictures `[B, S, S, 3]`."""
     shape = list(frames.shape)
     if frames.dtype != jnp.uint8:
         raise FrameError(f"frames must be uint8 pixels (0-255), got {frames.dtype} {shape}")
@@ -486,7 +512,9 @@ def _check_frames(frames: jax.Array) -> None:
         raise FrameError(f"frames must be [B, S, S, 3], got {shape}; dv.preprocess makes such")
 
 
-def _check_cache(cache: Cache, frames: jax.Array, config: VisionConfig) -> None:
+def check_cache(cache: Cache, frames: jax.Array, config: VisionConfig) -> None:
+    """Raises a CacheError for a cache of another config, a FrameError for frames of another size
+    or batch."""
     size = cache.config.size
     # CLIP has one size: a cache of another is a cache of another config.
     resizable = type(config) is type(cache.config) and not isinstance(config, CLIPConfig)
@@ -495,7 +523,10 @@ def _check_cache(cache: Cache, frames: jax.Array, config: VisionConfig) -> None:
             f"the cache was made for {cache.config}, not for {config}: make one with init_cache"
         )
     if frames.shape[0] != cache.batch:
-        raise FrameError(f"{frames.shape[0]} frames for a cache of {cache.batch} streams")
+        raise FrameError(
+            f"{frames.shape[0]} frames for a cache of {cache.batch} streams: make another with "
+            f"init_cache(config, batch={frames.shape[0]})"
+        )
     if frames.shape[1] != size:
         raise FrameError(
             f"frames of {frames.shape[1]} px for a cache of {size} px: make another with "

@@ -30,10 +30,11 @@ def logits(model: Model, frames: Any, input_ids: Ids) -> jax.Array:
         than the context are cut, as LLaVA does it.
 
     Returns:
-      float32 `[B, L, V]`; L is the longest spliced prompt, shorter ones are followed by zeros'.
+      float32 `[B, L, V]`; L is the longest spliced prompt. What lies beyond the end of a
+      shorter one is of its padding, and means nothing.
 
     Raises:
-      PromptError: ids that are none, or as many images as there are not places.
+      PromptError: `input_ids` are no integers, or there is not one image for each -200.
       CheckpointError: the model has no language side.
     """
     language = model.language
@@ -68,8 +69,8 @@ def generate_ids(
       several, with padding after an end.
 
     Raises:
-      PromptError: ids that are none, as many images as there are not places, or prompt and answer
-        that do not fit into the context.
+      PromptError: `input_ids` are no integers, there is not one image for each -200, or prompt
+        and answer do not fit into the context.
       ConfigError: an option out of range.
       CheckpointError: the model has no language side.
     """
@@ -103,7 +104,8 @@ def generate_ids(
 def stream_ids(
     model: Model, frames: Any, input_ids: Ids, options: AnswerOptions | None = None
 ) -> Iterator[int]:
-    """The ids of one answer as they are chosen; the arguments are as for `generate_ids`."""
+    """The ids of one answer as they are chosen; arguments and errors are those of `generate_ids`,
+    which come before the first id."""
     session = PromptSession(model.language, options=options)
     session.prefill(_tokens(model, frames), input_ids)
     return session.stream()

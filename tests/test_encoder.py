@@ -87,6 +87,59 @@ def test_remembered_screens(odd, model):
     assert (stats["cache_hits"], stats["slot_changes"]) == (2, 3)
 
 
+def test_a_smaller_change_is_another_screen_if_asked(odd, model):
+    a = first(odd)
+    b = odd.change_patch(a, 1, 1)  # 1 of 16 patches
+    for above, changes in ((0.1, 0), (0.05, 2)):
+        encoder = dv.DifferentialVisionEncoder(model, slots=2, new_slot_above=above)
+        for image in (a, b, a):
+            encoder.encode(image)
+        assert encoder.get_stats()["slot_changes"] == changes
+
+
+def test_the_cache_can_be_looked_at(odd, model):
+    for slots in (1, 2):
+        encoder = dv.DifferentialVisionEncoder(model, slots=slots)
+        assert encoder.cache is None
+        for seed in (0, 1):
+            tokens = encoder.encode(first(odd, seed))
+        assert encoder.cache.config == odd.config
+        assert np.array_equal(encoder.cache.tokens, tokens)
+        assert np.array_equal(encoder.cache.reference[:, :192, :192], first(odd, 1)[:, :192, :192])
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_refused_frame_costs_nothing(odd, model, slots):
+    frame = first(odd)
+    encoder = dv.DifferentialVisionEncoder(model, slots=slots)
+    encoder.encode(frame)
+    for wrong in (frame.astype(np.float32), frame.transpose(0, 3, 1, 2), frame[:, :, :150]):
+        with pytest.raises(dv.FrameError):
+            encoder.encode(wrong)
+    encoder.policy = dv.Policy(margin=(1, 2))
+    with pytest.raises(dv.ConfigError, match="2 entries"):
+        encoder.encode(frame)
+    encoder.policy = dv.Policy()
+    assert encoder.audit().max() < 1e-4
+    encoder.encode(frame)
+    stats = encoder.get_stats()
+    assert (stats["cache_hits"], stats["full_encodes"], stats["cache_restarts"]) == (1, 1, 0)
+
+
+def test_an_audit_sees_what_was_not_taken_over(odd, model):
+    """The reference keeps the old pixels, and by them all would be well."""
+    frame = first(odd).copy()
+    encoder = dv.DifferentialVisionEncoder(model, dv.Policy(skip_small_patches=4))
+    encoder.encode(frame)
+    encoder.encode(odd.change_patch(frame, 1, 1))
+    error = encoder.audit()
+    assert error.max() > 1e-2
+    cached = dv.audit(model.params, encoder.cache, config=model.config)
+    assert np.asarray(cached).max() < 1e-4
+    frame[:] = 0  # the caller's array is the caller's
+    assert np.array_equal(encoder.audit(), error)
+
+
 def test_audits_by_itself(odd, model):
     frame = first(odd)
     encoder = dv.DifferentialVisionEncoder(model, dv.Policy(margin=0, settle=0), audit_every=2)
@@ -103,6 +156,8 @@ def test_bad_input(odd, model):
     for wrong in ({"slots": 0}, {"audit_every": -1}):
         with pytest.raises(dv.ConfigError, match="slots must be"):
             dv.DifferentialVisionEncoder(model, **wrong)
+    with pytest.raises(dv.ConfigError, match="new_slot_above"):
+        dv.DifferentialVisionEncoder(model, slots=2, new_slot_above=25)
     encoder = dv.DifferentialVisionEncoder(model)
     with pytest.raises(dv.FrameError, match="one image at a time"):
         encoder.encode(odd.frames())

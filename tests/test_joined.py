@@ -2,12 +2,13 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny import ODD, ROUNDING, Kit, edit, random_params
 
 import diffvis_jax as dv
-from diffvis_jax.step import jit_encode
+from diffvis_jax.step import _within_budget, jit_encode
 from diffvis_jax.towers.layers import Joined
 
 CONFIG = dataclasses.replace(ODD, depths=(2, 3, 1, 1, 1), blocks_per_map=(2, 2))
@@ -75,6 +76,34 @@ def test_settling_makes_up_for_what_was_left_out(kit):
     tokens, cache, report = kit.step(kit.params, cache, frames, policy)
     assert kit.error(tokens, frames) < ROUNDING
     assert not np.asarray(report.pending).any()
+
+
+def test_repeated_work_is_owed_and_paid_for(kit):
+    """A lone cell of a pair is paid for with the window that it needs, many as a dense pass."""
+    frames, _, cache = kit.start()
+    _, cache, report = kit.step(
+        kit.params, cache, kit.change_patch(frames, 1, 1), dv.Policy(margin=0, settle=0)
+    )
+    owed = [
+        min(
+            float((np.asarray(cache.pending[0, index]) != 0).sum() * layer.window_macs),
+            float(kit.tower.cells * layer.macs),
+        )
+        for index, layer in enumerate(kit.tower.layers)
+    ]
+    assert float(report.pending[0]) == pytest.approx(sum(owed) / kit.tower.macs, rel=1e-5)
+
+    pair = next(layer for layer in kit.tower.layers if isinstance(layer, Joined))
+    count, alone = kit.tower.cells, float(pair.window_macs)
+    need, distance = jnp.ones((1, count), bool), jnp.arange(count)[None]
+    for cells, chosen, cost in (
+        (3, 3, 3 * alone),
+        (1.5, 2, 1.5 * alone),
+        (12, 12, count * pair.macs),
+    ):
+        found, left = _within_budget(need, distance, jnp.array([cells * alone]), pair)
+        assert int(found.sum()) == chosen
+        assert float(left[0]) == pytest.approx(max(0, cells * alone - cost))
 
 
 @pytest.mark.parametrize("value", [(0,), (1, 1, 1, 2)])

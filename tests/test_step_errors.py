@@ -8,6 +8,7 @@ import pytest
 from tiny import CLIP, FASTVITHD, ODD, random_params
 
 import diffvis_jax as dv
+from diffvis_jax.slots import encode_slots, init_slots
 
 FRAME = np.zeros((1, 36, 36, 3), np.uint8)
 BAD_FRAMES = {
@@ -34,6 +35,10 @@ CALLS = {
     "encode": lambda params, cache, frames: dv.encode(params, frames, config=CLIP),
     "encode_step": lambda *given: dv.encode_step(*given, config=CLIP),
     "make_step": lambda *given: dv.make_step(CLIP)(*given),
+    "encode_slots": lambda params, _, frames: encode_slots(
+        params, init_slots(CLIP), frames, config=CLIP
+    ),
+    "audit": lambda params, cache, frames: dv.audit(params, cache, config=CLIP, frames=frames),
 }
 
 
@@ -52,8 +57,16 @@ def test_frames_of_another_size_than_the_cache():
         dv.encode_step(random_params(FASTVITHD), cache, frames, config=FASTVITHD)
 
 
+def test_frames_of_another_batch_or_size_than_the_slots():
+    with pytest.raises(dv.FrameError, match=r"2 frames for slots of 1 .*batch=2, slots=2"):
+        encode_slots(random_params(CLIP), init_slots(CLIP), np.repeat(FRAME, 2, 0), config=CLIP)
+    frames = np.zeros((1, 200, 200, 3), np.uint8)
+    with pytest.raises(dv.FrameError, match="200 px for a cache of 256 px"):
+        encode_slots(random_params(FASTVITHD), init_slots(FASTVITHD), frames, config=FASTVITHD)
+
+
 def test_frames_of_another_batch_than_the_cache(cache):
-    with pytest.raises(dv.FrameError, match="2 frames for a cache of 1 streams"):
+    with pytest.raises(dv.FrameError, match=r"2 frames .* 1 streams.*batch=2"):
         dv.encode_step(random_params(CLIP), cache, np.repeat(FRAME, 2, 0), config=CLIP)
 
 

@@ -212,7 +212,6 @@ class Answerer:
           on_text, limit: as `answer`.
         """
         with watch_compilation() as compiled:
-            # On the host: the next step is given the cache's buffers, tokens among them.
             seen = np.stack([*self._past, np.asarray(tokens[0])])
             self._past = list(seen[len(seen) - self._history :])
             start = time.perf_counter()

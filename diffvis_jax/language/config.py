@@ -40,6 +40,9 @@ class QwenConfig:
       projector_layers: linear layers of the projector, 0 = the tower's tokens as they are.
       projector_input: P, channels of a vision token.
       dtype: dtype of the matrices, "float32" or "bfloat16".
+
+    Raises:
+      ConfigError: sizes that do not fit together; names them.
     """
 
     vocabulary: int = 151936

@@ -91,8 +91,8 @@ class PromptSession:
           input_ids: int `[L]`, -200 where an image goes.
 
         Raises:
-          PromptError: ids that are none, as many images as there are not places, several prompts,
-            or prompt and answer that do not fit into the context.
+          PromptError: `input_ids` are no integers, there is not one image for each -200, there are
+            several prompts, or prompt and answer do not fit into the context.
         """
         params, config = self._language.params, self._language.config
         prompt = make_prompt(self._language, tokens, input_ids)

@@ -76,7 +76,7 @@ def splice(
       padded: T; None = the smallest of the fixed lengths that holds the longest prompt.
 
     Raises:
-      PromptError: ids that are none, or as many images as there are not places.
+      PromptError: `input_ids` are no integers, or there is not one image for each -200.
     """
     prompts = rows_of(input_ids)
     places = [int((ids == IMAGE_TOKEN).sum()) for ids in prompts]
