@@ -8,18 +8,19 @@ next frame; its missed change is judged against a full encode in the same dtype.
 
 import argparse
 import dataclasses
+import functools
 import itertools
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from benchmark_batch import batches_of, throughput, throughput_rows
+from benchmark_full import full_encodes, full_rows
 from benchmark_report import write_report
 from command_line import check_directory, check_file, run_script, write_json
 from fidelity import pyplot
@@ -31,7 +32,6 @@ import diffvis_jax as dv
 from diffvis_jax.checkpoints.progress import Progress
 from diffvis_jax.recording import read_recording
 from diffvis_jax.single_change import MEASURED, Measured, SingleChange, median_of
-from diffvis_jax.step import jit_encode
 
 BUNDLED = Path(__file__).parent / "data" / "session"
 
@@ -50,90 +50,9 @@ SCENARIOS: dict[str, tuple[tuple[str, str], ...]] = {
 }
 
 
-def timed(run: Callable[[], Any]) -> tuple[float, Any]:
-    """Milliseconds of one run, and its result."""
-    start = time.perf_counter()
-    result = jax.block_until_ready(run())
-    return 1e3 * (time.perf_counter() - start), result
-
-
 def peak_memory_mb() -> float:
     """Largest resident size of this process so far, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-
-
-def race(runners: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median milliseconds of each runner: in turns, so that drift hits all alike, each turn
-    preceded by a run that is not counted, since one library's idle threads spin for a while and
-    slow down what comes next."""
-    times: dict[str, list[float]] = {name: [] for name in runners}
-    with Progress(rounds * len(runners), "full encodes") as progress:
-        for _ in range(rounds):
-            for name, run in runners.items():
-                timed(run)
-                times[name] += [timed(run)[0], timed(run)[0]]
-                progress(name)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def full_encodes(args: argparse.Namespace, frame: np.ndarray) -> list[dict[str, Any]]:
-    """Races the full encode in both dtypes, and PyTorch's if asked to."""
-    rows, runners, reference = [], {}, None
-    for dtype in ("float32", "bfloat16"):
-        config = dv.FastViTHDConfig(size=args.size, dtype=dtype)
-        params = dv.init_params(config, args.seed)
-        start = time.perf_counter()
-        compiled = jit_encode.lower(params, frame, config=config).compile()
-        tokens = np.asarray(compiled(params, frame))
-        compile_s = time.perf_counter() - start
-        reference = tokens if reference is None else reference
-        memory = compiled.memory_analysis()
-        assert memory is not None
-        error = np.linalg.norm(tokens - reference) / np.linalg.norm(reference)
-        runners[f"diffvis_jax {dtype}"] = lambda c=compiled, p=params: c(p, frame)
-        rows.append(
-            {
-                "name": f"diffvis_jax {dtype}",
-                "error": float(error),
-                "compile_s": compile_s,
-                "weights_mb": memory.argument_size_in_bytes / 1e6,
-                "work_mb": memory.temp_size_in_bytes / 1e6,
-            }
-        )
-        if args.torch and dtype == "float32":
-            contenders = torch_runners(config, params, frame)
-            for name, (run, tokens) in contenders.items():
-                error = np.linalg.norm(tokens - reference) / np.linalg.norm(reference)
-                runners[name] = run
-                rows.append({"name": name, "error": float(error)})
-    times = race(runners, args.rounds)
-    for row in rows:
-        row["ms"] = times[row["name"]]
-    return rows
-
-
-def torch_runners(config: dv.FastViTHDConfig, params: dict, frame: np.ndarray) -> dict[str, Any]:
-    """timm's FastViTHD with our weights: float32 and bfloat16, contiguous and channels-last."""
-    from diffvis_jax.checkpoints.torch_reference import require_torch, torch_fastvithd
-
-    require_torch()
-    import torch
-
-    found = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        for layout in (torch.contiguous_format, torch.channels_last):
-            network = torch_fastvithd(config, params).to(dtype=dtype, memory_format=layout)
-            pixels = torch.from_numpy(np.moveaxis(np.asarray(frame), -1, 1).copy()).float() / 255
-            pixels = pixels.to(dtype=dtype, memory_format=layout)
-
-            def run(network=network, pixels=pixels):
-                with torch.inference_mode():
-                    return network(pixels)
-
-            tokens = run().float().numpy()
-            last = " channels-last" if layout == torch.channels_last else ""
-            found[f"PyTorch {str(dtype).removeprefix('torch.')}{last}"] = (run, tokens)
-    return found
 
 
 def scenario_pairs(directory: Path) -> dict[str, list[tuple[Path, Path]]]:
@@ -172,8 +91,10 @@ def changes(args: argparse.Namespace, model: dv.Model) -> list[dict[str, Any]]:
     policies = find_policies(args.policies)
     rows = []
     warm = change_of(model, *next(iter(pairs.values()))[0])
+    start = time.perf_counter()
     for policy in policies.values():  # compiles what differs, and is not counted
         warm.measure(policy)
+    print(f"compiled, or found compiled, in {time.perf_counter() - start:.0f} s\n")
     total = sum(map(len, pairs.values()))
     with Progress(total * len(policies) * args.rounds, "changes") as progress:
         for scenario, transitions in pairs.items():
@@ -197,6 +118,7 @@ def changes(args: argparse.Namespace, model: dv.Model) -> list[dict[str, Any]]:
                         "policy": name,
                         "full_ms": full_ms,
                         **{key: median_of(results, key) for key in MEASURED},
+                        "step_p90_ms": float(np.quantile([x.step_ms for x in results], 0.9)),
                         "speed_up": full_ms / ms,
                         "efficiency": share * full_ms / ms if share else None,
                     }
@@ -255,18 +177,10 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
     return text
 
 
-def full_table(rows: list[dict[str, Any]]) -> str:
-    head = ["full encode", "ms", "relative difference from float32", "weights MB", "work MB"]
-    cells = []
-    for row in rows:
-        sizes = [show(row.get(key), ".0f") for key in ("weights_mb", "work_mb")]
-        cells.append([row["name"], f"{row['ms']:.0f}", f"{row['error']:.1e}", *sizes])
-    return markdown(head, cells)
-
-
 def changes_table(rows: list[dict[str, Any]]) -> str:
     head = [
-        *("scenario", "policy", "patches changed", "recomputed", "full ms", "step ms", "speed-up"),
+        *("scenario", "policy", "patches changed", "recomputed", "full ms"),
+        *("step ms", "90 %", "speed-up"),
         *("efficiency", "missed at changed tokens", "missed over all"),
     ]
     cells = [
@@ -277,6 +191,7 @@ def changes_table(rows: list[dict[str, Any]]) -> str:
             f"{row['recomputed']:.1%}",
             f"{row['full_ms']:.0f}",
             f"{row['step_ms']:.1f}",
+            f"{row['step_p90_ms']:.1f}",
             f"{row['speed_up']:.1f}x",
             show(row["efficiency"], ".2f"),
             show(row["missed_changed"], ".3f"),
@@ -316,7 +231,7 @@ def main() -> int:
         default=BUNDLED,
         help="a recording (default: the bundled session)",
     )
-    add("--size", type=int, default=1024, help="model input, pixels along the side (1024)")
+    add("--size", type=int, help="model input of random weights, pixels along the side (1024)")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the changes")
     add("--weights", help="a directory in weights/, or any path (default: seeded random weights)")
     add(
@@ -348,6 +263,8 @@ def main() -> int:
         parser.error("--rounds must be at least 1")
     if args.settling < 0:
         parser.error("--settling must be at least 0")
+    if args.weights and args.size is not None:
+        parser.error("--size is for random weights: those of --weights have a size")
     return run_script(lambda: run(args))
 
 
@@ -368,35 +285,41 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def load_model(args: argparse.Namespace, dtype: str) -> dv.Model:
+    """The tower that is measured, in a dtype."""
+    together = tuple(args.blocks_per_map)
+    if not args.weights:
+        size = args.size or dv.FastViTHDConfig().size
+        config = dv.FastViTHDConfig(size=size, dtype=dtype, blocks_per_map=together)
+        return dv.Model(config, dv.init_params(config, args.seed), "random")
+    model = dv.load(find_weights(args.weights), dtype=dtype)
+    if not together:
+        return model
+    if not isinstance(model.config, dv.FastViTHDConfig):
+        raise ValueError("--blocks-per-map: only a FastViTHD tower has such blocks")
+    config = dataclasses.replace(model.config, blocks_per_map=together)
+    return dataclasses.replace(model, config=config)
+
+
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Measures what was asked for and prints the tables."""
     first_path = read_recording(args.frames).paths[0]
-    frame = dv.preprocess(first_path, dv.FastViTHDConfig(size=args.size))
-    if args.weights:
-        model = dv.load(find_weights(args.weights), dtype=args.dtype)
-        if args.blocks_per_map:
-            if not isinstance(model.config, dv.FastViTHDConfig):
-                raise ValueError("--blocks-per-map: only a FastViTHD tower has such blocks")
-            together = tuple(args.blocks_per_map)
-            config = dataclasses.replace(model.config, blocks_per_map=together)
-            model = dataclasses.replace(model, config=config)
-        args.size = model.config.size
+    model = load_model(args, args.dtype)
+    size = model.config.size
     result: dict[str, Any] = {
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,
         "arguments": {k: str(v) for k, v in vars(args).items()},
     }
-    print(f"jax {result['jax']} on {result['device']}, {args.size} px, medians of {args.rounds}\n")
+    print(f"jax {result['jax']} on {result['device']}, {size} px, medians of {args.rounds}\n")
     tables: list[str] = []
     if not args.skip_full:
-        result["full"] = full_encodes(args, frame)
-        tables.append(full_table(result["full"]))
+        load = functools.partial(load_model, args)
+        result["full"] = full_encodes(load, first_path, args.rounds, args.torch)
+        head, *cells = full_rows(result["full"])
+        tables.append(markdown(head, cells))
         print(f"\npeak resident memory so far: {peak_memory_mb():.0f} MB\n")
     if not args.weights and (args.batch or not args.skip_changes):
-        config = dv.FastViTHDConfig(
-            size=args.size, dtype=args.dtype, blocks_per_map=tuple(args.blocks_per_map)
-        )
-        model = dv.Model(config, dv.init_params(config, args.seed), "random")
         print("seeded random weights: the missed change says nothing about trained ones\n")
     if not args.skip_changes:
         result["changes"] = changes(args, model)
@@ -407,7 +330,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             f"\nan idle step: {idle['step_ms']:.2f} ms, a full encode {idle['full_ms']:.0f} ms: "
             f"{idle['full_ms'] / idle['step_ms']:.0f} times as fast (median of {IDLE_STEPS})"
         )
-        print(f"\n{args.dtype}; cache {cache_mb(model, args.size):.0f} MB per stream")
+        print(f"\n{args.dtype}; cache {cache_mb(model, size):.0f} MB per stream")
         if args.settling:
             result["settling"] = settling(args, model)
             print()

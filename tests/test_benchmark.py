@@ -61,6 +61,28 @@ def test_changes_and_settling(benchmark, screens, monkeypatch, capsys):
     assert settled["fast"]["missed after 2"] <= settled["fast"]["missed after 0"]
 
 
+def test_full_encodes_are_of_the_weights_given(benchmark, screens, monkeypatch, capsys):
+    target = screens / "numbers.json"
+    where = ("--weights", screens / "weights", "--screenshot-dir", screens / "frames")
+    what = ("--skip-changes", "--rounds", 1, "--json", target)
+    assert run(benchmark, monkeypatch, *where, *what) == 0
+    assert "200 px" in capsys.readouterr().out
+    single, half = json.loads(target.read_text())["full"]
+    assert (single["name"], half["name"]) == ("diffvis_jax float32", "diffvis_jax bfloat16")
+    assert single["error"] == 0 < half["error"] < 0.1
+    assert single["weights_mb"] < 10  # the tower of full size has 491
+
+
+def test_a_hopeless_contender_is_run_once(script):
+    def refuse():
+        raise AssertionError("run again")
+
+    first = {"quick": 10.0, "slow": 51.0, "fair": 49.0}
+    runners = {"quick": lambda: np.zeros(1), "slow": refuse, "fair": lambda: np.zeros(1)}
+    times = script("benchmark_full").race(runners, first, 2)
+    assert set(times) == {"quick", "fair"}
+
+
 def test_bad_input_is_named_before_any_work(benchmark, screens, monkeypatch, capsys):
     def refuse(*args):
         raise AssertionError("work has begun")
