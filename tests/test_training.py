@@ -1,7 +1,10 @@
 """What a training run does around its steps: growing a tower, scoring it."""
 
+import argparse
 import dataclasses
+import itertools
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -147,6 +150,7 @@ def test_a_run_starts_from_one_with_another_optimiser(training, tmp_path):
     state = train.started_state(other, tmp_path)
     assert jax.tree.all(jax.tree.map(np.array_equal, state["params"], own))
     assert state["step"] == 0
+    assert train.start_step(tmp_path) == 3
 
 
 def test_depths_that_are_no_multiples_are_refused(training):
@@ -224,17 +228,144 @@ def test_card_says_what_was_measured(training):
     assert all(line.count("{") == 0 for line in text.splitlines())
 
 
-def test_a_run_goes_on_with_what_it_began_with(training, tmp_path):
+@pytest.fixture
+def run(training, tmp_path, monkeypatch):
+    """Runs train.py with options on pages that are not read, and steps that only count.
+
+    Returns the exit status; `run.losses` are those of the steps, `run.folder` is where it writes.
+    """
+    train = training("train")
+
+    class Counting:
+        head = None
+        shape = jax.eval_shape(lambda: {"steps": jnp.zeros(())})
+
+        def __init__(self, family, optimiser):
+            pass
+
+        def prepared(self, seed, crops):
+            return {"steps": jnp.zeros(())}
+
+        def step(self, state, batch):
+            parts = {"loss": jnp.array(next(call.losses)), "gradient": jnp.ones(())}
+            return {"steps": state["steps"] + 1}, parts
+
+        def finished(self, state, crops):
+            return state
+
+    monkeypatch.setattr(train, "Setup", Counting)
+    for name in ("load_screens", "calibration"):
+        monkeypatch.setattr(train, name, lambda *_: [])
+    monkeypatch.setattr(train, "random_crops", lambda *_, align: itertools.repeat({}))
+    monkeypatch.setattr(train, "ahead", lambda crops: crops)
+    monkeypatch.setattr(train, "validate", lambda *_: {"f1": 0.5})
+    for split in ("val", "train"):
+        (tmp_path / "data" / split / "family").mkdir(parents=True)
+        for kind in ("png", "json"):
+            (tmp_path / "data" / split / "family" / f"page.{kind}").touch()
+
+    def call(*options):
+        places = [str(tmp_path / "data"), str(call.folder)]
+        monkeypatch.setattr("sys.argv", ["train.py", *places, "--side", "64", *options])
+        return train.main()
+
+    call.losses, call.folder = itertools.repeat(1.0), tmp_path / "run"
+    return call
+
+
+def kept_steps(run):
+    return sorted(int(path.name) for path in (run.folder / "checkpoints").iterdir())
+
+
+def test_weights_that_are_no_numbers_are_not_saved(run, capsys):
+    run.losses = iter([1.0, 1.0, 1.0, np.nan, np.nan, np.nan])
+    assert run("--every", "3", "--steps", "6") == 2
+    assert "no longer a number at step 6: lower --rate" in capsys.readouterr().err
+    assert kept_steps(run) == [3]
+
+
+def test_a_run_that_saved_nothing_begins_as_one_likes(run):
+    run.losses = iter([np.nan])
+    assert run("--steps", "1", "--rate", "1") == 2
+    run.losses = iter([1.0])
+    assert run("--steps", "1", "--rate", "0.1") == 0
+    assert json.loads((run.folder / "recipe.json").read_text())["rate"] == 0.1
+
+
+def test_a_run_goes_on_with_the_options_it_began_with(run, capsys):
+    assert run("--steps", "3") == 0
+    recipe = run.folder / "recipe.json"
+    begun = recipe.read_text()
+    assert run("--steps", "5", "--batch", "4", "--seed", "1", "--rate", "0.1", "--muon", "0.2") == 2
+    said = capsys.readouterr().err
+    differing = "batch 8 (now 4), rate 0.002 (now 0.1), muon None (now 0.2), seed 0 (now 1): give"
+    assert differing in said
+    assert run("--steps", "5", "--start", str(run.folder)) == 2
+    assert f"start None (now {run.folder})" in capsys.readouterr().err
+    page = run.folder.parent / "data" / "train" / "family" / "another"
+    for kind in (".png", ".json"):
+        page.with_suffix(kind).touch()
+    assert run("--steps", "5") == 2
+    assert "pages 1 (now 2)" in capsys.readouterr().err
+    page.with_suffix(".json").unlink()
+    assert run("--steps", "2") == 2
+    assert "3 steps already" in capsys.readouterr().err
+    assert recipe.read_text() == begun
+    assert kept_steps(run) == [3]
+
+
+def test_a_run_may_become_longer(run, tmp_path, capsys):
+    assert run("--steps", "3") == 0
+    recipe = run.folder / "recipe.json"
+    begun = recipe.read_text()
+    os.link(recipe, tmp_path / "begun.json")
+    assert run("--steps", "5", "--every", "2", "--validation", "9") == 0
+    assert "going on from step 3" in capsys.readouterr().out
+    assert 5 in kept_steps(run)
+    assert (tmp_path / "begun.json").read_text() == begun  # replaced, not written into
+    changed = {"steps": 5, "every": 2, "validation": 9}
+    assert json.loads(recipe.read_text()) == json.loads(begun) | changed
+
+
+def test_a_run_goes_on_with_the_tower_it_began_with(training, tmp_path):
     train, family = training("train"), training("family")
-    train.check_same(tmp_path, family.CLIP(), None)  # nothing has begun here
-    recipe = {"family": "fastvithd", "depths": [1, 2, 3, 1, 1]}
-    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
-    train.check_same(tmp_path, family.FastViTHD((1, 2, 3, 1, 1)), None)
-    for other in (family.FastViTHD(), family.CLIP()):
+    begun = dict.fromkeys(train.SAME) | {"family": "fastvithd", "depths": [1, 2, 3, 1, 1]}
+    train.check_same(tmp_path, begun, begun)
+    for other in ({"depths": family.FastViTHD().depths}, {"family": "clip"}, {"frozen": 2}):
         with pytest.raises(ValueError, match="another run"):
-            train.check_same(tmp_path, other, None)
-    with pytest.raises(ValueError, match="begun without --muon"):
-        train.check_same(tmp_path, family.FastViTHD((1, 2, 3, 1, 1)), 0.1)
+            train.check_same(tmp_path, begun, begun | other)
+
+
+def test_bundled_weights_say_what_they_began_with(training, tmp_path, monkeypatch):
+    bundle, family = training("bundle"), training("family")
+    shallow = family.FastViTHD((1, 1, 1, 1, 1), helped=False)
+    recipe = {
+        "data": str(tmp_path / "data"), "run": str(tmp_path), "start": str(tmp_path / "DEEP"),
+        "start_step": 3600, "pages": 7, "family": "fastvithd", "depths": [1, 1, 1, 1, 1],
+        "helped": False, "side": 256, "batch": 8, "steps": 9, "rate": 0.1, "seed": 0,
+    }  # fmt: skip
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    said = {
+        "f1": 0.6, "precision": 0.7, "recall": 0.5, "kind": 0.9, "click": 0.8,
+        "click_interval": (0.7, 0.9), "elements": 3, "small_recall": None,
+    }  # fmt: skip
+    of = {"tower": shallow.tower, "head": shallow.heads["head"]}
+    finished = {name: random_params(config) for name, config in of.items()}
+    for name, found in {
+        "restore": (9, None), "load_screens": [], "calibration": [], "answer": None,
+        "best_threshold": 0.4, "score": said,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(bundle, name, lambda *_, found=found, **__: found)
+    monkeypatch.setattr(bundle.Setup, "finished", lambda *_: finished)
+    target = tmp_path / "NAME"
+    args = argparse.Namespace(run=tmp_path, target=target, data=tmp_path, pages=None, force=False)
+    assert bundle.bundle(args) == 0
+    text = (target / "manifest.json").read_text()
+    manifest = json.loads(text)
+    assert (manifest["recipe"]["start"], manifest["recipe"]["start_step"]) == ("DEEP", 3600)
+    assert str(tmp_path) not in text
+    # Of what came with the rest, in one go, the manifest knows.
+    assert manifest["files"]["README.md"]["size"] == (target / "README.md").stat().st_size
 
 
 def test_a_run_starts_from_bundled_weights(training, tmp_path):
@@ -252,8 +383,10 @@ def test_a_run_starts_from_bundled_weights(training, tmp_path):
         params=held["tower"],
         grounding_config=bundled_head,
         grounding_params=held["head"],
+        manifest_extra={"step": 7},
     )
     train.check_start(weights)
+    assert train.start_step(weights) == 7
     assert train.helped(None, 0)
     assert not train.helped(weights, 0)
     state = train.started_state(setup, weights)

@@ -8,7 +8,9 @@ import argparse
 import dataclasses
 import json
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import jax
 from card import card
@@ -78,37 +80,45 @@ def bundle(args: argparse.Namespace) -> int:
             said = {**score(exact, head, params, screens), "pages": len(screens)}
             measured[f"{split} {size}"] = said
             print(split, size, json.dumps(said))
-    save(
-        args.target,
-        config=tower,
-        params=tower_params,
-        grounding_config=head,
-        grounding_params=head_params,
-        manifest_extra={
-            "source": "trained by scripts/training/train.py",
-            "recipe": {k: v for k, v in recipe.items() if k not in ("data", "run", "start")},
-            "step": best,
-            "measured": measured,
-            "head": dataclasses.asdict(head),
-        },
-        force=args.force,
+    text = card(
+        args.target.name,
+        kind=family.kind,
+        tower=family.about,
+        kinds=head.kinds,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
+        recipe=recipe,
+        step=best,
+        threshold=threshold,
+        measured=measured,
     )
-    (args.target / "README.md").write_text(
-        card(
-            args.target.name,
-            kind=family.kind,
-            tower=family.about,
-            kinds=head.kinds,
-            parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
-            recipe=recipe,
-            step=best,
-            threshold=threshold,
-            measured=measured,
+    with tempfile.TemporaryDirectory() as folder:
+        readme = Path(folder) / "README.md"
+        readme.write_text(text, encoding="utf-8")
+        save(
+            args.target,
+            config=tower,
+            params=tower_params,
+            grounding_config=head,
+            grounding_params=head_params,
+            manifest_extra={
+                "source": "trained by scripts/training/train.py",
+                "recipe": options_of(recipe),
+                "step": best,
+                "measured": measured,
+                "head": dataclasses.asdict(head),
+            },
+            files=[readme],
+            force=args.force,
         )
-    )
     size = sum(file.stat().st_size for file in args.target.rglob("*") if file.is_file())
     print(f"{args.target}: {size / 1e6:.1f} MB")
     return 0
+
+
+def options_of(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe without the places of one machine: of what the run started from, the name stays."""
+    options = {name: value for name, value in recipe.items() if name not in ("data", "run")}
+    return {**options, "start": recipe["start"] and Path(recipe["start"]).name}
 
 
 if __name__ == "__main__":

@@ -37,9 +37,13 @@ from diffvis_jax.checkpoints.progress import Progress
 from diffvis_jax.checkpoints.store import load_grounding, load_vision
 from diffvis_jax.grounding.decode import decode
 from diffvis_jax.grounding.head import GroundingHead, HeadConfig
+from diffvis_jax.whole_file import write_whole
 
 HELP = 0.4  # weight of the helper's loss
 AVERAGE = 0.998  # decay of the averaged weights, which are what is evaluated and kept
+
+# Of a recipe, what stays as it was begun; so does the tower. A run may become longer.
+SAME = ("side", "batch", "rate", "muon", "seed", "start", "pages")
 
 
 def checkpoints(run: Path) -> ocp.CheckpointManager:
@@ -207,6 +211,12 @@ def family_of(recipe: dict[str, Any]) -> Family:
     return FastViTHD(tuple(recipe["depths"]), helped=helped, frozen=frozen)
 
 
+def recipe_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The options, and how many pages there are to train on, as recipe.json holds them."""
+    options = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
+    return {**options, "pages": len(pages_of(args.data / "train"))}
+
+
 def read_recipe(run: Path) -> dict[str, Any]:
     """The options that a run was trained with.
 
@@ -315,54 +325,95 @@ def check_start(start: Path) -> None:
         )
 
 
-def check_same(run: Path, family: Family, muon: float | None) -> None:
-    """A run goes on with the tower and the optimiser it began with.
+def start_step(start: Path) -> int | None:
+    """How many steps the weights that a run starts from had been trained for, where it is known."""
+    if is_weights(start):
+        return read_json(start / "manifest.json").get("step")
+    with checkpoints(start) as manager:
+        return manager.latest_step()
+
+
+def check_same(run: Path, begun: dict[str, Any], recipe: dict[str, Any]) -> None:
+    """A run goes on with the tower, the optimiser and the crops it began with.
+
+    Args:
+      run: its directory, for the error.
+      begun: its recipe.
+      recipe: the one that it is to go on with.
 
     Raises:
-      ValueError: it began with another.
+      ValueError: they differ in more than how long the run is, and what is measured on the way.
     """
-    if (run / "recipe.json").exists():
-        recipe = read_recipe(run)
-        begun = family_of(recipe)
-        if begun != family:
-            raise ValueError(f"{run} was begun with {begun}, not with {family}: name another run")
-        had = recipe.get("muon") is not None
-        if had != (muon is not None):
-            raise ValueError(
-                f"{run} was begun {'with' if had else 'without'} --muon: do the same, or name "
-                "another run"
-            )
+    had, family = family_of(begun), family_of(recipe)
+    if had != family:
+        raise ValueError(f"{run} was begun with {had}, not with {family}: name another run")
+    differing = [
+        f"{name} {begun.get(name)} (now {recipe[name]})"
+        for name in SAME
+        if begun.get(name) != recipe[name]
+    ]
+    if differing:
+        raise ValueError(
+            f"{run} was begun with {', '.join(differing)}: give the same, or name another run "
+            f"(--start {run} takes the weights along)"
+        )
 
 
-def train(args: argparse.Namespace, family: Family) -> None:
-    setup = Setup(family, optimiser_of(vars(args)))
-    manager = checkpoints(args.run)
+def check_finite(parts: dict[str, Any], step: int) -> None:
+    """Weights that have become NaN stay so; saved, they would be what the run goes on from.
+
+    Args:
+      parts: of the loss, and the gradient's norm.
+
+    Raises:
+      ValueError: one of them is not finite.
+    """
+    if not all(np.isfinite(value) for value in parts.values()):
+        raise ValueError(
+            f"the loss or its gradient is no longer a number at step {step}: lower --rate, in "
+            "another run"
+        )
+
+
+def tell(run: Path, row: dict[str, Any]) -> None:
+    """A line of the curve, which is shown as well."""
+    print(json.dumps(row), flush=True)
+    with (run / "curve.jsonl").open("a", encoding="utf-8") as curve:
+        print(json.dumps(row), file=curve)
+
+
+def train(args: argparse.Namespace, family: Family, manager: ocp.CheckpointManager) -> None:
+    """Trains from the newest checkpoint of `manager` on, or from the start, to the last step."""
+    setup, recipe = Setup(family, optimiser_of(vars(args))), recipe_of(args)
     newest = manager.latest_step()
     state: Any
     if newest is not None:
+        begun = read_recipe(args.run)
+        check_same(args.run, begun, recipe)
+        if args.steps < newest:
+            raise ValueError(f"--steps {args.steps}: {args.run} has {newest} steps already")
+        recipe["start_step"] = begun.get("start_step")
         state = manager.restore(newest, args=ocp.args.StandardRestore(setup.shape))
         print(f"going on from step {newest}", flush=True)
     else:
         state = started_state(setup, args.start) if args.start else None
+        recipe["start_step"] = start_step(args.start) if args.start else None
     done = newest or 0
     validation = load_screens(args.data / "val", setup.head, args.validation, family.size)
     screens = load_screens(args.data / "train", setup.head, None, family.size)
-    pages = len(screens)
     held = calibration(screens, args.side, setup.head)
     if state is None:
         state = setup.prepared(args.seed, held)
     if family.smaller:
-        screens += load_screens(args.data / "train", setup.head, -(-pages // 3), family.smaller)
-    (args.run / "recipe.json").write_text(
-        json.dumps(vars(args) | {"pages": pages}, indent=1, default=str)
-    )
+        some = -(-len(screens) // 3)
+        screens += load_screens(args.data / "train", setup.head, some, family.smaller)
+    write_whole(args.run / "recipe.json", json.dumps(recipe, indent=1) + "\n")
     crops = random_crops(
         screens, args.side, args.batch, setup.head, args.seed + done, align=family.align
     )
     batches = ahead(crops)
     # Arrays that are put on a device and others would each have the step compiled for them.
     state = jax.device_put(state, jax.local_devices()[0])
-    curve = (args.run / "curve.jsonl").open("a")
     start, seen = time.monotonic(), []
     while done < args.steps:
         state, parts = setup.step(state, next(batches))
@@ -370,20 +421,15 @@ def train(args: argparse.Namespace, family: Family) -> None:
         done += 1
         if done % 50 == 0:
             mean = {k: float(np.mean([p[k] for p in seen])) for k in seen[0]}
-            row = {"step": done, "seconds": round(time.monotonic() - start, 1), **mean}
-            print(json.dumps(row), file=curve, flush=True)
-            print(json.dumps(row), flush=True)
+            tell(args.run, {"step": done, "seconds": round(time.monotonic() - start, 1), **mean})
             seen = []
-            if not np.isfinite(mean["loss"]):
-                raise ValueError(f"the loss is no longer a number at step {done}: lower --rate")
+            check_finite(mean, done)
         if done % args.every == 0 or done == args.steps:
+            check_finite(parts, done)
             metrics = validate(setup, setup.finished(state, held), validation)
-            row = {"step": done, **{f"val_{k}": v for k, v in metrics.items()}}
-            print(json.dumps(row), file=curve, flush=True)
-            print(json.dumps(row), flush=True)
+            tell(args.run, {"step": done, **{f"val_{k}": v for k, v in metrics.items()}})
             manager.save(done, args=ocp.args.StandardSave(state), metrics={"f1": metrics["f1"]})
             manager.wait_until_finished()
-    manager.close()
 
 
 def main() -> int:
@@ -432,10 +478,9 @@ def main() -> int:
             pages_of(args.data / split)
         if args.start:
             check_start(args.start)
-        check_same(args.run, family, args.muon)
         args.run.mkdir(parents=True, exist_ok=True)
-        with quiet_orbax():
-            train(args, family)
+        with quiet_orbax(), checkpoints(args.run) as manager:
+            train(args, family, manager)
     except (ValueError, OSError) as error:
         print(f"train.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
