@@ -2,15 +2,17 @@
 """How a JAX agent carries the cache: a Python loop, `lax.scan` over frames, several streams.
 
 The "policy" here is a random linear head over the tokens; put your own in its place. Runs on a
-tiny random tower and synthetic screens in a few seconds: `python scripts/agent_loop.py`.
+tiny random tower and synthetic screens: `python scripts/agent_loop.py`. Nearly all of its time goes
+into compiling, minutes the first time; what is compiled is kept for the next.
 """
 
 import argparse
+import functools
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from command_line import Parser, run_script, whole
 
 import diffvis_jax as dv
 
@@ -30,29 +32,35 @@ def act(params: dict, cache: dv.Cache, frame: jax.Array, config: dv.FastViTHDCon
     return (tokens.mean(1) @ params["head"]).argmax(-1), cache, report
 
 
-def python_loop(params: dict, config: dv.FastViTHDConfig, frames: np.ndarray) -> np.ndarray:
-    """Frames `[T, B, S, S, 3]` one by one, as they come from a live screen; actions `[T, B]`."""
+def python_loop(
+    params: dict, config: dv.FastViTHDConfig, frames: np.ndarray
+) -> tuple[np.ndarray, dv.Cache]:
+    """Frames `[T, B, S, S, 3]` one by one, as they come from a live screen.
+
+    Returns:
+      actions int32 `[T, B]`, and the cache after the last frame.
+    """
     step = jax.jit(act, static_argnames="config", donate_argnums=1)  # the cache stays in place
     cache = dv.init_cache(config, batch=frames.shape[1])
     actions = []
     for frame in frames:
         action, cache, _ = step(params, cache, frame, config)
         actions.append(action)
-    return np.stack(actions)
+    return np.stack(actions), cache
 
 
-def scan_loop(params: dict, config: dv.FastViTHDConfig, frames: np.ndarray) -> np.ndarray:
-    """A recorded episode in one call; the cost still follows what changed at each frame."""
+@functools.partial(jax.jit, static_argnames="config")
+def scan_loop(
+    params: dict, config: dv.FastViTHDConfig, frames: jax.Array
+) -> tuple[jax.Array, dv.Cache]:
+    """A recorded episode in one call, as `python_loop`; the cost still follows what changed."""
 
-    @jax.jit
-    def episode(params: dict, frames: jax.Array) -> jax.Array:
-        def body(cache: dv.Cache, frame: jax.Array):
-            action, cache, _ = act(params, cache, frame, config)
-            return cache, action
+    def body(cache: dv.Cache, frame: jax.Array):
+        action, cache, _ = act(params, cache, frame, config)
+        return cache, action
 
-        return jax.lax.scan(body, dv.init_cache(config, batch=frames.shape[1]), frames)[1]
-
-    return np.asarray(episode(params, frames))
+    cache, actions = jax.lax.scan(body, dv.init_cache(config, batch=frames.shape[1]), frames)
+    return actions, cache
 
 
 def synthetic_screens(steps: int, streams: int, size: int, seed: int) -> np.ndarray:
@@ -67,14 +75,40 @@ def synthetic_screens(steps: int, streams: int, size: int, seed: int) -> np.ndar
     return frames
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--steps", type=int, default=6, help="frames of the episode (6)")
-    parser.add_argument("--streams", type=int, default=3, help="agents at once (3)")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    if args.steps < 1 or args.streams < 1:
-        parser.error("--steps and --streams must be at least 1")
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = Parser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--steps",
+        metavar="N",
+        type=whole(1, 10**6, "a whole number of frames >= 1"),
+        default=6,
+        help="frames of the episode (6)",
+    )
+    parser.add_argument(
+        "--streams",
+        metavar="N",
+        type=whole(1, 10**6, "a whole number of agents >= 1"),
+        default=3,
+        help="agents at once (3)",
+    )
+    parser.add_argument(
+        "--seed",
+        metavar="N",
+        type=whole(0, 2**31 - 1, "a whole number, 0-2147483647"),
+        default=0,
+        help="of weights and screens (0)",
+    )
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status."""
+    args = build_parser().parse_args(arguments)
+    return run_script(lambda: run(args))
+
+
+def run(args: argparse.Namespace) -> int:
     config = dv.FastViTHDConfig(
         depths=(1, 1, 1, 1, 1),
         widths=(8, 16, 32, 64, 128),
@@ -88,12 +122,12 @@ def main() -> int:
         "head": jax.random.normal(jax.random.key(args.seed), (config.token_width, 5)),
     }
     frames = synthetic_screens(args.steps, args.streams, config.size, args.seed)
-    for name, actions in (
+    for name, (actions, _) in (
         ("python loop, 1 stream", python_loop(params, config, frames[:, :1])),
         ("lax.scan, 1 stream", scan_loop(params, config, frames[:, :1])),
         (f"lax.scan, {args.streams} streams", scan_loop(params, config, frames)),
     ):
-        print(f"{name:>24}: actions {jnp.asarray(actions)[:, 0].tolist()}")
+        print(f"{name:>24}: actions {actions[:, 0].tolist()}")
     return 0
 
 

@@ -166,7 +166,6 @@ def add_differential_options(parser: argparse.ArgumentParser, *, disable: bool =
         "--prefill-refresh",
         metavar="N",
         type=whole(0, 10**6, "a whole number >= 0"),
-        default=10,
         help="bounded: an exact prefill after so many steps; 0 = never (10)",
     )
     add(
@@ -179,6 +178,12 @@ def add_differential_options(parser: argparse.ArgumentParser, *, disable: bool =
     )
 
 
+def check_prefill_options(args: argparse.Namespace) -> None:
+    """Raises ValueError if something is to be refreshed, and nothing is left out."""
+    if args.prefill_refresh is not None and args.prefill == "exact":
+        raise ValueError("--prefill-refresh is about --prefill bounded: give that")
+
+
 def check_differential_options(args: argparse.Namespace) -> None:
     """Raises ValueError if options say how to leave out what another one forbids to leave out."""
     given = [
@@ -187,8 +192,10 @@ def check_differential_options(args: argparse.Namespace) -> None:
             ("--policy", args.policy is not None),
             ("--diff-threshold", args.diff_threshold is not None),
             ("--diff-max-changed-patches", args.diff_max_changed_patches is not None),
+            ("--diff-patch-size", args.diff_patch_size is not None),
             ("--diff-skip-small", args.diff_skip_small is not None),
             ("--prefill", args.prefill != "exact"),
+            ("--prefill-refresh", args.prefill_refresh is not None),
             ("--prefill-tolerance", args.prefill_tolerance != 0),
             ("--benchmark", args.benchmark),
         )
@@ -196,6 +203,7 @@ def check_differential_options(args: argparse.Namespace) -> None:
     ]
     if args.disable_differential and given:
         raise ValueError(f"--disable-differential leaves nothing out: drop it or {given[0]}")
+    check_prefill_options(args)
 
 
 def find_model_directory(name: str, *, language: bool) -> Path:
@@ -219,7 +227,7 @@ def load_model(args: argparse.Namespace, *, language: bool) -> dv.Model:
     """The model that the options ask for.
 
     Raises:
-      ValueError: there is none; a patch size that is not the tower's.
+      ValueError: there is none.
     """
     import diffvis_jax as dv
 
@@ -267,10 +275,12 @@ def make_prefill(args: argparse.Namespace) -> dv.PrefillPolicy:
     import diffvis_jax as dv
 
     if args.prefill == "exact":
-        return dv.PrefillPolicy(tolerance=args.prefill_tolerance)
-    return dv.PrefillPolicy(
-        bounded=True, tolerance=args.prefill_tolerance, refresh_every=args.prefill_refresh
-    )
+        named = dv.PrefillPolicy.exact()
+    elif args.prefill_refresh is None:
+        named = dv.PrefillPolicy.approximate()
+    else:
+        named = dv.PrefillPolicy.approximate(args.prefill_refresh)
+    return dataclasses.replace(named, tolerance=args.prefill_tolerance)
 
 
 def make_question(args: argparse.Namespace) -> str:

@@ -238,13 +238,18 @@ def main() -> int:
     add = parser.add_argument
     add("--frames", type=Path, default=BUNDLED, help="a recording (the bundled session)")
     add("--num-frames", type=int, help="stop after so many frames (all)")
-    add("--weights", metavar="NAME", default=TRAINED, help=HELP)
+    add("--weights", metavar="NAME", help=HELP)
     add(
         "--arch",
         choices=("fastvithd",),
         help="instead of weights: FastViTHD at full size with random weights, to see its speed",
     )
-    add("--policies", default="faithful,fast,exact", help=f"each {POLICY_HELP} (%(default)s)")
+    add(
+        "--policies",
+        "--policy",
+        default="faithful,fast,exact",
+        help=f"each {POLICY_HELP} (%(default)s)",
+    )
     add("--slots", type=int, default=1, help="each policy with so many remembered screens, too (1)")
     add("--torch", action="store_true", help="PyTorch too (extra: parity)")
     add("--json", type=Path, help="write all rows there")
@@ -253,6 +258,8 @@ def main() -> int:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.arch and args.weights:
+        raise ValueError("--arch draws random weights, --weights names some: give one of them")
     if args.json:
         check_file("--json", args.json)
     policies = find_policies(args.policies)
@@ -267,7 +274,7 @@ def run(args: argparse.Namespace) -> int:
         config = dv.FastViTHDConfig()
         model = dv.Model(config, dv.init_params(config), "random weights")
     else:
-        model = dv.load(find_weights(args.weights), dtype="float32")
+        model = dv.load(find_weights(args.weights or TRAINED), dtype="float32")
     if args.torch:
         pytorch(model, "float32")  # says at once whether PyTorch has such a tower
     frames = dv.preprocess(list(recording.paths), model.config)

@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import math
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -44,17 +45,17 @@ FLOAT32_NOTE = (
 
 
 def _margin(text: str) -> float | tuple[float, ...]:
-    """`2`, `1,1,2,4,8`, or `none` for unlimited."""
+    """`2`, `1,1,2,4,8` or `1 1 2 4 8`, or `none` for unlimited."""
     if text.lower() == "none":
         return math.inf
     try:
-        values = tuple(float(part) for part in text.split(","))
+        values = tuple(float(part) for part in re.split(" *, *| +", text.strip()))
     except ValueError:
         values = (-1.0,)
     if not all(value >= 0 for value in values):
         raise argparse.ArgumentTypeError(
-            "expected a number of patches >= 0, one for each stage separated by commas, or none; "
-            f"got {text!r}"
+            "expected a number of patches >= 0, one for each stage separated by commas or spaces, "
+            f"or none; got {text!r}"
         )
     return values[0] if len(values) == 1 else values
 
@@ -100,8 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--seed",
         metavar="N",
         type=whole(0, 2**31 - 1, "a whole number, 0-2147483647"),
-        default=0,
-        help="of the random weights (default: 0)",
+        help="of the random weights of --arch (default: 0)",
     )
     policy = parser.add_argument_group("what may be left out")
     policy.add_argument(
@@ -120,7 +120,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PATCHES",
         type=_margin,
         help="how far around changed patches may be recomputed: a number, one for each stage of "
-        "the tower (1,1,2,4,8), or none for exact",
+        "the tower (1,1,2,4,8 or '1 1 2 4 8'), or none for exact",
     )
     policy.add_argument(
         "--tolerance",
@@ -170,6 +170,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.arch and args.weights:
         raise ValueError("--arch draws random weights, --weights names some: give one of them")
+    if args.seed is not None and not args.arch:
+        raise ValueError("--seed is of the random weights that --arch draws: give that")
     recording = read_recording(args.frames).first(args.num_frames)
     check_outputs(args)
     policy = make_policy(args)
@@ -177,8 +179,9 @@ def run(args: argparse.Namespace) -> int:
     if config:
         policy.margins(len(config.depths))
         frames = dv.preprocess(list(recording.paths), config)
-        tell(f"drawing random weights (seed {args.seed})")
-        model = dv.Model(config, dv.init_params(config, seed=args.seed), "random weights")
+        seed = args.seed or 0
+        tell(f"drawing random weights (seed {seed})")
+        model = dv.Model(config, dv.init_params(config, seed=seed), "random weights")
     else:
         model = load_weights(args)
         policy.margins(stages_of(model.config))

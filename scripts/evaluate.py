@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Evaluates eyes over a data set: full and differential encodes, many streams, many devices.
+"""Evaluates vision towers on a data set: full and differential, many streams, many devices.
 
     python scripts/evaluate.py SESSIONS --output DIR --policies faithful,fast --batch 4
     python scripts/evaluate.py SCREENSPOT --predictions answers.jsonl --output DIR
@@ -299,7 +299,12 @@ def arguments() -> argparse.Namespace:
     add("--most-streams", type=int, help="the first so many streams (all)")
     add("--most-frames", type=int, help="the first so many frames of each (all)")
     add("--weights", metavar="NAMES", default=TRAINED, help=f"one or more, by commas: {HELP}")
-    add("--policies", default="faithful,fast", help=f"each {POLICY_HELP} (%(default)s)")
+    add(
+        "--policies",
+        "--policy",
+        default="faithful,fast",
+        help=f"each {POLICY_HELP} (%(default)s)",
+    )
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="(%(default)s)")
     add("--batch", type=int, help="streams at a time in a process (one for each device)")
     add("--workers", type=int, default=2, help="threads that decode images (%(default)s)")

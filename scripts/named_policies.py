@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # so that --help does not wait for JAX
 
 NAMES = ("faithful", "fast", "exact", "classic")
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)"
-_MARGINS = re.compile(rf"(?P<margins>{_NUMBER}(?: +{_NUMBER})*)(?:@(?P<share>{_NUMBER}))?")
+_MARGINS = re.compile(rf"(?P<margins>{_NUMBER}(?: +{_NUMBER})*)(?: *@ *(?P<share>{_NUMBER}))?")
 HELP = (
     f"{', '.join(NAMES)}, margins such as '2' or '1 1 2 4 8', with '@0.1' besides the tenth of the "
     "tokens that attends most to the change, or a file of calibrate.py"
@@ -34,7 +34,8 @@ def find_policy(name: str) -> dv.Policy:
         return dv.Policy(margin=margin, attending=float(found["share"] or 0))
     if not Path(name).exists():
         raise ValueError(
-            f"no policy '{name}': neither one of {', '.join(NAMES)}, nor margins, nor a file"
+            f"no policy '{name}': neither one of {', '.join(NAMES)}, nor margins such as '2', "
+            "'1 1 2 4 8' or '0@0.25', nor a file"
         )
     return dv.load_policy(name)
 

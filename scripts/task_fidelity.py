@@ -229,7 +229,7 @@ def main() -> int:
     add = parser.add_argument
     add("sessions", type=Path, nargs="+", metavar="SESSION", help="has a trajectory.json")
     add("--weights", metavar="NAME", default=TRAINED, help=HELP)
-    add("--policies", default=POLICIES, help=f"each {POLICY_HELP} (%(default)s)")
+    add("--policies", "--policy", default=POLICIES, help=f"each {POLICY_HELP} (%(default)s)")
     add("--most", type=int, help="most frames of a session (all)")
     add("--output", type=Path, help="JSON file to write")
     args = parser.parse_args()

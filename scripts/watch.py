@@ -24,6 +24,7 @@ from answering_options import (
     add_differential_options,
     add_model_options,
     answerer_options,
+    check_prefill_options,
     load_model,
     make_policy,
     make_question,
@@ -36,6 +37,13 @@ from predict_output import action_lines, read_commands
 if TYPE_CHECKING:  # so that --help does not wait for JAX
     import diffvis_jax as dv
     from diffvis_jax.agent.answering import Answerer
+
+OF_THE_SCREEN = ("monitor", "region", "display")
+OF_THE_ANSWERS = (
+    *("prompt_style", "coordinates", "conv_mode", "temperature", "top_p", "num_beams"),
+    *("max_new_tokens", "history", "seed", "min_change", "decode_dtype"),
+    *("prefill", "prefill_refresh", "prefill_tolerance"),
+)
 
 
 def _region(text: str) -> tuple[int, int, int, int]:
@@ -59,7 +67,6 @@ def build_parser() -> argparse.ArgumentParser:
         "--monitor",
         metavar="N",
         type=whole(0, 64, "a whole number of a monitor, 0 = all together"),
-        default=1,
         help="which monitor, 0 = all together (1)",
     )
     what.add_argument(
@@ -92,7 +99,6 @@ def build_parser() -> argparse.ArgumentParser:
         "--min-change",
         metavar="N",
         type=whole(1, 10**6, "a whole number of patches >= 1"),
-        default=1,
         help="changed patches that make the model answer --prompt again (1)",
     )
     parser.add_argument(
@@ -115,7 +121,8 @@ def screen_frames(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
     """The screen, every `--interval` seconds (or as often as there is time)."""
     from diffvis_jax.live import Screen
 
-    with Screen(args.monitor, region=args.region, display=args.display) as screen:
+    monitor = 1 if args.monitor is None else args.monitor
+    with Screen(monitor, region=args.region, display=args.display) as screen:
         due = time.monotonic()
         while True:
             yield time.strftime("%H:%M:%S"), screen.grab()
@@ -134,6 +141,28 @@ def folder_frames(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
 # ---- the run ----------------------------------------------------------------------------------
 
 
+def check_options(args: argparse.Namespace) -> None:
+    """Raises ValueError if an option is about something that another one rules out, or needs."""
+    parser = build_parser()
+
+    def given(names: tuple[str, ...]) -> str | None:
+        """The first of these options that is not as it is by default."""
+        for name in names:
+            if getattr(args, name) != parser.get_default(name):
+                return f"--{name.replace('_', '-')}"
+        return None
+
+    if args.prompt is not None and args.model_path is None:
+        raise ValueError("--prompt needs a language model: name one by --model-path")
+    if args.prompt is None and (flag := given(OF_THE_ANSWERS)):
+        raise ValueError(f"{flag} is about the answers to --prompt: give that")
+    if args.folder is not None and (flag := given(OF_THE_SCREEN)):
+        raise ValueError(f"{flag} is about the screen: drop it or --folder")
+    if args.idle is not None and args.folder is None:
+        raise ValueError("--idle is about --folder: a screen always has a next frame")
+    check_prefill_options(args)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status."""
     args = build_parser().parse_args(arguments)
@@ -147,10 +176,7 @@ def run(args: argparse.Namespace) -> int:
     from diffvis_jax.agent.answering import Answerer
     from diffvis_jax.report.table import machine_text, tower_text
 
-    if args.prompt is not None and args.model_path is None:
-        raise ValueError("--prompt needs a language model: name one by --model-path")
-    if args.idle is not None and args.folder is None:
-        raise ValueError("--idle is about --folder: a screen always has a next frame")
+    check_options(args)
     frames = folder_frames(args) if args.folder is not None else screen_frames(args)
     first = next(frames, None)  # before the model is loaded: is there anything to watch?
     if first is None:
@@ -245,7 +271,7 @@ class Watcher:
         note = f"  ({compiled.seconds:.1f} s compiling)" if compiled.seconds else ""
         print(f"{_line(columns)}  {label}{note}", flush=True)
         if self._answerer is not None and (
-            first or done["changed_patches"] >= self._args.min_change
+            first or done["changed_patches"] >= (self._args.min_change or 1)
         ):
             self._answer(tokens, done, encode_ms, image)
 

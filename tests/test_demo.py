@@ -281,10 +281,13 @@ def complaint(demo, capsys, *arguments: str) -> str:
         ("--margin", "1,x"),
         ("--margin=-1",),
         ("--margin", "1,2"),
+        ("--margin", "1,,2"),
+        ("--margin", ""),
         ("--size", "0"),
         ("--size", "big"),
         ("--dtype", "int8"),
         ("--seed", "-1"),
+        ("--seed", "1"),  # of weights that are not drawn
         ("--weights", "no-such-weights"),
         ("--weights", "no-such-weights", "--arch", "fastvithd"),
         ("--arch", "resnet"),
@@ -304,6 +307,11 @@ def complaint(demo, capsys, *arguments: str) -> str:
 def test_nonsense_is_refused_in_one_line(demo, capsys, tmp_path, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)
     complaint(demo, capsys, *arguments)
+
+
+@pytest.mark.parametrize("text", ["1,1,2.5,4,8", "1 1 2.5 4 8", "1, 1, 2.5, 4, 8"])
+def test_margins_of_stages_are_separated_as_one_likes(demo, text):
+    assert demo.build_parser().parse_args(["--margin", text]).margin == (1, 1, 2.5, 4, 8)
 
 
 @pytest.mark.usefixtures("no_work")

@@ -244,6 +244,7 @@ def test_answers_of_an_agent(script, tmp_path, monkeypatch, capsys):
     [
         (["--batch", "3"], "a batch of 3 streams does not divide among 4 devices: take 4"),
         (["--policies", "full"], "no policy 'full'"),
+        (["--policy", "full"], "no policy 'full'"),
         (["--weights", "nothing"], "no weights 'nothing'"),
         (["--format", "screenspot"], "no records"),
         (["--processes", "2"], "2 processes need a coordinator"),

@@ -94,10 +94,11 @@ def test_scripts_take_names_and_files(script, tmp_path):
     assert same(find_policy("2"), dv.Policy(margin=2))
     assert same(find_policy("1 1 2.5 4 8"), dv.Policy(margin=(1, 1, 2.5, 4, 8)))
     assert same(find_policy("1 2@0.25"), dv.Policy(margin=(1, 2), attending=0.25))
+    assert same(find_policy("1 2 @ 0.25"), dv.Policy(margin=(1, 2), attending=0.25))
     several = script("named_policies").find_policies("fast, 1 1 2 4 8,0")
     assert list(several) == ["fast", "margin 1 1 2 4 8", "margin 0"]
     with pytest.raises(ValueError, match="no policy 'fastest'"):
         find_policy("fastest")
     for name in ("1 1 2@", "@0.2", "1 x", "1@0.2@0.3", "1.2.3"):
-        with pytest.raises(ValueError, match="no policy '"):
+        with pytest.raises(ValueError, match=r"no policy '.*'1 1 2 4 8' or '0@0\.25'"):
             find_policy(name)

@@ -309,6 +309,18 @@ def test_an_interrupted_run_keeps_what_it_has(call, place, monkeypatch, capsys):
             "drop it or --policy",
         ),
         (
+            ("--image-dir", "ROOT/one", "--diff-patch-size", 64, "--disable-differential"),
+            "drop it or --diff-patch-size",
+        ),
+        (
+            ("--image-dir", "ROOT/one", "--prefill-refresh", 3, "--disable-differential"),
+            "drop it or --prefill-refresh",
+        ),
+        (
+            ("--image-dir", "ROOT/one", "--prefill-refresh", 3),
+            "--prefill-refresh is about --prefill bounded: give that",
+        ),
+        (
             ("--image-dir", "ROOT/one", "--output-json", "no/such/dir.json"),
             "--output-json: no such",
         ),
@@ -325,6 +337,22 @@ def test_bad_input_is_named_before_any_answer(call, place, arguments, said, monk
     assert call(*given) == (2, None)
     printed = capsys.readouterr().err
     assert said in printed.splitlines()[-1]
+
+
+def test_prefills_are_as_the_options_say(predict, script):
+    make_prefill = script("answering_options").make_prefill
+
+    def made(*options):
+        given = ["--model-path", "x", "--image-file", "y", *options]
+        policy = make_prefill(predict.build_parser().parse_args(given))
+        return bool(policy.bounded), int(policy.refresh_every), float(policy.tolerance)
+
+    assert made() == (False, 0, 0)
+    assert made("--prefill-tolerance", "0.5") == (False, 0, 0.5)
+    assert made("--prefill", "bounded") == (True, 10, 0)
+    assert made("--prefill", "bounded", "--prefill-refresh", "0") == (True, 0, 0)
+    both = ("--prefill-refresh", "3", "--prefill-tolerance", "0.5")
+    assert made("--prefill", "bounded", *both) == (True, 3, 0.5)
 
 
 def test_wrong_options_are_one_line(predict, capsys):

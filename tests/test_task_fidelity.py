@@ -123,6 +123,7 @@ def test_bad_input_is_named_before_any_work(task, model, tmp_path, monkeypatch, 
         (trained, tmp_path, (), "no trajectory.json"),
         (trained, broken, (), "broken/trajectory.json' is no trajectory"),
         (trained, STREAM, ("--most", "1"), "two frames are needed, got 1"),
+        (trained, STREAM, ("--policy", "fastest"), "no policy 'fastest'"),
         (trained, STREAM, ("--output", str(tmp_path / "no" / "a.json")), "no such directory"),
     ]:
         command = ["task_fidelity.py", str(session), "--weights", str(weights), *more]

@@ -143,13 +143,27 @@ def test_a_prompt_is_answered_at_every_change(watch, tmp_path, monkeypatch, caps
     assert "2 answers" in printed
 
 
+QUICK = ("--folder", ".", "--idle", "0", "--interval", "0.01")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("--folder", "nowhere"), "no such directory: 'nowhere'"),
-        (("--folder", ".", "--idle", "0", "--interval", "0.01"), "no image came into"),
+        (QUICK, "no image came into"),
         (("--folder", ".", "--prompt", "a"), "--prompt needs a language model"),
         (("--idle", "1"), "--idle is about --folder"),
+        ((*QUICK, "--monitor", "1"), "--monitor is about the screen: drop it or --folder"),
+        ((*QUICK, "--region", "0,0,9,9"), "--region is about the screen"),
+        ((*QUICK, "--display", ":1"), "--display is about the screen"),
+        ((*QUICK, "--min-change", "1"), "--min-change is about the answers to --prompt"),
+        ((*QUICK, "--history", "2"), "--history is about the answers to --prompt: give that"),
+        ((*QUICK, "--prefill", "bounded"), "--prefill is about the answers"),
+        ((*QUICK, "--prefill-tolerance", "1"), "--prefill-tolerance is about the answers"),
+        (
+            (*QUICK, "--model-path", "x", "--prompt", "a", "--prefill-refresh", "3"),
+            "--prefill-refresh is about --prefill bounded",
+        ),
     ],
 )
 def test_bad_input_is_named(watch, arguments, said, tmp_path, monkeypatch, capsys):
