@@ -16,6 +16,7 @@ from diffvis_jax.language.differential_prefill import PrefillPolicy
 from diffvis_jax.language.loaded import Language
 from diffvis_jax.language.session import PromptSession
 from diffvis_jax.model import Model, load
+from diffvis_jax.ops.resize import preprocess_in_graph
 from diffvis_jax.policy import Policy
 from diffvis_jax.policy_file import load_policy, save_policy
 from diffvis_jax.preprocess_config import PreprocessConfig
@@ -68,6 +69,7 @@ __all__ = [
     "make_step",
     "placement",
     "preprocess",
+    "preprocess_in_graph",
     "save_policy",
     "stream_ids",
     "visualize_changed_patches",

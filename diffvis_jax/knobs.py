@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from diffvis_jax.errors import ConfigError
 
@@ -50,6 +51,6 @@ def checked(name: str, value: Any, dtype: type, high: float = math.inf) -> Any:
 def concrete(value: Any) -> np.ndarray | None:
     """The values of numbers and arrays; None of tracers, placeholders, and arrays elsewhere."""
     if isinstance(value, jax.Array):
-        there = not isinstance(value, jax.core.Tracer) and value.is_fully_addressable
+        there = not isinstance(value, Tracer) and value.is_fully_addressable
         return np.asarray(value) if there else None
     return np.asarray(value) if isinstance(value, int | float | np.ndarray | np.generic) else None

@@ -2,7 +2,7 @@
 
 The reference is transformers' `CLIPImageProcessor` on Pillow, and LLaVA's square padding before
 it: the results are the same bytes, up to normalisation, which towers do themselves.
-`ops/resize.py` gives the same bytes inside a jitted function.
+`preprocess_in_graph` (`ops/resize.py`) gives the same bytes inside a jitted function.
 
 In order: load -> 8-bit RGB -> EXIF orientation -> (pad) -> resize -> (crop).
 

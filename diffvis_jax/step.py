@@ -503,7 +503,7 @@ jit_audit = functools.partial(jax.jit, static_argnames="config")(audit)
 # ---- what does not fit ------------------------------------------------------------------------
 
 
-def check_frames(frames: jax.Array) -> None:
+def check_frames(frames: jax.Array | np.ndarray) -> None:
     """Raises a FrameError unless these are square uint8 pictures `[B, S, S, 3]`."""
     shape = list(frames.shape)
     if frames.dtype != jnp.uint8:

@@ -107,8 +107,6 @@ def test_words_are_merged_and_specials_are_not_cut(with_merges):
     vocab, _ = vocabulary()
     assert tokenizer.encode("What") == [vocab["What"]]
     assert tokenizer.encode("<|im_end|>") == [FIRST_SPECIAL + 2]
-    assert tokenizer.id_of("<|im_end|>") == FIRST_SPECIAL + 2
-    assert tokenizer.id_of("nothing") is None
     assert len(tokenizer) == FIRST_SPECIAL + 3
     assert tokenizer.decode([vocab["What"], FIRST_SPECIAL + 2, 9999]) == "What"
 

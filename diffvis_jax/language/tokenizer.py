@@ -38,10 +38,6 @@ class Tokenizer:
         """Text of ids; those that the tokenizer does not have are nothing."""
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=skip_special)
 
-    def id_of(self, token: str) -> int | None:
-        """Id of one token as the vocabulary spells it, None if there is none."""
-        return self._tokenizer.token_to_id(token)
-
     @functools.cached_property
     def _size(self) -> int:
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
