@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffvis_jax.cache import Cache, Report, init_cache
+from diffvis_jax.change import compute_patch_diff
 from diffvis_jax.model import Model
 from diffvis_jax.policy import Policy
 from diffvis_jax.session import changed_tokens, missed_change
@@ -47,6 +48,22 @@ def median_of(results: Sequence[Measured], name: str) -> float | None:
     """Median of one number over those results that have it; None if none has."""
     values = [value for result in results if (value := getattr(result, name)) is not None]
     return statistics.median(values) if values else None
+
+
+def small_changes(frames: np.ndarray, patch: int, most: float) -> list[int]:
+    """Numbers of the frames that differ from the one before, and in few patches.
+
+    Args:
+      frames: `uint8 [F, S, S, 3]`.
+      patch: side of a patch, in pixels.
+      most: share of the patches, 0-1.
+    """
+    found = []
+    for index in range(1, len(frames)):
+        share = float(np.mean(compute_patch_diff(frames[index - 1], frames[index], patch)))
+        if 0 < share <= most:
+            found.append(index)
+    return found
 
 
 class SingleChange:

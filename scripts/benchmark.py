@@ -22,18 +22,17 @@ import numpy as np
 from benchmark_batch import batches_of, throughput, throughput_rows
 from benchmark_full import full_encodes, full_rows
 from benchmark_report import write_report
+from bundled import BUNDLED
 from command_line import check_directory, check_file, run_script, write_json
-from fidelity import pyplot
 from named_policies import HELP as POLICY_HELP
 from named_policies import find_policies
 from named_weights import find_weights
+from plots import pyplot
 
 import diffvis_jax as dv
 from diffvis_jax.checkpoints.progress import Progress
 from diffvis_jax.recording import read_recording
 from diffvis_jax.single_change import MEASURED, Measured, SingleChange, median_of
-
-BUNDLED = Path(__file__).parent / "data" / "session"
 
 # Scenario -> pairs of frames of the bundled session (its session.json says what happens).
 SCENARIOS: dict[str, tuple[tuple[str, str], ...]] = {

@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from bundled import BUNDLED
 from command_line import check_file, run_script, write_json
 from named_policies import HELP as POLICY_HELP
 from named_policies import find_policy
@@ -40,8 +41,6 @@ from diffvis_jax.language.generate import capacity_for
 from diffvis_jax.language.prompt import build_prompt, tokenize
 from diffvis_jax.language.splice import make_prompt
 from diffvis_jax.recording import read_recording
-
-BUNDLED = Path(__file__).parent / "data" / "session"
 
 
 def prefill_policies(tolerances: list[float], refresh_every: int) -> dict[str, PrefillPolicy]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from fidelity import pyplot
+from plots import pyplot
 
 from diffvis_jax.report.plain_page import (
     captioned,

@@ -25,15 +25,16 @@ from typing import Any
 
 import jax
 import numpy as np
+from bundled import BUNDLED
 from command_line import check_file, run_script, write_json
-from fidelity import BUNDLED, pairs_of, pyplot
 from named_weights import HELP, TRAINED, find_weights
+from plots import pyplot
 
 import diffvis_jax as dv
 from diffvis_jax.checkpoints.progress import Progress
 from diffvis_jax.recording import read_recording
 from diffvis_jax.session import changed_tokens, missed_change
-from diffvis_jax.single_change import Measured, SingleChange, median_of
+from diffvis_jax.single_change import Measured, SingleChange, median_of, small_changes
 from diffvis_jax.step import jit_encode, make_step
 from diffvis_jax.towers import build
 
@@ -224,7 +225,7 @@ def run(args: argparse.Namespace) -> int:
     model = dv.load(find_weights(args.weights), dtype="float32")
     frames = dv.preprocess(list(read_recording(args.frames).paths), model.config)
     tower = build(model.config)
-    pairs = spread_evenly(pairs_of(frames, tower.patch, args.most), args.pairs)
+    pairs = spread_evenly(small_changes(frames, tower.patch, args.most), args.pairs)
     if not pairs:
         raise ValueError(f"{args.frames}: no two frames differ in at most {args.most:.0%}")
     policies = candidates(tower.stages)

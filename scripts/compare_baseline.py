@@ -30,8 +30,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from bundled import BUNDLED
 from command_line import check_file, run_script, write_json
-from fidelity import BUNDLED
 from named_policies import HELP as POLICY_HELP
 from named_policies import find_policies
 from named_weights import HELP, TRAINED, find_weights

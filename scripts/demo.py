@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bundled import BUNDLED
 from command_line import (
     Parser,
     check_directory,
@@ -27,7 +28,6 @@ from named_policies import HELP as POLICY_HELP
 from named_policies import find_policy
 from named_weights import HELP, TRAINED, find_weights
 
-BUNDLED = Path(__file__).resolve().parent / "data" / "session"
 PICTURE_WIDTH = 1280  # of the overlays, in pixels
 
 RANDOM_NOTE = (

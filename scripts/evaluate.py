@@ -26,10 +26,10 @@ from typing import Any
 import jax
 from command_line import run_script, write_json
 from evaluate_report import write_report
-from fidelity import pyplot
 from named_policies import HELP as POLICY_HELP
 from named_policies import find_policies
 from named_weights import HELP, TRAINED, find_weights
+from plots import pyplot
 
 import diffvis_jax as dv
 from diffvis_jax.batch import processes

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fidelity import pyplot
+from plots import pyplot
 
 from diffvis_jax.batch.summary import ALL, FULL, good_frames, results_table, show, times_table
 from diffvis_jax.datasets.records import Image, Screen, Stream, read_image

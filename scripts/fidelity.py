@@ -19,19 +19,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from bundled import BUNDLED
 from command_line import check_directory, run_script, write_json
 from named_weights import HELP, TRAINED, find_weights
+from plots import pyplot
 
 import diffvis_jax as dv
 from diffvis_jax.change import distance_to
 from diffvis_jax.checkpoints.progress import Progress
 from diffvis_jax.policy import FAITHFUL_MARGIN, FAST_MARGIN
 from diffvis_jax.recording import read_recording
-from diffvis_jax.single_change import Measured, SingleChange, median_of
+from diffvis_jax.single_change import Measured, SingleChange, median_of, small_changes
 from diffvis_jax.step import jit_encode
 from diffvis_jax.towers import build
 
-BUNDLED = Path(__file__).resolve().parent / "data" / "session"
 MOVED = (1e-3, 1e-2, 5e-2)  # of the layer's RMS
 DISTANCES = (0, 1, 2, 3, 4, 6, 8, 15)
 GROWING = (
@@ -71,16 +72,6 @@ def policies(stages: int) -> dict[str, tuple[str, dv.Policy]]:
     for tolerance in TOLERANCES:
         policy = dv.Policy(margin=None, tolerance=tolerance, settle=0)
         found[f"tolerance {tolerance:g}"] = ("tolerance", policy)
-    return found
-
-
-def pairs_of(frames: np.ndarray, patch: int, most: float) -> list[int]:
-    """Numbers of the frames that differ from the one before in at most that share of patches."""
-    found = []
-    for index in range(1, len(frames)):
-        share = float(np.mean(dv.compute_patch_diff(frames[index - 1], frames[index], patch)))
-        if 0 < share <= most:
-            found.append(index)
     return found
 
 
@@ -207,22 +198,6 @@ def print_tables(result: dict[str, Any]) -> None:
     )
 
 
-def pyplot() -> Any:
-    """Matplotlib, drawing to files.
-
-    Raises:
-      ValueError: it is not installed.
-    """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ValueError("plots need matplotlib: pip install 'diffvis_jax[viz]'") from error
-    matplotlib.use("Agg")
-    import matplotlib.pyplot
-
-    return matplotlib.pyplot
-
-
 def draw(results: list[dict[str, Any]], target: Path) -> None:
     """Missed change against share of dense MACs, and spread against distance; one column each."""
     plt = pyplot()
@@ -282,7 +257,7 @@ def run(args: argparse.Namespace) -> int:
     model = dv.load(find_weights(args.weights), dtype="float32")
     recording = read_recording(args.frames)
     frames = dv.preprocess(list(recording.paths), model.config)
-    pairs = pairs_of(frames, build(model.config).patch, args.most)
+    pairs = small_changes(frames, build(model.config).patch, args.most)
     if not pairs:
         raise ValueError(f"{args.frames}: no two frames differ in at most {args.most:.0%}")
     print(f"{len(pairs)} pairs of frames, {model.config.size} px, float32")

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from command_line import check_directory, run_script, write_json
-from fidelity import pyplot
+from plots import pyplot
 
 from diffvis_jax.batch.pipeline import prefetch
 from diffvis_jax.batch.summary import markdown, show
