@@ -37,6 +37,7 @@ from diffvis_jax.checkpoints.progress import Progress
 from diffvis_jax.checkpoints.store import load_grounding, load_vision
 from diffvis_jax.grounding.decode import decode
 from diffvis_jax.grounding.head import GroundingHead, HeadConfig
+from diffvis_jax.preprocess_config import ImageError
 from diffvis_jax.whole_file import write_whole
 
 HELP = 0.4  # weight of the helper's loss
@@ -174,7 +175,7 @@ def load_screens(directory: Path, head: HeadConfig, most: int | None, size: int)
     def read(path: Path) -> Screen:
         try:
             return Screen(path, size, head.kinds)
-        except OSError as error:
+        except (OSError, ImageError) as error:
             raise ValueError(f"{path} cannot be read ({error}): render it again") from error
 
     screens = []
