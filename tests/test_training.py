@@ -488,12 +488,18 @@ def test_frozen_stages_come_from_a_weight_directory(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("option", [("--rate", "0"), ("--rate", "nan"), ("--muon", "-1")])
-def test_rates_are_positive(training, tmp_path, monkeypatch, capsys, option):
+@pytest.mark.parametrize(
+    "option",
+    [("--rate", "0"), ("--rate", "nan"), ("--muon", "-1"), ("--every", "0"), ("--batch", "0")],
+)
+def test_rates_and_counts_are_positive(training, tmp_path, monkeypatch, capsys, option):
     monkeypatch.setattr("sys.argv", ["train.py", "data", str(tmp_path / "run"), *option])
     with pytest.raises(SystemExit):
         training("train").main()
-    assert f"{option[0]} must be a positive number" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert (
+        f"{option[0]} must be a positive number" in said or f"{option[0]} must be at least" in said
+    )
     assert not (tmp_path / "run").exists()
 
 

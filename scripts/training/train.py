@@ -471,6 +471,9 @@ def main() -> int:
         family = family_of(vars(args))
         if args.side % 64 or not 64 <= args.side <= family.size:
             parser.error(f"--side must be a multiple of 64 up to {family.size}, got {args.side}")
+        for name in ("batch", "steps", "every", "validation"):
+            if getattr(args, name) < 1:
+                parser.error(f"--{name} must be at least 1, got {getattr(args, name)}")
         for name in ("rate", "muon"):
             value = getattr(args, name)
             if value is not None and not 0 < value < float("inf"):
