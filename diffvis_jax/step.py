@@ -136,10 +136,9 @@ def encode_step(
     cache, done = lax.fori_loop(0, needed, work, (cache, done))
 
     macs = done.sum((1, 2))
-    owed = jnp.zeros_like(macs)
-    for index, layer in enumerate(tower.layers):
-        count = (cache.pending[:, index] != CLEAN).sum(-1)
-        owed += jnp.minimum(count * float(layer.window_macs), tower.cells * float(layer.macs))
+    apart = np.array([layer.window_macs for layer in tower.layers], np.float32)
+    dense = np.array([layer.macs for layer in tower.layers], np.float32) * tower.cells
+    owed = jnp.minimum((cache.pending != CLEAN).sum(-1) * apart, dense).sum(-1)
     waiting = (cache.pending != CLEAN).any(1)[:, tower.lead :]
     cache = dataclasses.replace(
         cache,
