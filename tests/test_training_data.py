@@ -88,6 +88,21 @@ def test_splits_never_share_a_seed(training):
     assert len(set(drawn)) == len(drawn) == 1500
 
 
+def test_some_families_alone(training, capsys):
+    render = training("render_pages")
+    drawn = render.seeds_of("train", 40, 5, ("news", "meeting"))
+    assert drawn == [(("news", "meeting")[i % 2], 40 + i) for i in range(5)]
+    for options, wrong in (
+        (["--families", "nonsense", "--train", "1"], "'nonsense'"),
+        # A family that is kept for testing is not to be trained on.
+        (["--families", "kanban", "--train", "1"], "'kanban'"),
+        (["--families", "news", "--test", "1"], "all their families"),
+    ):
+        with pytest.raises(SystemExit):
+            render.main(["out", *options])
+        assert wrong in capsys.readouterr().err
+
+
 def test_html_depends_on_family_and_seed_only(training):
     templates = training("page_templates")
     for family in (*templates.TRAINING_FAMILIES, *templates.TEST_FAMILIES):

@@ -9,7 +9,9 @@ import families_lists as lists
 import families_mixed as mixed
 import families_office as office
 import families_public as public
+import families_studio as studio
 import families_web as web
+import families_work as work
 from page_parts import Parts
 from page_style import Style, draw_style, style_sheet
 
@@ -54,6 +56,12 @@ TRAINING_FAMILIES: dict[str, Family] = {
         public.profile,
         public.pricing,
         public.scores,
+        work.invoice,
+        work.meeting,
+        work.admin_console,
+        work.query_tool,
+        studio.timeline,
+        studio.inspector,
     )
 }
 # Never seen in training or validation, neither alone nor inside another family's page.

@@ -12,6 +12,7 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,9 @@ FEWEST_IN_DOCUMENTATION = 3
 ATTEMPTS = 5
 
 
-def seeds_of(split: str, first: int, count: int) -> list[tuple[str, int]]:
-    """(family, seed) of each of `count` pages; the families take turns."""
-    families = families_of(split)
+def seeds_of(split: str, first: int, count: int, only: Sequence[str] = ()) -> list[tuple[str, int]]:
+    """(family, seed) of each of `count` pages; the families, or `only` these, take turns."""
+    families = only or families_of(split)
     start = SPLITS.index(split) * SEEDS_PER_SPLIT + first
     return [(families[index % len(families)], start + index) for index in range(count)]
 
@@ -98,7 +99,8 @@ async def run(options: argparse.Namespace) -> None:
     roots = tuple(options.documentation)
     jobs: list[tuple[str, str, int]] = []
     for split in SPLITS:
-        for family, seed in seeds_of(split, options.seed, getattr(options, split)):
+        count = getattr(options, split)
+        for family, seed in seeds_of(split, options.seed, count, options.families):
             if not (options.out / split / family / f"{seed}.json").exists():
                 jobs.append((split, family, seed))
     for family, seed in stream_seeds(options.seed, options.streams):
@@ -134,6 +136,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="number of the first page of each split"
     )
+    parser.add_argument(
+        "--families",
+        nargs="+",
+        default=(),
+        choices=families_of("val"),
+        metavar="NAME",
+        help="training and validation pages of these families alone (all)",
+    )
     parser.add_argument("--tabs", type=int, default=2, help="pages rendered at the same time")
     parser.add_argument(
         "--documentation",
@@ -142,7 +152,10 @@ def main(arguments: list[str] | None = None) -> None:
         metavar="DIR",
         help="directories of HTML documentation, wildcards allowed (default: usual ones)",
     )
-    asyncio.run(run(parser.parse_args(arguments)))
+    options = parser.parse_args(arguments)
+    if options.families and (options.test or options.streams):
+        parser.error("--families: pages of the test and streams come of all their families")
+    asyncio.run(run(options))
 
 
 if __name__ == "__main__":
