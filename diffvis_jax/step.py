@@ -1,4 +1,4 @@
-"""The whole story: `encode`, `encode_step` and `audit`.
+"""The whole story: `encode`, `encode_step` and `audit`. `plan` decides, `walk` does.
 
 B streams, S pixels along the side of a frame, g patches along the side, L layers, P cells, N
 tokens, D token width.
@@ -6,26 +6,21 @@ tokens, D token width.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from diffvis_jax import cells, layer_step
-from diffvis_jax.attending import most_attending
-from diffvis_jax.bits import values_of
-from diffvis_jax.cache import CLEAN, HELD, PENDING, Cache, Report, with_size
-from diffvis_jax.change import distance_to, grow, patch_difference
+from diffvis_jax.cache import CLEAN, Cache, Report, with_size
 from diffvis_jax.errors import CacheError, ConfigError, FrameError
-from diffvis_jax.layer_step import Geometry, Outcome
+from diffvis_jax.plan import make_plan
 from diffvis_jax.policy import Policy
 from diffvis_jax.towers import VisionConfig, build, clip
 from diffvis_jax.towers.clip import CLIPConfig
-from diffvis_jax.towers.layers import Global, Layer, Local, Params, Source, Tower
+from diffvis_jax.towers.layers import Global, Local, Params, Source, Tower
+from diffvis_jax.walk import advance, nothing_done
 
 FULL, PARTIAL, REUSE = 2, 1, 0
 
@@ -125,13 +120,13 @@ def encode_step(
     check_cache(cache, frames, config)
     tower = build(cache.config)
     here = jnp.ones_like(cache.filled) if active is None else jnp.asarray(active, bool)
-    plan = _plan(tower, cache, frames, policy, here)
+    plan = make_plan(tower, cache, frames, policy, here)
 
     def work(_: jax.Array, state: tuple[Cache, jax.Array]) -> tuple[Cache, jax.Array]:
-        return _advance(params, tower, state[0], frames, policy, plan)
+        return advance(params, tower, state[0], frames, policy, plan)
 
     # A loop of one trip or none: a conditional that leaves the maps where they are.
-    done = _nothing_done(tower, cache)
+    done = nothing_done(tower, cache)
     needed = plan["work"].any().astype(jnp.int32)
     cache, done = lax.fori_loop(0, needed, work, (cache, done))
 
@@ -161,196 +156,6 @@ def encode_step(
     return cache.tokens, cache, report
 
 
-def _plan(
-    tower: Tower, cache: Cache, frames: jax.Array, policy: Policy, active: jax.Array
-) -> dict[str, jax.Array]:
-    """Looks at the pixels and decides for each stream: everything, something, or nothing.
-
-    Returns:
-      changed, acted, copy: bool `[B, g, g]`, patches that differ, that differ and are not left for
-      later, and that the reference takes over; distance: int32 `[B, P]`, patches from the nearest
-      of those acted on; full, skipped, idle, active, work: bool `[B]`; count: int32 `[B]`.
-    """
-    side = tower.grid * tower.patch
-    difference = patch_difference(
-        _crop(frames, side), _crop(cache.reference, side), tower.patch, policy.metric
-    )
-    known = cache.filled & active
-    changed = (difference > policy.change_threshold) & known[:, None, None]
-    count = changed.sum((1, 2), dtype=jnp.int32)
-    due = (policy.keyframe_every > 0) & (cache.steps + 1 >= policy.keyframe_every)
-    full = (~cache.filled | due | (count > policy.max_changed_patches)) & active
-    skipped = ~full & (count > 0) & (count <= policy.skip_small_patches)
-    acted = changed & ~skipped[:, None, None]
-    distance = _to_cells(tower, distance_to(acted), 0)
-    # What a tolerance saves is not known beforehand.
-    most = _most_work(tower, distance, policy.margins(tower.stages), policy.attending)
-    foreseen = most > layer_step.full_above()
-    full |= foreseen & acted.any((1, 2)) & (policy.tolerance == 0)
-    pending = (cache.pending != CLEAN).any((1, 2))
-    idle = ~full & ~acted.any((1, 2)) & active
-    spends = (policy.settle > 0) | (policy.refresh_patches > 0)
-    return {
-        "changed": changed,
-        "acted": acted,
-        "distance": distance,
-        "copy": acted | full[:, None, None],
-        "full": full,
-        "skipped": skipped,
-        "idle": idle,
-        "count": count,
-        "active": active,
-        "work": active & (full | ~idle | (pending & spends)),
-    }
-
-
-def _most_work(
-    tower: Tower, distance: jax.Array, margins: jax.Array, attending: jax.Array | float = 0.0
-) -> jax.Array:
-    """The share of the dense MACs that a change can cost at most, float32 `[B]`: of each layer the
-    cells that it can reach and that its margin allows, or all where the dense path is taken.
-
-    Args:
-      distance: int32 `[B, P]`, of each cell to the change.
-      margins: float32 `[stages]`.
-      attending: share of the cells that attention layers and those after them do besides; what
-        choosing them takes is not counted.
-    """
-    reach, reaches = 0.0, []
-    for layer in tower.layers:
-        reach = math.inf if isinstance(layer, Global) else reach + layer.halo  # type: ignore[attr-defined]
-        reaches.append(reach)
-    stages = np.array([layer.stage for layer in tower.layers])
-
-    def shares(macs: list[int]) -> np.ndarray:
-        key_value = [getattr(layer, "macs_key_value", 0) for layer in tower.layers]
-        total = np.array(macs, np.float64) + np.array(key_value)
-        return (total * tower.cells / tower.macs).astype(np.float32)
-
-    dense = shares([layer.macs for layer in tower.layers])
-    apart = shares([layer.window_macs for layer in tower.layers])
-    limits = jnp.minimum(jnp.array(reaches, jnp.float32), margins[stages])
-    inside = (distance[:, None] <= limits[:, None]).mean(-1)
-    inside = jnp.minimum(1.0, inside + attending * np.isinf(reaches))
-    even = np.array([layer_step.break_even(layer) for layer in tower.layers], np.float32)
-    work = jnp.where(inside > even, dense, inside * apart).sum(-1)
-    return work + tower.readout_macs / tower.macs
-
-
-def _crop(x: jax.Array, side: int) -> jax.Array:
-    return x[:, : min(side, x.shape[1]), : min(side, x.shape[2])]
-
-
-def _advance(
-    params: Params,
-    tower: Tower,
-    cache: Cache,
-    frames: jax.Array,
-    policy: Policy,
-    plan: dict[str, jax.Array],
-) -> tuple[Cache, jax.Array]:
-    """Walks through the layers; returns the cache, and MACs done, float32 `[B, stages, P]`."""
-    full, idle = plan["full"], plan["idle"]
-    cache = dataclasses.replace(
-        cache,
-        pixels=_take_over(tower, cache.pixels, frames, plan["copy"]),
-        distance=jnp.where(plan["acted"].any((1, 2))[:, None], plan["distance"], cache.distance),
-    )
-    margins = policy.margins(tower.stages)
-    refreshed = _oldest(tower, cache, policy.refresh_patches)
-    budget = jnp.where(idle, policy.settle * float(tower.macs), 0).astype(jnp.float32)
-    # What is made up for is made up for in full.
-    makes_up = (full | idle)[:, None] | refreshed
-    tolerance = jnp.where(makes_up, 0.0, policy.tolerance).astype(jnp.float32)
-    done = _nothing_done(tower, cache)
-    maps, keys, values = list(cache.maps), list(cache.keys), list(cache.values)
-    pending, scales = [], []
-    dirty = _to_cells(tower, grow(plan["copy"], tower.layers[0].halo), False)  # type: ignore[attr-defined]
-    if tower.lead:
-        dirty = dirty | (full[:, None] & (jnp.arange(tower.cells) < tower.lead))
-    attention, chosen = 0, jnp.zeros_like(dirty)
-    for index, layer in enumerate(tower.layers):
-        geometry, own = Geometry(tower, index), layer.own(params)
-        near = cache.distance <= margins[layer.stage]
-        if isinstance(layer, Global):
-            held, replaced = layer_step.key_value_step(
-                own,
-                geometry,
-                maps[index - 1],
-                dirty | full[:, None],
-                (keys[attention], values[attention]),
-            )
-            keys[attention], values[attention] = held
-            done = done.at[:, layer.stage].add(replaced * float(layer.macs_key_value))
-            if not attention:
-                candidates = ~near & ~(full | idle)[:, None]
-                chosen, spent = most_attending(
-                    own, geometry, maps[index - 1], held[0], dirty, candidates, policy.attending
-                )
-                done = done.at[:, layer.stage].add(spent[:, None])
-            attention += 1
-        was = cache.pending[:, index]
-        held_back = (was == HELD) & (tolerance == 0)
-        need = (was == PENDING) | full[:, None]
-        if isinstance(layer, Source):
-            need |= dirty
-        elif isinstance(layer, Local):
-            grid = dirty.reshape(-1, tower.rows, tower.columns)
-            need |= grow(grid, layer.halo).reshape(dirty.shape)
-        else:
-            need |= dirty.any(-1, keepdims=True)
-        left = jnp.where(need, PENDING, was)  # of what is not computed now
-        need |= held_back
-        allowed = jnp.where(idle[:, None], False, near | chosen) | refreshed | full[:, None]
-        settled, budget = _within_budget(need & idle[:, None], cache.distance, budget, layer)
-        select = need & (allowed | settled) & plan["active"][:, None]
-        dense = full | (select.mean(-1) > layer_step.break_even(layer))
-        outcome = Outcome(
-            map=maps[index],
-            written=jnp.zeros_like(select),
-            held=jnp.zeros_like(select),
-            scale=cache.scale[:, index],
-        )
-        if isinstance(layer, Source):
-            outcome = layer_step.source_step(
-                own, geometry, cache.pixels, select, dense, outcome, tolerance
-            )
-        elif isinstance(layer, Local):
-            outcome = layer_step.local_step(
-                own, geometry, maps[index - 1], select, dense, outcome, tolerance
-            )
-        else:
-            outcome = layer_step.global_step(
-                own, geometry, maps[index - 1], held, select, dense, outcome, tolerance
-            )
-        computed = select | dense[:, None]
-        macs = jnp.where(dense, float(layer.macs), float(layer.window_macs))
-        done = done.at[:, layer.stage].add(computed * macs[:, None])
-        pending.append(jnp.where(computed, jnp.where(outcome.held, HELD, CLEAN), left))
-        maps[index], dirty = outcome.map, outcome.written
-        scales.append(outcome.scale)
-    readout = dirty.any(-1) | full
-    done = done.at[:, -1].add(readout[:, None] * (tower.readout_macs / tower.cells))
-    tokens = _read_out(params, tower, maps[-1], cache.tokens, readout)
-    return (
-        dataclasses.replace(
-            cache,
-            maps=tuple(maps),
-            keys=tuple(keys),
-            values=tuple(values),
-            tokens=tokens,
-            scale=jnp.stack(scales, 1),
-            pending=jnp.stack(pending, 1).astype(jnp.uint8),
-        ),
-        done,
-    )
-
-
-def _nothing_done(tower: Tower, cache: Cache) -> jax.Array:
-    """Float32 zeros `[B, stages, P]`, which vary over devices as the cache does."""
-    return jnp.zeros_like(cache.distance, jnp.float32)[:, None].repeat(tower.stages, 1)
-
-
 def _stage_macs(tower: Tower) -> np.ndarray:
     """MACs of a cell in each stage; those of the readout count for the last. Float32 `[stages]`."""
     found = np.zeros(tower.stages)
@@ -358,76 +163,6 @@ def _stage_macs(tower: Tower) -> np.ndarray:
         found[layer.stage] += layer.macs + getattr(layer, "macs_key_value", 0)
     found[-1] += tower.readout_macs / tower.cells
     return found.astype(np.float32)
-
-
-def _take_over(tower: Tower, pixels: jax.Array, frames: jax.Array, copy: jax.Array) -> jax.Array:
-    """Copies the marked patches of the frames into the bordered reference.
-
-    No tower looks at pixels beyond the last whole patch (CLIP): they are left out.
-    """
-    source = tower.layers[0]
-    assert isinstance(source, Source)
-    side, grid = tower.patch, tower.grid
-
-    def chunk(pixels: jax.Array, index: jax.Array) -> jax.Array:
-        stream, row, column = cells.located(index, grid, grid)
-        top, left, count = row * side, column * side, cells.present(index)
-        new = cells.read(frames, stream, top, left, side, side, reach=side, count=count)
-        return cells.write(pixels, new, stream, top + source.border, left + source.border, count)
-
-    return cells.for_each_chunk(copy, cells.chunk_sizes(side, grid * grid)[:1], chunk, pixels)
-
-
-def _to_cells(tower: Tower, by_patch: jax.Array, lead: Any) -> jax.Array:
-    """`[B, g, g]` to `[B, P]`; cells that are no patch (the class token) get `lead`."""
-    flat = by_patch.reshape(by_patch.shape[0], -1)
-    return jnp.pad(flat, ((0, 0), (tower.lead, 0)), constant_values=lead)
-
-
-def _oldest(tower: Tower, cache: Cache, patches: jax.Array) -> jax.Array:
-    """The cells of the patches that have waited longest, at most that many; bool `[B, P]`."""
-    chosen = cells.lowest(-cache.age, cache.age > 0, patches)
-    return jnp.pad(chosen, ((0, 0), (tower.lead, 0)), constant_values=patches > 0)
-
-
-def _within_budget(
-    need: jax.Array, distance: jax.Array, budget: jax.Array, layer: Layer
-) -> tuple[jax.Array, jax.Array]:
-    """The cells that an idle step can pay for, nearest to the last change first.
-
-    Args:
-      need: bool `[B, P]`, cells of idle streams that need this layer.
-      distance: int32 `[B, P]`.
-      budget: float32 `[B]`, MACs left; at least one cell is done if any are left at all.
-      layer: whose cells they are.
-
-    Returns:
-      bool `[B, P]`, and the budget left: what was chosen is paid for by itself, or as a dense pass
-      where it will be one.
-    """
-    apart = float(layer.window_macs)
-
-    def choose(trip: jax.Array, _: jax.Array) -> jax.Array:
-        mine, far = cells.inside((need, distance), trip)  # else sorted in front of no trips
-        return cells.lowest(far, mine, jnp.ceil(budget / apart)[:, None])
-
-    chosen = lax.fori_loop(0, need.any().astype(jnp.int32), choose, jnp.zeros_like(need))
-    dense = chosen.mean(-1) > layer_step.break_even(layer)
-    cost = jnp.where(dense, need.shape[1] * float(layer.macs), chosen.sum(-1) * apart)
-    return chosen, jnp.maximum(budget - cost, 0)
-
-
-def _read_out(
-    params: Params, tower: Tower, last: jax.Array, tokens: jax.Array, which: jax.Array
-) -> jax.Array:
-    height, width = tower.layers[-1].shape
-
-    def stream(tokens: jax.Array, b: jax.Array) -> jax.Array:
-        x = lax.dynamic_slice(last, (b, 0, 0, 0), (1, height, width, last.shape[-1]))
-        own, x = cells.inside((tower.readout_own(params), x), b)
-        return lax.dynamic_update_slice(tokens, tower.readout(own, values_of(x)), (b, 0, 0))
-
-    return cells.for_each_stream(which, stream, tokens)
 
 
 # ---- the truth about it -----------------------------------------------------------------------

@@ -8,7 +8,8 @@ import pytest
 from tiny import ODD, ROUNDING, Kit, edit, random_params
 
 import diffvis_jax as dv
-from diffvis_jax.step import _within_budget, jit_encode
+from diffvis_jax.plan import within_budget
+from diffvis_jax.step import jit_encode
 from diffvis_jax.towers.layers import Joined
 
 CONFIG = dataclasses.replace(ODD, depths=(2, 3, 1, 1, 1), blocks_per_map=(2, 2))
@@ -101,7 +102,7 @@ def test_repeated_work_is_owed_and_paid_for(kit):
         (1.5, 2, 1.5 * alone),
         (12, 12, count * pair.macs),
     ):
-        found, left = _within_budget(need, distance, jnp.array([cells * alone]), pair)
+        found, left = within_budget(need, distance, jnp.array([cells * alone]), pair)
         assert int(found.sum()) == chosen
         assert float(left[0]) == pytest.approx(max(0, cells * alone - cost))
 

@@ -12,7 +12,7 @@ from tiny import ODD, ROUNDING, Kit, report_of
 import diffvis_jax as dv
 from diffvis_jax import layer_step
 from diffvis_jax.change import distance_to
-from diffvis_jax.step import _most_work, _to_cells
+from diffvis_jax.plan import most_work, to_cells
 from diffvis_jax.towers import build
 
 FULL, PARTIAL, REUSE = 2, 1, 0
@@ -50,8 +50,8 @@ def test_no_step_costs_more_than_was_foreseen(kit, margin):
     for row, column in ((0, 0), (1, 1), (2, 3)):
         after = kit.change_patch(frames, row, column)
         mask = jnp.zeros((2, 4, 4), bool).at[:, row, column].set(True)
-        distance = _to_cells(kit.tower, distance_to(mask), 0)
-        most = _most_work(kit.tower, distance, policy.margins(kit.tower.stages))
+        distance = to_cells(kit.tower, distance_to(mask), 0)
+        most = most_work(kit.tower, distance, policy.margins(kit.tower.stages))
         _, _, report = kit.step(kit.params, cache, after, policy)
         assert (np.asarray(report.recomputed) <= np.asarray(most) + 1e-6).all()
         assert (np.asarray(most) <= 1 + 1e-6).all()
@@ -62,9 +62,9 @@ def test_what_is_foreseen_of_the_full_size_tower():
     tower = build(dv.FastViTHDConfig())
     near = jnp.full((1, tower.cells), 99).at[0, 0].set(0)
     for margin, low, high in ((0, 0.003, 0.006), (math.inf, 0.2, 0.23)):
-        most = float(_most_work(tower, near, dv.Policy(margin=margin).margins(tower.stages))[0])
+        most = float(most_work(tower, near, dv.Policy(margin=margin).margins(tower.stages))[0])
         assert low < most < high
-    everything = _most_work(tower, 0 * near, dv.Policy(margin=0).margins(tower.stages))
+    everything = most_work(tower, 0 * near, dv.Policy(margin=0).margins(tower.stages))
     assert float(everything[0]) == pytest.approx(1, abs=1e-5)
 
 

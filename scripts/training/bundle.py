@@ -14,16 +14,12 @@ from typing import Any
 
 import jax
 from card import card
+from learning import Setup
 from optimiser import optimiser_of
+from runs import family_of, read_recipe, restore
 from score import answer, best_threshold, score
-from train import (
-    Setup,
-    calibration,
-    family_of,
-    load_screens,
-    read_recipe,
-    restore,
-)
+from screens import load_screens
+from train import calibration
 
 from diffvis_jax.checkpoints.format import quiet_orbax
 from diffvis_jax.checkpoints.store import cast, save

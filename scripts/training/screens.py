@@ -1,17 +1,20 @@
 """Rendered pages as training examples: read once, cropped at random."""
 
 import json
+import os
 import queue
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from targets import targets
 
+from diffvis_jax.checkpoints.progress import Progress
 from diffvis_jax.grounding.head import HeadConfig
-from diffvis_jax.preprocess_config import PreprocessConfig, placement
+from diffvis_jax.preprocess_config import ImageError, PreprocessConfig, placement
 from diffvis_jax.preprocessing import preprocess
 from diffvis_jax.recording import open_screenshot
 
@@ -55,6 +58,42 @@ class Screen:
     def filled(self) -> tuple[int, int]:
         """First row with content, and the row after the last."""
         return self._first, self._first + len(self._rows)
+
+
+def pages_of(directory: Path) -> list[Path]:
+    """The pictures of one split, in the order of their names.
+
+    Raises:
+      ValueError: there are none.
+    """
+    paths = [p for p in sorted(directory.glob("*/*.png")) if p.with_suffix(".json").exists()]
+    if not paths:
+        raise ValueError(f"no rendered pages in {directory}: make them with render_pages.py")
+    return paths
+
+
+def load_screens(directory: Path, head: HeadConfig, most: int | None, size: int) -> list[Screen]:
+    """The pages of one split, or `most` of them, evenly chosen."""
+    paths = pages_of(directory)
+    if most is not None and len(paths) > most:
+        paths = [paths[i] for i in np.linspace(0, len(paths) - 1, most).astype(int)]
+
+    def read(path: Path) -> Screen:
+        try:
+            return Screen(path, size, head.kinds)
+        except (OSError, ImageError) as error:
+            raise ValueError(f"{path} cannot be read ({error}): render it again") from error
+
+    screens = []
+    # Pillow decodes and resizes without Python's lock.
+    with (
+        Progress(len(paths), f"reading {directory.name}") as progress,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
+        for path, screen in zip(paths, pool.map(read, paths), strict=True):
+            screens.append(screen)
+            progress(path.name)
+    return screens
 
 
 def example(

@@ -1,0 +1,97 @@
+"""Runs of train.py: their recipe, their checkpoints, and what they may go on with."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import orbax.checkpoint as ocp
+from family import CLIP, Family, FastViTHD
+from learning import Setup
+from screens import pages_of
+
+from diffvis_jax.checkpoints.format import read_json
+
+# Of a recipe, what stays as it was begun; so does the tower. A run may become longer.
+SAME = ("side", "batch", "rate", "muon", "seed", "start", "pages")
+
+
+def checkpoints(run: Path) -> ocp.CheckpointManager:
+    """The checkpoints of a run: the newest, to go on from, and the best."""
+    keep = ocp.checkpoint_managers
+
+    def f1(metrics: Any) -> float:
+        return metrics["f1"]
+
+    return ocp.CheckpointManager(
+        (run / "checkpoints").resolve(),
+        options=ocp.CheckpointManagerOptions(
+            best_fn=f1,
+            preservation_policy=keep.AnyPreservationPolicy(
+                [keep.LatestN(1), keep.BestN(get_metric_fn=f1, n=1)]
+            ),
+        ),
+    )
+
+
+def family_of(recipe: dict[str, Any]) -> Family:
+    """The kind of tower that a recipe (the options of a run) names."""
+    if recipe["family"] == "clip":
+        return CLIP()
+    helped, frozen = recipe.get("helped", True), recipe.get("frozen", 0)
+    return FastViTHD(tuple(recipe["depths"]), helped=helped, frozen=frozen)
+
+
+def recipe_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The options, and how many pages there are to train on, as recipe.json holds them."""
+    options = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
+    return {**options, "pages": len(pages_of(args.data / "train"))}
+
+
+def read_recipe(run: Path) -> dict[str, Any]:
+    """The options that a run was trained with.
+
+    Raises:
+      ValueError: no run of train.py.
+    """
+    if not (run / "recipe.json").exists():
+        raise ValueError(f"{run} is no run of train.py, it has no recipe.json")
+    return read_json(run / "recipe.json")
+
+
+def restore(run: Path, setup: Setup, *, best: bool) -> tuple[int, dict[str, Any]]:
+    """Number and state of the best or of the newest checkpoint of a run.
+
+    Raises:
+      ValueError: it has none.
+    """
+    with checkpoints(run) as manager:
+        step = manager.best_step() if best else manager.latest_step()
+        if step is None:
+            raise ValueError(f"{run} has no checkpoint yet")
+        return step, manager.restore(step, args=ocp.args.StandardRestore(setup.shape))
+
+
+def check_same(run: Path, begun: dict[str, Any], recipe: dict[str, Any]) -> None:
+    """A run goes on with the tower, the optimiser and the crops it began with.
+
+    Args:
+      run: its directory, for the error.
+      begun: its recipe.
+      recipe: the one that it is to go on with.
+
+    Raises:
+      ValueError: they differ in more than how long the run is, and what is measured on the way.
+    """
+    had, family = family_of(begun), family_of(recipe)
+    if had != family:
+        raise ValueError(f"{run} was begun with {had}, not with {family}: name another run")
+    differing = [
+        f"{name} {begun.get(name)} (now {recipe[name]})"
+        for name in SAME
+        if begun.get(name) != recipe[name]
+    ]
+    if differing:
+        raise ValueError(
+            f"{run} was begun with {', '.join(differing)}: give the same, or name another run "
+            f"(--start {run} takes the weights along)"
+        )
