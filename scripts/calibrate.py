@@ -32,7 +32,7 @@ from plots import pyplot
 import diffvis_jax as dv
 from diffvis_jax.checkpoints.progress import Progress
 from diffvis_jax.recording import read_recording
-from diffvis_jax.session import run_session
+from diffvis_jax.session import changed_tokens, run_session
 from diffvis_jax.single_change import Measured, SingleChange, median_of, small_changes
 from diffvis_jax.towers import build
 
@@ -191,7 +191,7 @@ def run(args: argparse.Namespace) -> int:
     if not pairs:
         raise ValueError(f"{args.frames}: no two frames differ in at most {args.most:.0%}")
     stream = frames[: args.stream]
-    if not small_changes(stream, tower.patch, 1.0):
+    if not any(changed_tokens(model, *pair).any() for pair in itertools.pairwise(stream)):
         raise ValueError(f"--stream: nothing changes in the first {len(stream)} frames: give more")
     policies = candidates(tower.stages)
     print(f"{len(pairs)} pairs of frames, {len(policies)} policies, float32", flush=True)

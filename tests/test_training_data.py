@@ -103,6 +103,23 @@ def test_some_families_alone(training, capsys):
         assert wrong in capsys.readouterr().err
 
 
+def test_what_cannot_be_rendered_is_said(training, tmp_path, capsys):
+    render = training("render_pages")
+    out = tmp_path / "out"
+    for options, wrong in (
+        (["--train", "-1"], "--train must be at least 0"),
+        (["--train", "1", "--tabs", "0"], "--tabs must be at least 1"),
+        ([], "nothing to render"),
+    ):
+        with pytest.raises(SystemExit):
+            render.main([str(out), *options])
+        assert wrong in capsys.readouterr().err
+    assert not out.exists()
+    out.touch()
+    assert render.main([str(out), "--train", "1"]) == 2
+    assert f"'{out}'" in capsys.readouterr().err
+
+
 def test_html_depends_on_family_and_seed_only(training):
     templates = training("page_templates")
     for family in (*templates.TRAINING_FAMILIES, *templates.TEST_FAMILIES):

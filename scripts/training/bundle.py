@@ -18,8 +18,7 @@ from learning import Setup
 from optimiser import optimiser_of
 from runs import family_of, read_recipe, restore
 from score import answer, best_threshold, score
-from screens import load_screens
-from train import calibration
+from screens import calibration, load_screens
 
 from diffvis_jax.checkpoints.format import quiet_orbax
 from diffvis_jax.checkpoints.store import cast, save

@@ -3,14 +3,10 @@
 from collections.abc import Callable
 
 from families_lists import WHOLE, whole
-from page_parts import Parts
+from page_parts import Parts, div
 
 Make = Callable[[], str]
 HEIGHTS = (16, 18, 20, 22, 24, 26, 28, 32, 36, 40, 48, 60)
-
-
-def _box(name: str, inside: str, css: str = "") -> str:
-    return f'<div class="{name}" style="{css}">{inside}</div>'
 
 
 def _cell(p: Parts, text: str, size: tuple[int, int], look: str, state: str = "") -> str:
@@ -29,12 +25,12 @@ def _cell(p: Parts, text: str, size: tuple[int, int], look: str, state: str = ""
 def _strip(p: Parts, low: int, high: int, text: Make | None = None) -> str:
     """Like choices beside each other, one of them chosen, now and then one that is off."""
     if p.chance(0.3):
-        return _box("row wrap", p.tabs(low, high), "gap:0")
+        return div(p.tabs(low, high), "row wrap", "gap:0")
     look, count = p.rng.choice(("line", "fill", "pill", "joined", "word")), p.rng.randint(low, high)
     size, make = (p.rng.choice((16, 30, 44, 60)), p.rng.choice(HEIGHTS[:-1])), text or p.label
     states = p.rng.sample(["on", "off" if p.chance(0.3) else ""] + [""] * (high - 2), high)
     cells = "".join(_cell(p, make(), size, look, states[i]) for i in range(count))
-    return _box("row wrap", cells, f"gap:{0 if look == 'joined' else p.rng.randint(1, 12)}px")
+    return div(cells, "row wrap", f"gap:{0 if look == 'joined' else p.rng.randint(1, 12)}px")
 
 
 def _rows(p: Parts, count: int, start: Make = str, end: Make = str, holds: bool = False) -> str:
@@ -47,31 +43,31 @@ def _rows(p: Parts, count: int, start: Make = str, end: Make = str, holds: bool 
     css, rows = css + f";border-bottom:1px solid {p.style.border}" * ruled, ""
     for _ in range(count):
         title = p.words(*words) if live else p.link(*words)
-        below = _box("small muted cut", p.words(2, 8)) if second else ""
-        inside = start() + _box("grow cut", title + below) + end()
-        rows += whole(p, inside, name, css, opening) if live else _box(name, inside, css)
-    return _box("col", rows, f"gap:{p.rng.randint(2, 10) * ('card' in name)}px")
+        below = div(p.words(2, 8), "small muted cut") if second else ""
+        inside = start() + div(title + below, "grow cut") + end()
+        rows += whole(p, inside, name, css, opening) if live else div(inside, name, css)
+    return div(rows, "col", f"gap:{p.rng.randint(2, 10) * ('card' in name)}px")
 
 
 def _panel(p: Parts, body: str) -> str:
     """A part of a page with its heading, in a frame or without one."""
     more = p.rng.choice((p.link, p.icon, lambda: p.button(main=False), str, str))()
-    body = _box("row between", f"<b>{p.words(1, 3)}</b>{more}") + body
-    return _box(p.rng.choice(("card col", "card col", "col")), body)
+    body = div(f"<b>{p.words(1, 3)}</b>{more}", "row between") + body
+    return div(body, p.rng.choice(("card col", "card col", "col")))
 
 
 def _grid(cells: str, width: float, gap: int = 8) -> str:
     columns = f"repeat(auto-fill,minmax({width:.0f}px,1fr))"
-    return _box("", cells, f"display:grid;grid-template-columns:{columns};gap:{gap}px")
+    return div(cells, "", f"display:grid;grid-template-columns:{columns};gap:{gap}px")
 
 
 def _beside(p: Parts, main: str, aside: str, low: int = 200, high: int = 400) -> str:
     """A wide part and a narrow one on either side of it; below each other if there is no room."""
     if p.width < 2.2 * high:
         return main + aside
-    parts = [_box("col grow", main)]
-    parts.insert(p.chance(0.6), _box("col", aside, f"width:{p.rng.randint(low, high)}px;flex:none"))
-    return _box("row", "".join(parts), f"align-items:flex-start;gap:{p.rng.randint(6, 30)}px")
+    parts = [div(main, "col grow")]
+    parts.insert(p.chance(0.6), div(aside, "col", f"width:{p.rng.randint(low, high)}px;flex:none"))
+    return div("".join(parts), "row", f"align-items:flex-start;gap:{p.rng.randint(6, 30)}px")
 
 
 def _chart(p: Parts, width: str, height: int) -> str:
@@ -89,27 +85,27 @@ def _site(p: Parts, body: str, gap: int = 12) -> str:
     """`body` with the site's navigation along one or two edges, and a foot of links or none."""
     edge = p.rng.choice(("top", "top", "top", "left", "right", "bottom"))
     logo = f'<b style="font-size:{p.rng.uniform(1, 1.9):.2f}em">{p.words(1, 2)}</b>'
-    links = _box("row", p.many(3, 6, lambda: p.link(1, 1)), "gap:16px")
+    links = div(p.many(3, 6, lambda: p.link(1, 1)), "row", "gap:16px")
     menus = p.many(3, 6, lambda: f"<button class=bare>{p.words(1)} ▾</button>")
     field = p.field(f"{p.rng.randint(120, 300)}px", "search")
     way = p.rng.choice((links, menus, field, _strip(p, 3, 6)))
     tools = p.many(0, 3, lambda: p.rng.choice((p.icon, p.button, p.avatar, p.link))())
-    bar = _box("bar", f'{logo}{way}<span class="grow"></span>{tools}')
+    bar = div(f'{logo}{way}<span class="grow"></span>{tools}', "bar")
     under, column, air = "", p.rng.randint(120, 220), f"padding:{p.rng.randint(0, 4)}px 0"
     for _ in range(max(2, p.width // (2 * column))):
-        under += _box("", p.words(1, 2) + p.many(3, 6, lambda: _box("", p.link(), air)))
-    under = _box("raised pad", _grid(under, column)) if p.chance(0.35) else ""
+        under += div(p.words(1, 2) + p.many(3, 6, lambda: div(p.link(), "", air)), "")
+    under = div(_grid(under, column), "raised pad") if p.chance(0.35) else ""
     size = f"width:{p.rng.choice((100, 100, 96, 88, 78))}%;min-height:90%;gap:{gap}px"
-    main = _box("pad col", body, f"{size};margin:0 auto") + under
+    main = div(body, "pad col", f"{size};margin:0 auto") + under
     if edge == "top" and p.chance(0.5):
         return bar + main
-    parts = [_box("grow scroll", main)]
-    side = _box("side", p.items(5, 14), f"width:{p.rng.randint(110, 240)}px")
+    parts = [div(main, "grow scroll")]
+    side = div(p.items(5, 14), "side", f"width:{p.rng.randint(110, 240)}px")
     parts.insert(edge == "right", side if edge in ("left", "right") else "")
-    middle = _box("row grow", "".join(parts), "align-items:stretch;gap:0")
+    middle = div("".join(parts), "row grow", "align-items:stretch;gap:0")
     below = p.many(3, 6, lambda: f"<button class='bare grow'>{p.glyph()}<br>{p.words(1)}</button>")
-    below = _box("row raised", below, "flex:none;gap:0") if edge == "bottom" else ""
-    return _box("col full", bar + middle + below, "gap:0")
+    below = div(below, "row raised", "flex:none;gap:0") if edge == "bottom" else ""
+    return div(bar + middle + below, "col full", "gap:0")
 
 
 def news(p: Parts) -> str:
@@ -127,28 +123,28 @@ def news(p: Parts) -> str:
         title = f'<{tag} href="#" style="{css}">{p.words(4, 11)}</{tag}>'
         lead = f"<span>{p.sentence()}</span>" if p.rng.randint(0, 3) < size + 1 else ""
         when = f'<span class="small muted">{kicker()}{p.number()}</span>'
-        text = _box("col grow", f"<div>{title}</div>{lead}{when}", "gap:4px")
+        text = div(f"<div>{title}</div>{lead}{when}", "col grow", "gap:4px")
         tall = (54, 84, 150, 240)[size] + p.rng.randint(-10, 30)
         image = p.picture(tall * 1.3, tall, "max-width:38%") if where in ("left", "right") else ""
         image = p.picture("100%", tall) if where == "top" else image
         inside = text + image if where == "right" else image + text
         name = f"{'card ' * framed}{'col' if where == 'top' else 'row'}"
         css = f"min-width:0{';align-items:flex-start' * (where != 'top')}"
-        return whole(p, inside, name, css, opening) if live else _box(name, inside, css)
+        return whole(p, inside, name, css, opening) if live else div(inside, name, css)
 
     columns, main = max(2, int(p.width * 0.7) // p.rng.randint(180, 360)), ""
     if layout == "mosaic":
         for _ in range(columns * (p.height // 200 + 2)):
             span, down = p.rng.choice(((1, 1), (1, 1), (1, 1), (2, 1), (2, 2), (1, 2)))
             area = f"grid-column:span {span};grid-row:span {down};display:grid"
-            main += _box("", teaser(span + down - 2 + p.rng.randint(0, 1)), area)
+            main += div(teaser(span + down - 2 + p.rng.randint(0, 1)), "", area)
         rule = f"display:grid;grid-template-columns:repeat({columns},minmax(0,1fr));gap:{gap}px"
-        main = _box("", main, f"{rule};grid-auto-flow:dense")
+        main = div(main, "", f"{rule};grid-auto-flow:dense")
     elif layout == "columns":
         for _ in range(p.rng.choice((1, columns, columns))):
             parts = "".join(teaser(p.rng.randint(0, 2)) for _ in range(p.height // 190 + 2))
-            main += _box("col", parts, f"flex:{p.rng.randint(2, 4)};min-width:0;gap:{gap}px")
-        main = _box("row", main, f"align-items:flex-start;gap:{gap}px")
+            main += div(parts, "col", f"flex:{p.rng.randint(2, 4)};min-width:0;gap:{gap}px")
+        main = div(main, "row", f"align-items:flex-start;gap:{gap}px")
     else:
         for i in (p.rng.choice((1, 2)), 0, 1, 0):
             cells = "".join(teaser(i) for _ in range(columns * 2))
@@ -157,7 +153,7 @@ def news(p: Parts) -> str:
     rank = p.rng.choice((lambda: f"<b>{p.rng.randint(1, 20)}</b>", p.glyph, lambda: "•"))
     most = _panel(p, _rows(p, p.rng.randint(5, 12), rank))
     most += _panel(p, _rows(p, p.height // 90, lambda: p.picture(48, 34))) if plain else ""
-    ticker = _box("row raised pad clip cut", p.badge() + p.many(4, 9, lambda: p.link(3, 7)))
+    ticker = div(p.badge() + p.many(4, 9, lambda: p.link(3, 7)), "row raised pad clip cut")
     topics = _strip(p, 5, max(6, p.width // 160), lambda: p.words(1, 2))
     heads = p.rng.sample((topics, ticker, f"<h1>{p.words(1, 3)}</h1>", teaser(3)), 3)
     body = _beside(p, main, most, 200, 340) if p.chance(0.7) else main
@@ -170,11 +166,11 @@ def product(p: Parts) -> str:
     opening, size = p.rng.choice(WHOLE), p.rng.choice(HEIGHTS)
     edge, along = f"border:1px solid {p.style.border}", p.rng.choice(("row", "column"))
     thumbs = p.many(3, 6, lambda: whole(p, p.picture(side, side), "row", edge, opening))
-    thumbs = _box("col" if along == "row" else "row wrap", thumbs)
-    arrows = _box("row between", p.icon() + p.icon(), "position:absolute;inset:45% 4px")
-    big = _box("grow", p.picture("100%", tall) + p.rng.choice((arrows, "")), "position:relative")
+    thumbs = div(thumbs, "col" if along == "row" else "row wrap")
+    arrows = div(p.icon() + p.icon(), "row between", "position:absolute;inset:45% 4px")
+    big = div(p.picture("100%", tall) + p.rng.choice((arrows, "")), "grow", "position:relative")
     show = f"display:flex;flex-direction:{along}{p.rng.choice(('', '-reverse'))};gap:6px"
-    show = _box("", thumbs + big, show)
+    show = div(thumbs + big, "", show)
     look = f"width:{size}px;height:{size}px;padding:0;{edge};background:hsl"
     dots = "".join(f'<button style="{look}({hue} 60% 50%)"></button>' for hue in range(0, 360, 50))
     shape, count = p.rng.choice(("line", "fill", "pill")), p.rng.randint(1, 9)
@@ -187,22 +183,22 @@ def product(p: Parts) -> str:
 
     parts = [stars(), p.badge(), f"<h2>{p.rng.uniform(1, 900):.2f} €</h2>", p.sentence()]
     parts += [f"<b>{p.words(1)}</b>{_strip(p, 3, 8)}" for _ in range(p.rng.randint(1, 3))]
-    dish = p.many(4, 12, lambda: _box("", p.check(kind="checkbox"), pad))
-    parts += [p.rng.choice((dish, _box("row wrap", dots))), _box("row", minus + value + plus)]
-    buy = _box("row wrap", p.button(main=True) + p.many(0, 2, p.button) + p.decoy())
+    dish = p.many(4, 12, lambda: div(p.check(kind="checkbox"), "", pad))
+    parts += [p.rng.choice((dish, div(dots, "row wrap"))), div(minus + value + plus, "row")]
+    buy = div(p.button(main=True) + p.many(0, 2, p.button) + p.decoy(), "row wrap")
     parts = p.rng.sample([*parts, p.select(), p.icons(1, 3), buy], p.rng.randint(8, len(parts) + 3))
-    info = f"<h1>{p.words(2, 6)}</h1>" + "".join(_box("", part) for part in parts)
+    info = f"<h1>{p.words(2, 6)}</h1>" + "".join(div(part, "") for part in parts)
     more = [_strip(p, 3, 6) + f"<p>{p.paragraph()}</p>"]
     for _ in range(p.rng.randint(1, 3)):
-        who = _box("row", f"{p.avatar()}<b>{p.words(1, 2)}</b>{stars()}")
+        who = div(f"{p.avatar()}<b>{p.words(1, 2)}</b>{stars()}", "row")
         more.append(_panel(p, f"{who}<span>{p.paragraph(1, 2)}</span>{_strip(p, 2, 3)}"))
     cards, small, frame = "", p.rng.randint(40, 180), p.rng.choice(("col", "card col"))
     for _ in range(p.rng.randint(4, 10)):
-        text = _box("", p.words(1, 5) + (f" {p.badge()}" if size % 3 else ""))
+        text = div(p.words(1, 5) + (f" {p.badge()}" if size % 3 else ""), "")
         cards += whole(p, p.picture("100%", small) + text, frame, "", opening)
     more.append(_panel(p, _grid(cards, p.rng.randint(120, 260))))
     more.append(_panel(p, _rows(p, p.rng.randint(3, 8), p.rng.choice((p.glyph, p.avatar)))))
-    path = _box("", " / ".join(p.link(1, 2) for _ in range(3))) if p.chance(0.5) else ""
+    path = div(" / ".join(p.link(1, 2) for _ in range(3)), "") if p.chance(0.5) else ""
     p.rng.shuffle(more)
     show += more.pop() if p.chance(0.6) else ""
     return _site(p, path + _beside(p, show, info, 280, 520) + "".join(more))
@@ -225,8 +221,8 @@ def booking(p: Parts) -> str:
             days = "".join(f'<span class="small muted">{p.words(1)[:2]}</span>' for _ in range(7))
             days += "<i></i>" * p.rng.randrange(7)
             days += "".join(cell(f"{day}", wide) for day in range(1, 31))
-            days = _box("", days, "display:grid;grid-template-columns:repeat(7,1fr);gap:3px")
-            body += _box("card", _box("row between", p.icon() + p.words(1) + p.icon()) + days)
+            days = div(days, "", "display:grid;grid-template-columns:repeat(7,1fr);gap:3px")
+            body += div(div(p.icon() + p.words(1) + p.icon(), "row between") + days, "card")
         body = _grid(body, room)
     elif kind == 1:
         for row in range(min(18, int(p.height * 0.75 / (size + 5)))):
@@ -234,28 +230,28 @@ def booking(p: Parts) -> str:
             for seat in range(min(30, int(p.width * 0.55 / (size + 5)))):
                 line += "<i style=width:14px></i>" if seat % aisle == 0 else ""
                 line += cell(str(seat + 1) if named or look in ("fill", "word") else "", size)
-            body += _box("row", line, "gap:3px;justify-content:center")
-        screen = _box("raised small", p.words(1), "text-align:center")
-        body = _box("col card", screen + body, "gap:3px")
+            body += div(line, "row", "gap:3px;justify-content:center")
+        screen = div(p.words(1), "raised small", "text-align:center")
+        body = div(screen + body, "col card", "gap:3px")
     elif kind == 2:
         for _ in range(p.height // 110):
             slots = p.many(5, 16, lambda: cell(f"{p.rng.randint(8, 23)}:30", wide))
-            text = _box("col grow", (p.words if named else p.link)(1, 4) + _box("row wrap", slots))
-            body += _box("row card", (p.picture(70, 80) if faced else "") + text)
+            text = div((p.words if named else p.link)(1, 4) + div(slots, "row wrap"), "col grow")
+            body += div((p.picture(70, 80) if faced else "") + text, "row card")
     else:
         end = p.rng.choice((str, p.icon, p.button))
         face = p.picture(p.rng.choice((40, 90)), p.rng.choice((24, 40, 70)))
         body = _rows(p, p.height // 50, lambda: face, lambda: p.number() + end(), True)
     filters = ""
     for _ in range(p.rng.randint(2, 4)):
-        part = p.many(2, 6, lambda: _box("", p.check(kind="checkbox")))
+        part = p.many(2, 6, lambda: div(p.check(kind="checkbox"), ""))
         ways = (part, part, p.slider("90%"), p.select("100%"), _strip(p, 2, 6))
         filters += _panel(p, p.rng.choice(ways))
     ask = p.many(2, 5, lambda: p.rng.choice((p.field, p.select))("140px")) + p.button(main=True)
-    lines = p.many(2, 6, lambda: _box("row between", p.words(1, 3) + p.number()))
-    total = _panel(p, lines + p.check() + p.button(main=True) + _box("", p.link()))
+    lines = p.many(2, 6, lambda: div(p.words(1, 3) + p.number(), "row between"))
+    total = _panel(p, lines + p.check() + p.button(main=True) + div(p.link(), ""))
     days = _strip(p, 5, 9, lambda: f"{p.words(1)[:3]} {p.rng.randint(1, 28)}")
-    heads = p.rng.sample((_box("row wrap card", ask), days, f"<h1>{p.words(1, 4)}</h1>"), 2)
+    heads = p.rng.sample((div(ask, "row wrap card"), days, f"<h1>{p.words(1, 4)}</h1>"), 2)
     aside = p.rng.choice((filters, total, total + filters))
     return _site(p, "".join(heads) + _beside(p, body, aside, 180, 300))
 
@@ -267,10 +263,10 @@ def profile(p: Parts) -> str:
     stats = p.many(2, 5, lambda: f"<span><b>{p.number()}</b> {counts(1, 2)}</span>")
     deeds = p.button(main=True) + p.many(0, 2, p.button) + p.icons(0, 2)
     name = f'<h2 style="margin:0">{p.words(1, 3)}</h2><span class="muted">{p.words(2, 8)}</span>'
-    head = p.avatar(face) + _box("grow", name) + _box("row wrap", deeds)
+    head = p.avatar(face) + div(name, "grow") + div(deeds, "row wrap")
     up = f"align-items:flex-start;margin-top:-{face // 3 if p.chance(0.5) else 0}px"
-    head = _box(p.rng.choice(("row", "row", "col")), head, f"padding:0 12px;{up}")
-    head += _box("row wrap", stats, "gap:18px")
+    head = div(head, p.rng.choice(("row", "row", "col")), f"padding:0 12px;{up}")
+    head += div(stats, "row wrap", "gap:18px")
     starts = (p.avatar, p.glyph, lambda: p.avatar(20), str)
     ends = (p.number, lambda: p.button(main=False), p.icon, lambda: p.check("", "switch"), p.badge)
 
@@ -282,14 +278,14 @@ def profile(p: Parts) -> str:
     for _ in range(p.rng.randint(3, 9)):
         control = p.rng.choice((p.field, p.field, p.select, lambda _: p.words(1, 4)))("100%")
         text = f'<span class="muted" style="width:9em">{p.words(1, 2)}</span>'
-        form = _box(beside, text + _box("row grow", control + p.rng.choice((p.icon, str))())) + form
+        form = div(text + div(control + p.rng.choice((p.icon, str))(), "row grow"), beside) + form
     shots = p.many(8, 24, lambda: whole(p, p.picture("100%", side * 0.8), "row", "", tile))
     parts = [_panel(p, form), _grid(shots, side, gap), listing(deep // 2, deep), listing(4, deep)]
     main = "".join(p.rng.sample(parts, 3))
     aside = "".join(listing(3, 8) for _ in range(p.rng.randint(1, 3)))
     if p.chance(0.3):
         return _site(p, _beside(p, _strip(p, 3, 6) + main, head + aside, 260, 420))
-    cover = p.picture("100%", p.rng.randint(60, 240)) if p.chance(0.7) else _box("", "", up)
+    cover = p.picture("100%", p.rng.randint(60, 240)) if p.chance(0.7) else div("", "", up)
     return _site(p, cover + head + _strip(p, 3, 7) + _beside(p, main, aside, 180, 380))
 
 
@@ -304,11 +300,11 @@ def pricing(p: Parts) -> str:
     for index in range(count):
         inside = f"<b>{p.words(1, 2)}</b><h2>{p.rng.randint(0, 99)} €</h2>"
         inside += p.many(2, 6, lambda: f"<div>{tick} {p.words(1, 5)}</div>")
-        inside += _box("", p.badge() * (index == best)) + ("" if live else p.button())
+        inside += div(p.badge() * (index == best), "") + ("" if live else p.button())
         css = f"flex:1;min-width:130px;{f'border:2px solid {p.style.accent}' * (index == best)}"
         card = whole(p, inside, "card col", css, opening)
-        plans += card if live else _box("card col", inside, css)
-    plans = _box("row wrap", plans, "align-items:stretch")
+        plans += card if live else div(inside, "card col", css)
+    plans = div(plans, "row wrap", "align-items:stretch")
     for _ in range(p.rng.randint(5, 12)):
         text = f'<span class="grow">{p.words(4, 10)}?</span><span>{sign}</span>'
         faq += whole(p, text, f"row {frame}", f"padding:{pad}px;{ruled}", fold)
@@ -319,7 +315,7 @@ def pricing(p: Parts) -> str:
     last = "".join(f"<td>{p.button()}</td>" for _ in range(count))
     table = f'<table class="surface">{table}<tr><td></td>{last}</tr></table>'
     term = p.rng.choice((p.check(kind="switch"), _strip(p, 2, 3), p.slider("240px")))
-    head = f"<h1>{p.words(2, 5)}</h1>{_box('row wrap', term + p.badge())}"
+    head = f"<h1>{p.words(2, 5)}</h1>{div(term + p.badge(), 'row wrap')}"
     if p.chance(0.3):
         return _site(p, head + plans + _beside(p, table, faq, 260, 420))
     return _site(p, head + "".join(p.rng.sample((plans, table, faq), 3)), p.rng.randint(6, 30))
@@ -338,7 +334,7 @@ def scores(p: Parts) -> str:
         kinds += [lambda: _chart(p, "70px", 16)] if p.chance(0.3) else []
         rows = "".join(f"<th>{p.words(1)}</th>" for _ in range(len(kinds) + 2))
         for place in range(1, p.rng.randint(8, max(9, p.height // 36))):
-            name = _box("row", mark() + (p.words(1, 3) if live else p.link(1, 3)))
+            name = div(mark() + (p.words(1, 3) if live else p.link(1, 3)), "row")
             cells = "".join(f'<td style="padding-top:{pad}px">{kind()}</td>' for kind in kinds)
             rows += f"<tr{way}><td>{star()} {place}</td><td>{name}</td>{cells}</tr>"
         return _panel(p, f"<table>{rows}</table>")
@@ -350,7 +346,7 @@ def scores(p: Parts) -> str:
     for _ in range(p.rng.randint(5, max(6, p.width // 130))):
         text = f"<b>{p.words(1)}</b>{mark()}<span>{p.rng.randint(-9, 35)}°</span>"
         days += whole(p, text, framed, "flex:1;align-items:center", card)
-    days, chart = _box("row", days), p.slider() if live else ""
+    days, chart = div(days, "row"), p.slider() if live else ""
     chart = _panel(p, _strip(p, 4, 8) + _chart(p, "100%", tall) + chart)
     lists = [_panel(p, _rows(p, p.rng.randint(5, p.height // 50), mark, match, True)) for _ in "12"]
     sheets = p.rng.sample([table(), table(), *lists, chart, days], 5)

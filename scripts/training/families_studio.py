@@ -1,8 +1,8 @@
 """Families of programs that things are made in: sound and pictures in time, drawings, models."""
 
 from families_lists import WHOLE, whole
-from families_work import GROW, div, entry, fit, fold, frame, segments, tool, tools
-from page_parts import Parts
+from families_work import GROW, entry, fit, fold, frame, segments, tool, tools
+from page_parts import Parts, div
 
 
 def timeline(p: Parts) -> str:

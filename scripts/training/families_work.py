@@ -3,13 +3,9 @@
 from collections.abc import Callable
 
 from families_lists import WHOLE, whole
-from page_parts import Parts
+from page_parts import Parts, div
 
 GROW = "<span class=grow></span>"
-
-
-def div(inside: str, name: str = "", style: str = "") -> str:
-    return f'<div class="{name}" style="{style}">{inside}</div>'
 
 
 def frame(p: Parts, main: str, narrow: str, wide: str, panel: str, width: int) -> str:

@@ -37,6 +37,11 @@ ICONS = (
 SIGNS = "☰✕✓★☆♥⚙✎⌂⌕➜←→↑↓⟳⊕⊖⋮⋯▶■●▲▼◀♪✉☎⚑✂⎘"
 
 
+def div(inside: str, name: str = "", style: str = "") -> str:
+    """`inside` in a block of these classes and this style."""
+    return f'<div class="{name}" style="{style}">{inside}</div>'
+
+
 class Parts:
     """Draws parts of one page from its own random numbers; every method returns HTML."""
 

@@ -124,7 +124,8 @@ async def run(options: argparse.Namespace) -> None:
             await asyncio.gather(*(work(tab) for tab in tabs))
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", type=Path, help="directory to write to")
     parser.add_argument("--train", type=int, default=0, help="pages of the training split")
@@ -155,8 +156,21 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.families and (options.test or options.streams):
         parser.error("--families: pages of the test and streams come of all their families")
-    asyncio.run(run(options))
+    for name in (*SPLITS, "streams", "seed"):
+        if getattr(options, name) < 0:
+            parser.error(f"--{name} must be at least 0, got {getattr(options, name)}")
+    if options.tabs < 1:
+        parser.error(f"--tabs must be at least 1, got {options.tabs}")
+    if not any(getattr(options, name) for name in (*SPLITS, "streams")):
+        parser.error("nothing to render: give --train, --val, --test or --streams")
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        asyncio.run(run(options))
+    except OSError as error:
+        print(f"render_pages.py: {error}; what was rendered is kept", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

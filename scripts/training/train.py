@@ -24,12 +24,11 @@ from learning import Setup
 from optimiser import optimiser_of
 from runs import check_same, checkpoints, family_of, read_recipe, recipe_of
 from score import answer, best_threshold, measure
-from screens import Screen, ahead, load_screens, pages_of, random_crops
+from screens import Screen, ahead, calibration, load_screens, pages_of, random_crops
 from starting import check_start, helped, is_weights, start_step, started_state
 
 from diffvis_jax.checkpoints.format import quiet_orbax
 from diffvis_jax.grounding.decode import decode
-from diffvis_jax.grounding.head import HeadConfig
 from diffvis_jax.whole_file import write_whole
 
 
@@ -39,12 +38,6 @@ def validate(setup: Setup, params: dict[str, Any], screens: list[Screen]) -> dic
     threshold = best_threshold(setup.head, answers, screens)
     found = [decode(setup.head, a, threshold=threshold)[0] for a in answers]
     return {"threshold": threshold, **measure(setup.head, found, screens)}
-
-
-def calibration(screens: list[Screen], side: int, head: HeadConfig) -> list[np.ndarray]:
-    """Crops whose statistics are folded into the tower: always the same."""
-    batches = random_crops(screens, side, max(1, 2**20 // side**2), head, seed=0, plain=True)
-    return [next(batches)["pixels"] for _ in range(8)]
 
 
 def check_finite(parts: dict[str, Any], step: int) -> None:
