@@ -232,12 +232,13 @@ def test_what_is_trained_is_what_is_used(training, frozen):
 def test_what_is_frozen_stays(training):
     learning = training("learning")
     family, targets = training("family"), training("targets").targets
-    shallow = family.FastViTHD((1, 1, 1, 1, 1), helped=False, frozen=3)
+    shallow = family.FastViTHD((1, 1, 1, 1, 1), helped=False, token_helped=True, frozen=3)
     setup = learning.Setup(shallow, training("optimiser").optimiser(0.1, 4))
     state = setup.state(
         {
-            "tower": random_params(shallow.tower, 3),
-            "head": setup.fresh_head(setup.head, 0),
+            # A step takes its state over, and others have these parameters too.
+            "tower": jax.tree.map(jnp.copy, random_params(shallow.tower, 3)),
+            **{name: setup.fresh_head(head, 0) for name, head in shallow.heads.items()},
         }
     )
     before = jax.tree.map(np.array, {k: state[k] for k in ("kept", "params")})
@@ -250,9 +251,13 @@ def test_what_is_frozen_stays(training):
     for _ in range(2):  # the rate of the first step is 0
         state, parts = setup.step(state, batch)
     assert np.isfinite(parts["loss"])
+    assert parts["token_helper"] > 0
     same = lambda kind: jax.tree.map(np.array_equal, state[kind], before[kind])  # noqa: E731
     assert jax.tree.all(same("kept"))
     changed = same("params")
     assert not changed["tower"]["stage_3"]["downsample"]["conv"]["kernel"]
     assert not changed["head"]["detail_places"]["kernel"]
     assert not changed["head"]["finest_places"]["kernel"]
+    assert not changed["token_helper"]["hidden"]["kernel"]
+    assert shallow.heads["token_helper"].maps == ()  # the tokens alone
+    assert setup.finished(state, [batch["pixels"]]).keys() == {"tower", "head"}

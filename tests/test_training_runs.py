@@ -139,7 +139,12 @@ def test_a_run_goes_on_with_the_tower_it_began_with(training, tmp_path):
     family = training("family")
     begun = dict.fromkeys(runs.SAME) | {"family": "fastvithd", "depths": [1, 2, 3, 1, 1]}
     runs.check_same(tmp_path, begun, begun)
-    for other in ({"depths": family.FastViTHD().depths}, {"family": "clip"}, {"frozen": 2}):
+    for other in (
+        {"depths": family.FastViTHD().depths},
+        {"family": "clip"},
+        {"frozen": 2},
+        {"token_helper": True},
+    ):
         with pytest.raises(ValueError, match="another run"):
             runs.check_same(tmp_path, begun, begun | other)
 
@@ -201,6 +206,13 @@ def test_a_run_starts_from_bundled_weights(training, tmp_path):
     state = starting.started_state(setup, weights)
     for kind in ("params", "average"):
         assert jax.tree.all(jax.tree.map(np.array_equal, state[kind], held))
+    # A helper is not bundled, so that it is a fresh one.
+    helped = learning.Setup(
+        dataclasses.replace(shallow, token_helped=True), training("optimiser").optimiser(0.1, 4)
+    )
+    params = starting.started_state(helped, weights)["params"]
+    fresh = helped.fresh_head(helped.family.heads["token_helper"], 0)
+    assert jax.tree.all(jax.tree.map(np.array_equal, params, held | {"token_helper": fresh}))
     with pytest.raises(ValueError, match=r"is a FastViTHD, not a CLIP"):
         starting.started_state(learning.Setup(family.CLIP(), setup.optimiser), weights)
 

@@ -71,6 +71,9 @@ def card(
         )
     shown = ["family", "side", "batch", "steps", "rate", "seed"]
     shown += [key for key in ("frozen", "muon") if recipe.get(key)]
+    options = [f"--{key} {recipe[key]}" for key in shown]
+    if recipe.get("token_helper"):
+        options.append("--token-helper")
     return CARD.format(
         name=name,
         kind=kind,
@@ -79,7 +82,7 @@ def card(
         parameters=parameters / 1e6,
         pages=recipe["pages"],
         families=len(TRAINING_FAMILIES),
-        recipe=" ".join(f"--{key} {recipe[key]}" for key in shown),
+        recipe=" ".join(options),
         step=step,
         start=", from the weights of an earlier run" if recipe["start"] else "",
         threshold=threshold,

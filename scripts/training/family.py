@@ -33,6 +33,8 @@ class FastViTHD:
       size: pixels along the side of the frames it is for.
       smaller: another size, of which it sees every third page.
       helped: whether a helper head leads the way for the layers before it.
+      token_helped: whether another sees the tokens alone, so that what the kept head could as well
+        read in its finer maps is said by the tokens too.
       frozen: so many stages, and with them the stem, are not trained: 0 to 3.
     """
 
@@ -40,6 +42,7 @@ class FastViTHD:
     size: int = 1024
     smaller: int | None = 512
     helped: bool = True
+    token_helped: bool = False
     frozen: int = 0
     align = 1  # crops begin at a multiple of so many pixels
 
@@ -69,8 +72,9 @@ class FastViTHD:
 
     @property
     def heads(self) -> dict[str, HeadConfig]:
-        """The head that is kept and, on the map of stride 16, a helper that leads the way for the
-        layers before it (deep supervision, arXiv 1409.5185); it answers for the same places."""
+        """The head that is kept and its helpers, which answer for the same places: one on the map
+        of stride 16, which leads the way for the layers before it (deep supervision, arXiv
+        1409.5185), and one on the tokens alone."""
         tower = self.tower
         kept = HeadConfig(
             token_width=tower.token_width,
@@ -78,8 +82,13 @@ class FastViTHD:
             detail_width=tower.widths[2],
             finest_width=tower.widths[1],
         )
-        helper = HeadConfig(token_width=tower.widths[2], patch=16, hidden=128, rows=2, columns=1)
-        return {"head": kept, "helper": helper} if self.helped else {"head": kept}
+        heads = {"head": kept}
+        if self.helped:
+            width = tower.widths[2]
+            heads["helper"] = HeadConfig(token_width=width, patch=16, hidden=128, rows=2, columns=1)
+        if self.token_helped:
+            heads["token_helper"] = HeadConfig(token_width=tower.token_width)
+        return heads
 
     def fresh(self, seed: int) -> dict[str, Any]:
         """Parameters of the tower before the first step."""
@@ -125,6 +134,7 @@ class FastViTHD:
         return {
             "head": (tokens, seen),
             "helper": (x.reshape(x.shape[0], -1, x.shape[-1]), ()),
+            "token_helper": (tokens, ()),
         }
 
     def finished(self, params: dict[str, Any], crops: Sequence[np.ndarray]) -> dict[str, Any]:

@@ -37,8 +37,12 @@ def family_of(recipe: dict[str, Any]) -> Family:
     """The kind of tower that a recipe (the options of a run) names."""
     if recipe["family"] == "clip":
         return CLIP()
-    helped, frozen = recipe.get("helped", True), recipe.get("frozen", 0)
-    return FastViTHD(tuple(recipe["depths"]), helped=helped, frozen=frozen)
+    return FastViTHD(
+        tuple(recipe["depths"]),
+        helped=recipe.get("helped", True),
+        token_helped=recipe.get("token_helper", False),
+        frozen=recipe.get("frozen", 0),
+    )
 
 
 def recipe_of(args: argparse.Namespace) -> dict[str, Any]:

@@ -39,7 +39,10 @@ def started_state(setup: Setup, start: Path) -> dict[str, Any]:
         check_kind(start, other, setup.family)
         params = {"tower": tower, "head": started_head(setup, start)}
         print(f"started from the weights in {start}", flush=True)
-    heads = {name: params[name] for name in setup.family.heads}
+    heads = {  # a helper that what is started from does not have is a fresh one
+        name: params[name] if name in params else setup.fresh_head(head, 0)
+        for name, head in setup.family.heads.items()
+    }
     tower = setup.family.started(params["tower"], other)  # type: ignore[arg-type]
     return setup.state({"tower": tower, **heads})
 

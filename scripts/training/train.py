@@ -133,6 +133,11 @@ def main() -> int:
         choices=range(4),
         help="leave the stem and so many stages of --start, a weight directory, as they are (0)",
     )
+    add(
+        "--token-helper",
+        action="store_true",
+        help="train with a helper head that sees the tokens of a fastvithd alone",
+    )
     add("--side", type=int, default=256, help="pixels along the side of a crop (256)")
     add("--batch", type=int, default=8, help="crops of a step (8)")
     add("--steps", type=int, default=6000)
@@ -147,6 +152,8 @@ def main() -> int:
             args.family == "fastvithd" and args.start and is_weights(args.start)
         ):
             parser.error("--frozen goes on from the folded weights of a fastvithd: --start WEIGHTS")
+        if args.token_helper and args.family != "fastvithd":
+            parser.error("--token-helper is of fastvithd: the head of clip sees nothing but tokens")
         args.helped = helped(args.start, args.frozen)
         family = family_of(vars(args))
         if args.side % 64 or not 64 <= args.side <= family.size:
