@@ -113,7 +113,7 @@ def encode_slots(
             f"init_slots(config, batch={frames.shape[0]}, slots={count})"
         )
     every = jnp.repeat(frames, count, 0)
-    check_cache(slots.cache, every, config)
+    check_cache(slots.cache, every, config, maker="init_slots")
     nearest, differs = _nearest(slots, every, policy)
     oldest = jnp.argmin(slots.used, 1)
     known = (slots.used != NEVER).any(1)

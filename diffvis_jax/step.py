@@ -246,23 +246,25 @@ def check_frames(frames: jax.Array | np.ndarray) -> None:
         raise FrameError(f"frames must be [B, S, S, 3], got {shape}; dv.preprocess makes such")
 
 
-def check_cache(cache: Cache, frames: jax.Array, config: VisionConfig) -> None:
+def check_cache(
+    cache: Cache, frames: jax.Array, config: VisionConfig, *, maker: str = "init_cache"
+) -> None:
     """Raises a CacheError for a cache of another config, a FrameError for frames of another size
-    or batch."""
+    or batch. `maker`: the function that makes such a cache, for the error."""
     size = cache.config.size
     # CLIP has one size: a cache of another is a cache of another config.
     resizable = type(config) is type(cache.config) and not isinstance(config, CLIPConfig)
     if cache.config != with_size(config, size if resizable else None):
         raise CacheError(
-            f"the cache was made for {cache.config}, not for {config}: make one with init_cache"
+            f"the cache was made for {cache.config}, not for {config}: make one with {maker}"
         )
     if frames.shape[0] != cache.batch:
         raise FrameError(
             f"{frames.shape[0]} frames for a cache of {cache.batch} streams: make another with "
-            f"init_cache(config, batch={frames.shape[0]})"
+            f"{maker}(config, batch={frames.shape[0]})"
         )
     if frames.shape[1] != size:
         raise FrameError(
             f"frames of {frames.shape[1]} px for a cache of {size} px: make another with "
-            f"init_cache(config, batch, size={frames.shape[1]})"
+            f"{maker}(config, batch, size={frames.shape[1]})"
         )

@@ -178,8 +178,13 @@ def add_differential_options(parser: argparse.ArgumentParser, *, disable: bool =
     )
 
 
-def check_prefill_options(args: argparse.Namespace) -> None:
-    """Raises ValueError if something is to be refreshed, and nothing is left out."""
+def check_answer_options(args: argparse.Namespace) -> None:
+    """Raises ValueError if an option is about chance, or about what is left out of a prefill, and
+    there is none."""
+    if args.top_p is not None and args.temperature == 0:
+        raise ValueError("--top-p is about chance: give a --temperature above 0 too, or drop it")
+    if args.num_beams > 1 and args.temperature > 0:
+        raise ValueError("--num-beams above 1 needs --temperature 0: beam search knows no chance")
     if args.prefill_refresh is not None and args.prefill == "exact":
         raise ValueError("--prefill-refresh is about --prefill bounded: give that")
 
@@ -203,7 +208,7 @@ def check_differential_options(args: argparse.Namespace) -> None:
     ]
     if args.disable_differential and given:
         raise ValueError(f"--disable-differential leaves nothing out: drop it or {given[0]}")
-    check_prefill_options(args)
+    check_answer_options(args)
 
 
 def find_model_directory(name: str, *, language: bool) -> Path:

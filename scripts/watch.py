@@ -24,7 +24,7 @@ from answering_options import (
     add_differential_options,
     add_model_options,
     answerer_options,
-    check_prefill_options,
+    check_answer_options,
     load_model,
     make_policy,
     make_question,
@@ -160,7 +160,7 @@ def check_options(args: argparse.Namespace) -> None:
         raise ValueError(f"{flag} is about the screen: drop it or --folder")
     if args.idle is not None and args.folder is None:
         raise ValueError("--idle is about --folder: a screen always has a next frame")
-    check_prefill_options(args)
+    check_answer_options(args)
 
 
 def main(arguments: list[str] | None = None) -> int:

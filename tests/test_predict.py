@@ -300,6 +300,7 @@ def test_an_interrupted_run_keeps_what_it_has(call, place, monkeypatch, capsys):
             "layer 9 does not exist: there are 3",
         ),
         (("--image-dir", "ROOT/one", "--num-beams", 2, "--temperature", 1), "temperature 0"),
+        (("--image-dir", "ROOT/one", "--top-p", 0.9), "give a --temperature above 0 too"),
         (
             ("--image-dir", "ROOT/one", "--benchmark", "--disable-differential"),
             "--disable-differential leaves nothing out: drop it or --benchmark",

@@ -135,3 +135,6 @@ def test_bad_slots_are_refused(odd):
         init_slots(odd.config, slots=0)
     with pytest.raises(dv.FrameError, match="3 frames for slots of 2 streams"):
         encode_slots(odd.params, init_slots(odd.config, 2), odd.frames(batch=3), config=odd.config)
+    larger = np.zeros((1, 2 * odd.config.size, 2 * odd.config.size, 3), np.uint8)
+    with pytest.raises(dv.FrameError, match=r"make another with init_slots\(config, batch, size="):
+        encode_slots(odd.params, init_slots(odd.config), larger, config=odd.config)

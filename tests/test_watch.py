@@ -164,6 +164,7 @@ QUICK = ("--folder", ".", "--idle", "0", "--interval", "0.01")
             (*QUICK, "--model-path", "x", "--prompt", "a", "--prefill-refresh", "3"),
             "--prefill-refresh is about --prefill bounded",
         ),
+        ((*QUICK, "--model-path", "x", "--prompt", "a", "--top-p", "0.9"), "--top-p is about"),
     ],
 )
 def test_bad_input_is_named(watch, arguments, said, tmp_path, monkeypatch, capsys):
