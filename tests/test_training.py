@@ -194,7 +194,7 @@ def test_card_says_what_was_measured(training):
         parameters=3_600_000,
         recipe={
             "pages": 7, "family": "fastvithd", "side": 256, "batch": 8, "steps": 9, "rate": 0.1,
-            "seed": 0, "start": None,
+            "seed": 0, "start": None, "token_helper": True, "fresh_tokens": False,
         },
         step=5,
         threshold=0.45,
@@ -204,6 +204,7 @@ def test_card_says_what_was_measured(training):
     assert row in text
     assert "70% of what it marks on the test pages is an element, and it marks 55%" in text
     assert "earlier run" not in text
+    assert "--seed 0 --token-helper; the weights of step 5" in text
     assert all(line.count("{") == 0 for line in text.splitlines())
 
 

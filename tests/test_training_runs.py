@@ -147,6 +147,10 @@ def test_a_run_goes_on_with_the_tower_it_began_with(training, tmp_path):
     ):
         with pytest.raises(ValueError, match="another run"):
             runs.check_same(tmp_path, begun, begun | other)
+    old = {name: value for name, value in begun.items() if name != "fresh_tokens"}
+    runs.check_same(tmp_path, old, begun | {"fresh_tokens": False})
+    with pytest.raises(ValueError, match="fresh_tokens False"):
+        runs.check_same(tmp_path, old, begun | {"fresh_tokens": True})
 
 
 def test_bundled_weights_say_what_they_began_with(training, tmp_path, monkeypatch):
@@ -213,6 +217,12 @@ def test_a_run_starts_from_bundled_weights(training, tmp_path):
     params = starting.started_state(helped, weights)["params"]
     fresh = helped.fresh_head(helped.family.heads["token_helper"], 0)
     assert jax.tree.all(jax.tree.map(np.array_equal, params, held | {"token_helper": fresh}))
+    # What comes after stage 3 can be begun anew.
+    tower = starting.started_state(setup, weights, 5)["params"]["tower"]
+    same = jax.tree.map(np.array_equal, tower, held["tower"])
+    assert all(jax.tree.all(own) for name, own in same.items() if name not in ("stage_4", "head"))
+    assert not same["stage_4"]["downsample"]["conv"]["kernel"]
+    assert not same["head"]["conv"]["kernel"]
     with pytest.raises(ValueError, match=r"is a FastViTHD, not a CLIP"):
         starting.started_state(learning.Setup(family.CLIP(), setup.optimiser), weights)
 
@@ -248,6 +258,24 @@ def test_a_run_does_not_go_on_with_another_head(training, tmp_path):
     )
     with pytest.raises(ValueError, match="another head"):
         starting.started_head(setup, tmp_path / "narrow")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--fresh-tokens",), "--start RUN"),
+        (("--fresh-tokens", "--start", "a-run", "--family", "clip"), "--start RUN"),
+        (("--token-helper", "--family", "clip"), "sees nothing but tokens"),
+    ],
+)
+def test_options_of_fastvithd_are_refused_elsewhere(
+    training, tmp_path, monkeypatch, capsys, options, said
+):
+    monkeypatch.setattr("sys.argv", ["train.py", "data", str(tmp_path / "run"), *options])
+    with pytest.raises(SystemExit):
+        training("train").main()
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("options", [[], ["--start", "a-run"], ["--family", "clip"]])

@@ -72,8 +72,8 @@ def card(
     shown = ["family", "side", "batch", "steps", "rate", "seed"]
     shown += [key for key in ("frozen", "muon") if recipe.get(key)]
     options = [f"--{key} {recipe[key]}" for key in shown]
-    if recipe.get("token_helper"):
-        options.append("--token-helper")
+    flags = ("token_helper", "fresh_tokens")
+    options += [f"--{flag.replace('_', '-')}" for flag in flags if recipe.get(flag)]
     return CARD.format(
         name=name,
         kind=kind,

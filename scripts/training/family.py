@@ -102,6 +102,11 @@ class FastViTHD:
         """Parameters of this tower out of those of `other`, which is no deeper."""
         return grow(params, other.depths, self.depths)
 
+    def renewed(self, params: dict[str, Any], seed: int) -> dict[str, Any]:
+        """The same parameters, but for what comes after stage 3, which is as before any step."""
+        fresh = self.fresh(seed)
+        return {**params, **{name: fresh[name] for name in ("stage_4", "head")}}
+
     @property
     def kept(self) -> tuple[str, ...]:
         """Names of the parameters that are not trained."""

@@ -12,7 +12,7 @@ from screens import pages_of
 from diffvis_jax.checkpoints.format import read_json
 
 # Of a recipe, what stays as it was begun; so does the tower. A run may become longer.
-SAME = ("side", "batch", "rate", "muon", "seed", "start", "pages")
+SAME = ("side", "batch", "rate", "muon", "seed", "start", "fresh_tokens", "pages")
 
 
 def checkpoints(run: Path) -> ocp.CheckpointManager:
@@ -89,6 +89,7 @@ def check_same(run: Path, begun: dict[str, Any], recipe: dict[str, Any]) -> None
     had, family = family_of(begun), family_of(recipe)
     if had != family:
         raise ValueError(f"{run} was begun with {had}, not with {family}: name another run")
+    begun = {"fresh_tokens": False, **begun}  # which recipes did not always hold
     differing = [
         f"{name} {begun.get(name)} (now {recipe[name]})"
         for name in SAME

@@ -15,9 +15,9 @@ from diffvis_jax.checkpoints.format import read_json
 from diffvis_jax.checkpoints.store import load_grounding, load_vision
 
 
-def started_state(setup: Setup, start: Path) -> dict[str, Any]:
+def started_state(setup: Setup, start: Path, anew: int | None = None) -> dict[str, Any]:
     """A first state with the averaged weights of another run, or with those of a weight directory,
-    grown to this run's depth.
+    grown to this run's depth; with a seed `anew` but for what comes after stage 3.
 
     The batch norm that is folded into the weights of a directory left what follows a convolution
     with mean 0 and variance 1, so that what normalising it again changes is what one batch differs
@@ -44,6 +44,8 @@ def started_state(setup: Setup, start: Path) -> dict[str, Any]:
         for name, head in setup.family.heads.items()
     }
     tower = setup.family.started(params["tower"], other)  # type: ignore[arg-type]
+    if anew is not None:
+        tower = setup.family.renewed(tower, anew)  # type: ignore[union-attr]
     return setup.state({"tower": tower, **heads})
 
 

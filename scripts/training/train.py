@@ -77,7 +77,9 @@ def train(args: argparse.Namespace, family: Family, manager: ocp.CheckpointManag
         state = manager.restore(newest, args=ocp.args.StandardRestore(setup.shape))
         print(f"going on from step {newest}", flush=True)
     else:
-        state = started_state(setup, args.start) if args.start else None
+        state = None
+        if args.start:
+            state = started_state(setup, args.start, args.seed if args.fresh_tokens else None)
         recipe["start_step"] = start_step(args.start) if args.start else None
     done = newest or 0
     validation = load_screens(args.data / "val", setup.head, args.validation, family.size)
@@ -138,6 +140,11 @@ def main() -> int:
         action="store_true",
         help="train with a helper head that sees the tokens of a fastvithd alone",
     )
+    add(
+        "--fresh-tokens",
+        action="store_true",
+        help="begin what comes after stage 3 of --start, a fastvithd, anew",
+    )
     add("--side", type=int, default=256, help="pixels along the side of a crop (256)")
     add("--batch", type=int, default=8, help="crops of a step (8)")
     add("--steps", type=int, default=6000)
@@ -154,6 +161,8 @@ def main() -> int:
             parser.error("--frozen goes on from the folded weights of a fastvithd: --start WEIGHTS")
         if args.token_helper and args.family != "fastvithd":
             parser.error("--token-helper is of fastvithd: the head of clip sees nothing but tokens")
+        if args.fresh_tokens and not (args.family == "fastvithd" and args.start):
+            parser.error("--fresh-tokens goes on from the other stages of a fastvithd: --start RUN")
         args.helped = helped(args.start, args.frozen)
         family = family_of(vars(args))
         if args.side % 64 or not 64 <= args.side <= family.size:
