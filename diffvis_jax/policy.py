@@ -13,8 +13,8 @@ from diffvis_jax.change import METRICS, Metric
 from diffvis_jax.errors import ConfigError
 from diffvis_jax.knobs import checked, concrete
 
-# Chosen on trained weights (docs/fidelity.md): the last two stages attend globally, and there a
-# change travels to every token; a step that keeps them local misses most of it.
+# The last two stages attend globally, so a change reaches every token. On trained weights little of
+# it does, and narrower margins may do: docs/fidelity.md.
 FAITHFUL_MARGIN = (1.0, 1.0, 4.0, 32.0, 32.0)
 FAST_MARGIN = (1.0, 1.0, 2.0, 32.0, 32.0)
 
@@ -122,13 +122,13 @@ class Policy:
 
     @classmethod
     def faithful(cls, **changes: Any) -> "Policy":
-        """The default: margins that grow with depth. On trained weights 0.02 of a small change
+        """The default: margins that grow with depth. On trained weights 0.003 of a small change
         is late (median; docs/fidelity.md)."""
         return cls(**changes)
 
     @classmethod
     def fast(cls, **changes: Any) -> "Policy":
-        """Narrower margins where the tower convolves: 0.06 of a small change is late, more where
+        """Narrower margins where the tower convolves: 0.02 of a small change is late, more where
         changes follow each other (docs/fidelity.md)."""
         return cls(**{"margin": FAST_MARGIN, **changes})
 
