@@ -13,8 +13,8 @@ from diffvis_jax.change import METRICS, Metric
 from diffvis_jax.errors import ConfigError
 from diffvis_jax.knobs import checked, concrete
 
-# The last two stages attend globally, so a change reaches every token. Little of it does, on trained
-# weights, but enough that detections differ elsewhere where it is left out: docs/fidelity.md.
+# The last two stages attend globally, so a change reaches every token. On trained weights little of
+# it does, but enough that detections differ elsewhere where it is left out: docs/fidelity.md.
 FAITHFUL_MARGIN = (1.0, 1.0, 4.0, 32.0, 32.0)
 FAST_MARGIN = (1.0, 1.0, 2.0, 32.0, 32.0)
 
