@@ -4,12 +4,16 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import families_canvas as canvas
 import families_desktop as desktop
+import families_lessons as lessons
 import families_lists as lists
 import families_mixed as mixed
 import families_office as office
 import families_public as public
+import families_reading as reading
 import families_studio as studio
+import families_tools as tools
 import families_web as web
 import families_work as work
 from page_parts import Parts
@@ -62,6 +66,14 @@ TRAINING_FAMILIES: dict[str, Family] = {
         work.query_tool,
         studio.timeline,
         studio.inspector,
+        tools.review,
+        tools.log_viewer,
+        canvas.node_graph,
+        canvas.control_panel,
+        reading.package_page,
+        reading.help_centre,
+        lessons.course,
+        lessons.recipe,
     )
 }
 # Never seen in training or validation, neither alone nor inside another family's page.
