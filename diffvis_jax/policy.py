@@ -14,9 +14,10 @@ from diffvis_jax.errors import ConfigError
 from diffvis_jax.knobs import checked, concrete
 
 # The last two stages attend globally, so a change reaches every token. On trained weights little of
-# it does, but enough that detections differ elsewhere where it is left out: docs/fidelity.md.
+# it does, but enough that detections differ elsewhere where it is left out (docs/fidelity.md):
+# faithful recomputes those stages for every token, fast where most of the change is.
 FAITHFUL_MARGIN = (1.0, 1.0, 4.0, 32.0, 32.0)
-FAST_MARGIN = (1.0, 1.0, 2.0, 32.0, 32.0)
+FAST_MARGIN = (1.0, 1.0, 2.0, 3.0, 4.0)
 
 _UNLIMITED = 2**30
 
@@ -128,8 +129,9 @@ class Policy:
 
     @classmethod
     def fast(cls, **changes: Any) -> "Policy":
-        """Narrower margins where the tower convolves: 0.02 of a small change is late, more where
-        changes follow each other (docs/fidelity.md)."""
+        """Narrower margins, for a third of what faithful costs. On the bundled weights 0.14 of a
+        small change is late at the tokens that changed (median), and most of what it does to the
+        others; how much on other weights, scripts/calibrate.py says (docs/fidelity.md)."""
         return cls(**{"margin": FAST_MARGIN, **changes})
 
     @classmethod

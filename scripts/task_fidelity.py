@@ -44,7 +44,7 @@ from diffvis_jax.session import changed_tokens, missed_change
 from diffvis_jax.towers import build
 
 # Of a tower with five stages.
-POLICIES = "faithful, fast, 1 1 3 32 32, 1 1 2 4 8, 0"
+POLICIES = "faithful, 1 1 3 6 12, 1 1 2 5 8, fast, 0"
 
 
 class Session:
