@@ -39,7 +39,7 @@ from diffvis_jax.towers import build
 # Margins of a tower of five stages: of the first two, of the third, of the two that attend.
 EARLY = (0, 1, 2)
 MIDDLE = (1, 2, 3, 4, 6)
-LATE = ((2, 4), (4, 8), (8, math.inf), (math.inf, math.inf))
+LATE = ((2, 4), (3, 4), (5, 8), (8, math.inf), (math.inf, math.inf))
 FLAT = (0, 1, 2, 3, 4, 6, 8, 12)
 TOLERANCES = (0.0003, 0.001, 0.003, 0.01, 0.03)
 # Of a tower of one stage: margin, and the share of the cells that attend most to a change.

@@ -141,7 +141,7 @@ def test_the_policy_written_keeps_the_bound(calibrate, screens, odd, monkeypatch
 
 def test_candidates_suit_the_tower(calibrate):
     assert len(calibrate.candidates(1)) == 8 + 6 + 5 + 1
-    assert len(calibrate.candidates(5)) == 8 + 3 * 5 * 4 + 5 + 1
+    assert len(calibrate.candidates(5)) == 8 + 3 * 5 * 5 + 5 + 1
     for stages in (1, 5):
         for policy in calibrate.candidates(stages).values():
             assert policy.margins(stages).shape == (stages,)
