@@ -43,7 +43,7 @@ def node_graph(p: Parts) -> str:
     def node(left: float, top: float) -> str:
         chosen, ending = p.chance(0.04), tool(p, size) if tooled and p.chance(0.8) else ""
         place = f"position:absolute;left:{left:.0f}px;top:{top:.0f}px;width:{wide}px;"
-        tint = f"hsl({hue + p.rng.choice((0, 40, 90)) % 360} 45% {28 if s.dark else 80}%)"
+        tint = f"hsl({(hue + p.rng.choice((0, 40, 90))) % 360} 45% {28 if s.dark else 80}%)"
         back = f"background:{tint if filled else s.surface};{edge};"
         back += f"outline:2px solid {s.accent};outline-offset:2px;" * chosen
         clicked = live
@@ -121,8 +121,8 @@ def node_graph(p: Parts) -> str:
         return div(div(p.words(1, 2), "small muted") + control)
 
     upright = "align-items:center;padding:4px;gap:2px;min-width:0"
-    level = ("row", f"padding:{size // 5}px 8px", WHOLE[2])
-    cell = p.rng.choice((level, ("col card", upright, WHOLE[0])))
+    flat_cell = ("row", f"padding:{size // 5}px 8px", WHOLE[2])
+    cell = p.rng.choice((flat_cell, ("col card", upright, WHOLE[0])))
     shelf = f"display:grid;grid-template-columns:repeat({p.rng.randint(2, 4)},1fr);gap:4px"
     shelf = shelf if "col" in cell[0] else ""
 
@@ -135,8 +135,8 @@ def node_graph(p: Parts) -> str:
     below = div(p.tabs(2, 5, p.chance(0.5)) + tool(p, size), "row") if p.chance(0.3) else ""
     bar = p.many(2, 5, action(p)) + segments(p, 2, 5, size + 8, p.chance(0.3)) + GROW
     bar += tools(p, 2, 6, size + 8) + p.many(0, 2, p.button)
-    upright = tools(p, 5, 12, size + 12)
-    return frame(p, canvas + below, upright, bar, panel, p.rng.randint(140, 280))
+    palette = tools(p, 5, 12, size + 12)
+    return frame(p, canvas + below, palette, bar, panel, p.rng.randint(140, 280))
 
 
 def control_panel(p: Parts) -> str:

@@ -50,8 +50,11 @@ def seeds_of(split: str, first: int, count: int, only: Sequence[str] = ()) -> li
 
 
 def stream_seeds(first: int, count: int) -> list[tuple[str, int]]:
-    """Streams come of every family but documentation; trajectory.json says of which split."""
-    families = (*TRAINING_FAMILIES, *TEST_FAMILIES)
+    """Streams come of every family but documentation; trajectory.json says of which split.
+
+    Those kept for testing come first: a few streams have them, too, however many others there are.
+    """
+    families = (*TEST_FAMILIES, *TRAINING_FAMILIES)
     start = len(SPLITS) * SEEDS_PER_SPLIT + first
     return [(families[index % len(families)], start + index) for index in range(count)]
 
