@@ -23,6 +23,10 @@ _CHUNK_POSITIONS = {"cpu": 128}
 _CHUNK_POSITIONS_ELSEWHERE = 4096
 _MOST_CELLS_PER_CHUNK = 1024
 
+# Queries of attention per chunk, where a stream has twice as many positions: keys and values are
+# sorted by heads once for each chunk (docs/benchmarks.md).
+_CHUNK_QUERIES = {"cpu": 512}
+
 # Chunks of so many cells or more are wide: what does not fill one goes into narrow ones, an eighth
 # as large. Each size is compiled, and for larger cells narrow chunks gain nothing
 # (docs/benchmarks.md).
@@ -30,11 +34,14 @@ _WIDE_CELLS = {"cpu": 32}
 _NARROWER = 8
 
 
-def chunk_sizes(positions_per_cell: int, cells: int) -> tuple[int, ...]:
+def chunk_sizes(positions_per_cell: int, cells: int, *, attending: bool = False) -> tuple[int, ...]:
     """K for cells of that many positions, at most `cells`, on the default backend: one size, or a
-    wide and a narrow one."""
+    wide and a narrow one. `attending`: whether the positions are queries of attention."""
     backend = jax.default_backend()
     positions = _CHUNK_POSITIONS.get(backend, _CHUNK_POSITIONS_ELSEWHERE)
+    queries = _CHUNK_QUERIES.get(backend, positions)
+    if attending and 2 * queries <= cells * positions_per_cell:
+        positions = queries
     wide = max(1, min(positions // positions_per_cell, _MOST_CELLS_PER_CHUNK, cells))
     if wide < max(_NARROWER, _WIDE_CELLS.get(backend, wide + 1)):
         return (wide,)

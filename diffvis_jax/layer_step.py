@@ -65,7 +65,8 @@ class Geometry:
 
     @property
     def chunks(self) -> tuple[int, ...]:
-        return cells.chunk_sizes(self.layer.cell**2, self.tower.cells)
+        attending = isinstance(self.layer, Global)
+        return cells.chunk_sizes(self.layer.cell**2, self.tower.cells, attending=attending)
 
     def locate(self, index: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Flat cell indices `[K]` over `[B, P]` -> stream, row, column, each `[K]`."""

@@ -111,9 +111,10 @@ def test_windows_that_are_not_wanted_are_left_alone():
 @pytest.mark.parametrize("positions", [1, 4, 64, 256, 4096])
 @pytest.mark.parametrize("count", [1, 16, 577])
 @pytest.mark.parametrize("wide", [1, 8, 10**9])
-def test_chunks_are_of_sensible_sizes(positions, count, wide, monkeypatch):
+@pytest.mark.parametrize("attending", [False, True])
+def test_chunks_are_of_sensible_sizes(positions, count, wide, attending, monkeypatch):
     monkeypatch.setitem(cells._WIDE_CELLS, "cpu", wide)
-    sizes = cells.chunk_sizes(positions, count)
+    sizes = cells.chunk_sizes(positions, count, attending=attending)
     assert len(sizes) in (1, 2)
     assert 1 <= sizes[-1] <= sizes[0] <= count
 

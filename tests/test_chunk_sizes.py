@@ -18,22 +18,25 @@ CONFIG = dataclasses.replace(FASTVITHD, depths=(1, 1, 1, 1, 1))
 
 @pytest.fixture(scope="module")
 def steps():
-    """The step with chunks of one size, and of two in stages 2 to 4."""
+    """The step with chunks of one size, and of two in stages 2 to 4, of which attention's in stage
+    3 are others."""
 
-    def compiled(wide):
+    def compiled(wide, queries):
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(cells._WIDE_CELLS, "cpu", wide)
+            patch.setitem(cells._CHUNK_QUERIES, "cpu", queries)
             step = jax.jit(lambda *args: dv.encode_step(*args[:3], config=CONFIG, policy=args[3]))
             step(*arguments)  # later calls find it compiled
             sizes = [cells.chunk_sizes(positions, 16) for positions in (16, 4, 1)]
+            sizes.append(cells.chunk_sizes(4, 16, attending=True))
         return step, sizes
 
     frames = np.zeros((2, 256, 256, 3), np.uint8)
     margins = np.zeros(5, np.float32)
     arguments = random_params(CONFIG), dv.init_cache(CONFIG, 2), frames, dv.Policy(margin=margins)
-    one, two = compiled(10**9), compiled(8)
-    assert [len(sizes) for sizes in one[1]] == [1, 1, 1]
-    assert [len(sizes) for sizes in two[1]] == [2, 2, 2]
+    one, two = compiled(10**9, 512), compiled(8, 32)
+    assert one[1] == [(8,), (16,), (16,), (16,)]
+    assert two[1] == [(8, 1), (16, 2), (16, 2), (8, 1)]
     return one[0], two[0]
 
 

@@ -40,9 +40,8 @@ _CPU_SUMS = 4
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _shift_add(x: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int) -> jax.Array:
-    if x.dtype != jnp.float32:
-        # Materialised once: fused into the taps, the conversion would run k * k times.
-        x = lax.optimization_barrier(x.astype(jnp.float32))
+    # Materialised once: fused into the taps, what makes it would run k * k times.
+    x = lax.optimization_barrier(x.astype(jnp.float32))
     kernel, bias = kernel.astype(jnp.float32), bias.astype(jnp.float32)
     # An output for each of an input's multiples, then woven together: to repeat the input is to
     # read it channel by channel at every tap.
