@@ -1,31 +1,25 @@
 """Encode only what changed on the screen: differential vision encoders in JAX."""
 
-from diffvis_jax.cache import Cache, Report, describe, init_cache
-from diffvis_jax.change import compute_patch_diff
+from diffvis_jax.core.cache import Cache, Report, describe, init_cache
+from diffvis_jax.core.change import compute_patch_diff
+from diffvis_jax.core.policy import Policy
+from diffvis_jax.core.policy_file import load_policy, save_policy
+from diffvis_jax.core.slots import SlotCache, encode_slots, init_slots, make_slot_step
+from diffvis_jax.core.step import audit, encode, encode_step, make_step
 from diffvis_jax.encoder import DifferentialVisionEncoder
-from diffvis_jax.errors import (
-    CacheError,
-    CheckpointError,
-    ConfigError,
-    FrameError,
-    PromptError,
-)
+from diffvis_jax.errors import CacheError, CheckpointError, ConfigError, FrameError, PromptError
+from diffvis_jax.images.geometry import PreprocessConfig
+from diffvis_jax.images.preprocess import ImageError, Placement, placement, preprocess
+from diffvis_jax.images.preprocess_in_graph import preprocess_in_graph
 from diffvis_jax.language.answer import AnswerOptions
 from diffvis_jax.language.config import QwenConfig
 from diffvis_jax.language.differential_prefill import PrefillPolicy
-from diffvis_jax.language.loaded import Language
-from diffvis_jax.language.session import PromptSession
+from diffvis_jax.language.language_model import Language
+from diffvis_jax.language.prompt_session import PromptSession
 from diffvis_jax.model import Model, load
-from diffvis_jax.ops.resize import preprocess_in_graph
-from diffvis_jax.policy import Policy
-from diffvis_jax.policy_file import load_policy, save_policy
-from diffvis_jax.preprocess_config import PreprocessConfig
-from diffvis_jax.preprocessing import ImageError, Placement, placement, preprocess
-from diffvis_jax.slots import SlotCache, encode_slots, init_slots, make_slot_step
-from diffvis_jax.step import audit, encode, encode_step, make_step
+from diffvis_jax.report.patches import visualize_changed_patches
 from diffvis_jax.towers import CLIPConfig, FastViTHDConfig
-from diffvis_jax.towers.initialise import init_params
-from diffvis_jax.visualize import visualize_changed_patches
+from diffvis_jax.towers.init import init_params
 from diffvis_jax.vlm import generate_ids, logits, stream_ids
 
 __version__ = "0.1.0"

@@ -5,13 +5,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffvis_jax.cache import Cache, Report, describe, init_cache
+from diffvis_jax.core.cache import Cache, Report, describe, init_cache
+from diffvis_jax.core.policy import Policy
+from diffvis_jax.core.slots import SlotCache, init_slots, make_slot_step
+from diffvis_jax.core.step import check_frames, jit_audit, make_step
 from diffvis_jax.errors import ConfigError, FrameError
+from diffvis_jax.images.preprocess import preprocess
 from diffvis_jax.model import Model
-from diffvis_jax.policy import Policy
-from diffvis_jax.preprocessing import preprocess
-from diffvis_jax.slots import SlotCache, init_slots, make_slot_step
-from diffvis_jax.step import check_frames, jit_audit, make_step
 
 
 class DifferentialVisionEncoder:

@@ -10,9 +10,9 @@ import jax
 
 from diffvis_jax.errors import CheckpointError
 from diffvis_jax.grounding.find import Head
-from diffvis_jax.language.loaded import Language
+from diffvis_jax.language.language_model import Language
 from diffvis_jax.towers import VisionConfig
-from diffvis_jax.towers.layers import Params
+from diffvis_jax.towers.base import Params
 
 _SMALL_COPY = 4e9  # bytes of a decoder in float32 that "auto" makes room for
 
@@ -71,7 +71,7 @@ def load(
     Raises:
       CheckpointError: not such a directory, or a damaged one; the message says what is wrong.
     """
-    from diffvis_jax.checkpoints import store  # orbax is slow to import
+    from diffvis_jax.checkpoints import store
 
     config, params = store.load_vision(directory, dtype=dtype)
     head = Head(*store.load_grounding(directory)) if store.has_grounding(directory) else None

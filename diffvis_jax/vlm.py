@@ -1,6 +1,6 @@
 """The vision-language model: from frames and ids to logits and text.
 
-`PromptSession` (`language/session.py`) does the same from frame to frame, and keeps what did not
+`PromptSession` (`language/prompt_session.py`) does the same from frame to frame, and keeps what did not
 change. B prompts, n images, L positions of the longest prompt, V vocabulary rows.
 """
 
@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffvis_jax.core.step import jit_encode
 from diffvis_jax.language import generate
 from diffvis_jax.language.answer import AnswerOptions, answers
 from diffvis_jax.language.kv_cache import init_kv_cache
-from diffvis_jax.language.session import PromptSession
+from diffvis_jax.language.prompt_session import PromptSession
 from diffvis_jax.language.splice import Ids, make_prompt
 from diffvis_jax.model import Model
-from diffvis_jax.step import jit_encode
 
 
 def logits(model: Model, frames: Any, input_ids: Ids) -> jax.Array:

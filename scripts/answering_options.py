@@ -217,7 +217,7 @@ def find_model_directory(name: str, *, language: bool) -> Path:
     Raises:
       ValueError: nothing of the kind.
     """
-    from diffvis_jax.checkpoints.cached import weight_directory
+    from diffvis_jax.checkpoints.conversion_cache import weight_directory
 
     named = WEIGHTS / name
     source = named if (named / "manifest.json").is_file() else name

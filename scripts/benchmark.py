@@ -30,9 +30,9 @@ from named_weights import find_weights
 from plots import pyplot
 
 import diffvis_jax as dv
-from diffvis_jax.checkpoints.progress import Progress
-from diffvis_jax.recording import read_recording
-from diffvis_jax.single_change import MEASURED, Measured, SingleChange, median_of
+from diffvis_jax.images.recording import read_recording
+from diffvis_jax.measure.single_change import MEASURED, Measured, SingleChange, median_of
+from diffvis_jax.utils.progress import Progress
 
 # Scenario -> pairs of frames of the bundled session (its session.json says what happens).
 SCENARIOS: dict[str, tuple[tuple[str, str], ...]] = {

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 import diffvis_jax as dv
-from diffvis_jax.batch.streams import (
+from diffvis_jax.core.streams import (
     checked_places,
     data_mesh,
     init_full,
@@ -19,8 +19,8 @@ from diffvis_jax.batch.streams import (
     on_all,
     on_devices,
 )
-from diffvis_jax.checkpoints.progress import Progress
 from diffvis_jax.towers import build
+from diffvis_jax.utils.progress import Progress
 
 SHARES = (0.0, 0.01, 0.05, 0.2, 0.5, 1.0)
 

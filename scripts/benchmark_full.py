@@ -10,8 +10,8 @@ import jax
 import numpy as np
 
 import diffvis_jax as dv
-from diffvis_jax.checkpoints.progress import Progress
-from diffvis_jax.step import jit_encode
+from diffvis_jax.core.step import jit_encode
+from diffvis_jax.utils.progress import Progress
 
 # Times the fastest first run: what takes longer than that is not run again.
 HOPELESS = 5

@@ -21,7 +21,7 @@ from command_line import check_file, run_script, write_json
 from named_weights import find_weights
 
 import diffvis_jax as dv
-from diffvis_jax.checkpoints.progress import Progress
+from diffvis_jax.utils.progress import Progress
 
 OURS = {  # dtype of the prefill, and of the decoding
     "diffvis_jax float32": ("float32", None),

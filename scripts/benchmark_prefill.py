@@ -24,8 +24,7 @@ from named_policies import find_policy
 from named_weights import find_weights
 
 import diffvis_jax as dv
-from diffvis_jax.checkpoints.progress import Progress
-from diffvis_jax.language.compare import compare_prefill
+from diffvis_jax.images.recording import read_recording
 from diffvis_jax.language.differential_prefill import (
     PrefillPolicy,
     Prompt,
@@ -40,7 +39,8 @@ from diffvis_jax.language.differential_prefill import (
 from diffvis_jax.language.generate import capacity_for
 from diffvis_jax.language.prompt import build_prompt, tokenize
 from diffvis_jax.language.splice import make_prompt
-from diffvis_jax.recording import read_recording
+from diffvis_jax.measure.prefill_error import compare_prefill
+from diffvis_jax.utils.progress import Progress
 
 
 def prefill_policies(tolerances: list[float], refresh_every: int) -> dict[str, PrefillPolicy]:

@@ -30,11 +30,11 @@ from named_weights import HELP, TRAINED, find_weights
 from plots import pyplot
 
 import diffvis_jax as dv
-from diffvis_jax.checkpoints.progress import Progress
-from diffvis_jax.recording import read_recording
-from diffvis_jax.session import changed_tokens, run_session
-from diffvis_jax.single_change import Measured, SingleChange, median_of, small_changes
+from diffvis_jax.images.recording import read_recording
+from diffvis_jax.measure.recording_run import changed_tokens, run_session
+from diffvis_jax.measure.single_change import Measured, SingleChange, median_of, small_changes
 from diffvis_jax.towers import build
+from diffvis_jax.utils.progress import Progress
 
 # Margins of a tower of five stages: of the first two, of the third, of the two that attend.
 EARLY = (0, 1, 2)

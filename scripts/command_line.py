@@ -110,7 +110,7 @@ def check_directory(flag: str, directory: Path) -> None:
 
 def write_json(file: Path, content: Any) -> None:
     """Writes a document; an existing file is replaced in one go."""
-    from diffvis_jax.whole_file import write_whole  # importing the library takes a second
+    from diffvis_jax.utils.atomic_file import write_whole
 
     write_whole(file, json.dumps(content, indent=1) + "\n")
 

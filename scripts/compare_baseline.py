@@ -38,13 +38,13 @@ from named_weights import HELP, TRAINED, find_weights
 from token_baselines import fixed_ratio, token_gates
 
 import diffvis_jax as dv
-from diffvis_jax.change import patch_difference
 from diffvis_jax.checkpoints import torch_reference
-from diffvis_jax.checkpoints.progress import Progress
-from diffvis_jax.recording import read_recording
-from diffvis_jax.session import changed_tokens, missed_change
-from diffvis_jax.step import jit_encode
+from diffvis_jax.core.change import patch_difference
+from diffvis_jax.core.step import jit_encode
+from diffvis_jax.images.recording import read_recording
+from diffvis_jax.measure.recording_run import changed_tokens, missed_change
 from diffvis_jax.towers import build
+from diffvis_jax.utils.progress import Progress
 
 SIMILAR = 0.05  # mean difference, of the full scale
 WINDOWS = 50  # most patches that are encoded by themselves

@@ -163,10 +163,10 @@ def run(args: argparse.Namespace) -> int:
     """Checks everything that can be checked, then loads, encodes and reports."""
     # Here, so that --help and wrong options do not wait for JAX.
     import diffvis_jax as dv
-    from diffvis_jax.checkpoints.progress import Progress
-    from diffvis_jax.recording import read_recording
+    from diffvis_jax.images.recording import read_recording
+    from diffvis_jax.measure.recording_run import run_session
     from diffvis_jax.report.table import Table
-    from diffvis_jax.session import run_session
+    from diffvis_jax.utils.progress import Progress
 
     if args.arch and args.weights:
         raise ValueError("--arch draws random weights, --weights names some: give one of them")
@@ -211,7 +211,7 @@ def random_config(args: argparse.Namespace):
 def load_weights(args: argparse.Namespace):
     """Loads `weights/NAME`, or a path."""
     import diffvis_jax as dv
-    from diffvis_jax.cache import with_size
+    from diffvis_jax.core.cache import with_size
 
     directory = find_weights(args.weights or TRAINED)
     model = dv.load(directory, dtype=args.dtype)
@@ -274,7 +274,7 @@ def write_outputs(
     args: argparse.Namespace, model: Any, policy: Any, recording: Any, result: Any
 ) -> None:
     """Writes pictures, page and JSON, and says where they are."""
-    from diffvis_jax.policy_file import policy_fields
+    from diffvis_jax.core.policy_file import policy_fields
     from diffvis_jax.report.table import machine_text, tower_text
 
     if args.json is not None:
@@ -321,7 +321,7 @@ def write_outputs(
 
 
 def policy_text(policy: Any) -> str:
-    from diffvis_jax.policy_file import policy_fields
+    from diffvis_jax.core.policy_file import policy_fields
 
     fields = policy_fields(policy)
     margin = fields["margin"] if isinstance(fields["margin"], list) else [fields["margin"]]
@@ -338,11 +338,11 @@ def write_overlays(directory: Path, model: Any, recording: Any, result: Any) -> 
     Those that a longer run has left there are removed: the pictures are those of one run.
     """
     import diffvis_jax as dv
-    from diffvis_jax.checkpoints.progress import Progress
-    from diffvis_jax.grounding.draw import draw_elements
     from diffvis_jax.grounding.find import on_screenshot
-    from diffvis_jax.recording import open_screenshot
+    from diffvis_jax.images.recording import open_screenshot
+    from diffvis_jax.report.elements import draw_elements
     from diffvis_jax.towers import build
+    from diffvis_jax.utils.progress import Progress
 
     pictures = []
     with Progress(len(result.frames), "drawing") as progress:

@@ -32,23 +32,22 @@ from named_weights import HELP, TRAINED, find_weights
 from plots import pyplot
 
 import diffvis_jax as dv
-from diffvis_jax.batch import processes
-from diffvis_jax.batch.answers import (
+from diffvis_jax.core.policy_file import policy_fields
+from diffvis_jax.core.streams import checked_places, data_mesh
+from diffvis_jax.datasets import KINDS, Dataset, Stream, chained, merged, open_dataset
+from diffvis_jax.datasets.coordinates import Boxes, Outline
+from diffvis_jax.datasets.predictions import read_predictions
+from diffvis_jax.evaluation import processes
+from diffvis_jax.evaluation.answers import (
     answers_table,
     compared,
     groups_in,
     score,
     summarise_answers,
 )
-from diffvis_jax.batch.results import (
-    ResultsError,
-    ResultsFile,
-    open_run,
-    read_results,
-)
-from diffvis_jax.batch.run import Runner
-from diffvis_jax.batch.streams import checked_places, data_mesh
-from diffvis_jax.batch.summary import (
+from diffvis_jax.evaluation.results import ResultsError, ResultsFile, open_run, read_results
+from diffvis_jax.evaluation.run import Runner
+from diffvis_jax.evaluation.summary import (
     ALL,
     FULL,
     broken_frames,
@@ -57,13 +56,9 @@ from diffvis_jax.batch.summary import (
     summarise,
     times_table,
 )
-from diffvis_jax.checkpoints.progress import Progress
-from diffvis_jax.datasets import KINDS, Dataset, Stream, chained, merged, open_dataset
-from diffvis_jax.datasets.coordinates import Boxes, Outline
-from diffvis_jax.datasets.predictions import read_predictions
-from diffvis_jax.policy_file import policy_fields
 from diffvis_jax.towers import build
-from diffvis_jax.whole_file import write_whole
+from diffvis_jax.utils.atomic_file import write_whole
+from diffvis_jax.utils.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from plots import pyplot
 
-from diffvis_jax.batch.summary import ALL, FULL, good_frames, results_table, show, times_table
 from diffvis_jax.datasets.records import Image, Screen, Stream, read_image
+from diffvis_jax.evaluation.summary import ALL, FULL, good_frames, results_table, show, times_table
 from diffvis_jax.report.plain_page import (
     captioned,
     data_url,

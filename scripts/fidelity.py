@@ -25,13 +25,13 @@ from named_weights import HELP, TRAINED, find_weights
 from plots import pyplot
 
 import diffvis_jax as dv
-from diffvis_jax.change import distance_to
-from diffvis_jax.checkpoints.progress import Progress
-from diffvis_jax.policy import FAITHFUL_MARGIN, FAST_MARGIN
-from diffvis_jax.recording import read_recording
-from diffvis_jax.single_change import Measured, SingleChange, median_of, small_changes
-from diffvis_jax.step import jit_encode
+from diffvis_jax.core.change import distance_to
+from diffvis_jax.core.policy import FAITHFUL_MARGIN, FAST_MARGIN
+from diffvis_jax.core.step import jit_encode
+from diffvis_jax.images.recording import read_recording
+from diffvis_jax.measure.single_change import Measured, SingleChange, median_of, small_changes
 from diffvis_jax.towers import build
+from diffvis_jax.utils.progress import Progress
 
 MOVED = (1e-3, 1e-2, 5e-2)  # of the layer's RMS
 DISTANCES = (0, 1, 2, 3, 4, 6, 8, 15)

@@ -20,11 +20,12 @@ import ml_dtypes
 import numpy as np
 from command_line import run_script
 
-from diffvis_jax.checkpoints import fastvithd_keys, language_keys
-from diffvis_jax.checkpoints.progress import Progress
-from diffvis_jax.checkpoints.tensors import Shape
+from diffvis_jax.checkpoints.formats.tensors import Shape
+from diffvis_jax.checkpoints.keys import fastvithd as fastvithd_keys
+from diffvis_jax.checkpoints.keys import qwen2 as language_keys
 from diffvis_jax.language.config import QwenConfig
 from diffvis_jax.towers.fastvithd import FastViTHDConfig
+from diffvis_jax.utils.progress import Progress
 
 TOWER = FastViTHDConfig()
 # Widths of Qwen2; the rows of the embedding are those on disk.

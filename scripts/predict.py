@@ -42,7 +42,7 @@ if TYPE_CHECKING:  # so that --help does not wait for JAX
 
     import diffvis_jax as dv
     from diffvis_jax.agent.answering import Answerer
-    from diffvis_jax.agent.comparison import Comparison
+    from diffvis_jax.measure.answer_pairs import Comparison
 
 WARM_UP_FRAMES = 2  # one that is encoded in full, one in part
 
@@ -158,8 +158,8 @@ def find_sequences(args: argparse.Namespace) -> list[Frames]:
     Raises:
       ImageError: there are none, or a file that is named is not there.
     """
-    from diffvis_jax.preprocess_config import ImageError
-    from diffvis_jax.recording import has_frames, natural_order, read_recording
+    from diffvis_jax.images.geometry import ImageError
+    from diffvis_jax.images.recording import has_frames, natural_order, read_recording
 
     if args.sequence_limit is not None and args.sequence_root is None:
         raise ValueError("--sequence-limit counts the sequences of --sequence-root: give that")
@@ -213,7 +213,7 @@ def run(args: argparse.Namespace) -> int:
     """Checks everything that can be checked, then loads, answers and reports."""
     # Here, so that --help and wrong options do not wait for JAX.
     from diffvis_jax.agent.answering import Answerer
-    from diffvis_jax.agent.comparison import Comparison
+    from diffvis_jax.measure.answer_pairs import Comparison
 
     sequences = find_sequences(args)
     count = sum(len(sequence.paths) for sequence in sequences)
@@ -254,8 +254,8 @@ def answer_all(
     journal: Journal,
 ) -> None:
     """Answers about every frame of every sequence, and tells each answer as it comes."""
-    from diffvis_jax.agent.comparison import Comparison, Pair
-    from diffvis_jax.checkpoints.progress import Progress
+    from diffvis_jax.measure.answer_pairs import Comparison, Pair
+    from diffvis_jax.utils.progress import Progress
 
     ours = runner.differential if isinstance(runner, Comparison) else runner
     count = sum(len(sequence.paths) for sequence in sequences)

@@ -16,7 +16,7 @@ from command_line import write_json
 if TYPE_CHECKING:  # so that --help does not wait for JAX
     import diffvis_jax as dv
     from diffvis_jax.agent.answering import Answer
-    from diffvis_jax.agent.comparison import Pair
+    from diffvis_jax.measure.answer_pairs import Pair
 
 
 # ---- beyond the text: commands, heatmaps, places to click -------------------------------------
@@ -27,7 +27,7 @@ class Looks:
 
     def __init__(self, args: argparse.Namespace, model: dv.Model):
         """Raises ConfigError if there is no such layer."""
-        from diffvis_jax.agent.heatmap import attention_map
+        from diffvis_jax.agent.attention_map import attention_map
         from diffvis_jax.towers import build
 
         self._args, self._config = args, model.config
@@ -51,9 +51,9 @@ class Looks:
           number: of the picture in the whole run; tells heatmaps of the same name apart.
         """
         import diffvis_jax as dv
+        from diffvis_jax.agent.attention_map import attention_map, draw_heatmap
         from diffvis_jax.agent.click_regions import click_regions
-        from diffvis_jax.agent.heatmap import attention_map, draw_heatmap
-        from diffvis_jax.recording import open_screenshot
+        from diffvis_jax.images.recording import open_screenshot
 
         args, found = self._args, {}
         if args.prompt_style != "pyautogui" and not self.wants_attention:
@@ -132,7 +132,7 @@ def read_commands(text: str, space: Any, placement: dv.Placement) -> dict[str, A
 
 def frame_text(found: Answer | Pair, extra: dict[str, Any]) -> str:
     """What a frame took, and what else there is to say of it, in a few lines."""
-    from diffvis_jax.agent.comparison import Pair
+    from diffvis_jax.measure.answer_pairs import Pair
 
     if isinstance(found, Pair):
         text = (
@@ -223,7 +223,7 @@ class Journal:
 
     def add(self, path: Path, found: Answer | Pair, extra: dict[str, Any]) -> None:
         """An answer, or a pair of them."""
-        from diffvis_jax.agent.comparison import Pair
+        from diffvis_jax.measure.answer_pairs import Pair
 
         self.answered += 1
         self._found[-1].append(found.light())
@@ -266,14 +266,14 @@ class Journal:
         return [found for each in self._found for found in each[1:] if not found.compile_s]
 
     def _answers(self, found: list[Any]) -> list[Answer]:
-        from diffvis_jax.agent.comparison import Pair
+        from diffvis_jax.measure.answer_pairs import Pair
 
         return [one.differential if isinstance(one, Pair) else one for one in found]
 
     def summary(self) -> dict[str, Any]:
         """Totals and medians."""
         from diffvis_jax.agent.answering import TIMES, median_of
-        from diffvis_jax.agent.comparison import Pair, compare_times
+        from diffvis_jax.measure.answer_pairs import Pair, compare_times
 
         everything = [found for each in self._found for found in each]
         first = self._answers([each[0] for each in self._found if each])

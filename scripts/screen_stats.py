@@ -20,13 +20,13 @@ import numpy as np
 from command_line import check_directory, run_script, write_json
 from plots import pyplot
 
-from diffvis_jax.batch.pipeline import prefetch
-from diffvis_jax.batch.summary import markdown, show
-from diffvis_jax.checkpoints.progress import Progress
 from diffvis_jax.datasets import Screen, Stream, merged, open_dataset
 from diffvis_jax.datasets.records import read_image
-from diffvis_jax.preprocess_config import ImageError
-from diffvis_jax.redundancy import RULES, SCREEN_PATCH, History, StepStats, compare
+from diffvis_jax.evaluation.prefetch import prefetch
+from diffvis_jax.evaluation.summary import markdown, show
+from diffvis_jax.images.geometry import ImageError
+from diffvis_jax.measure.redundancy import RULES, SCREEN_PATCH, History, StepStats, compare
+from diffvis_jax.utils.progress import Progress
 
 STRIDES = (1, 2, 5, 10)
 

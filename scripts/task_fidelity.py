@@ -27,8 +27,11 @@ from named_policies import find_policies
 from named_weights import HELP, TRAINED, find_weights
 
 import diffvis_jax as dv
-from diffvis_jax.checkpoints.progress import Progress
-from diffvis_jax.evaluate import (
+from diffvis_jax.grounding.decode import Element
+from diffvis_jax.grounding.find import encode_for_head, find_elements, maps_of
+from diffvis_jax.measure.elements import agreement, nearest_points
+from diffvis_jax.measure.recording_run import changed_tokens, missed_change
+from diffvis_jax.metrics import (
     Counts,
     click_accuracy,
     detection_counts,
@@ -37,11 +40,8 @@ from diffvis_jax.evaluate import (
     total,
     wilson_interval,
 )
-from diffvis_jax.grounding.compare import agreement, nearest_points
-from diffvis_jax.grounding.decode import Element
-from diffvis_jax.grounding.find import encode_for_head, find_elements, maps_of
-from diffvis_jax.session import changed_tokens, missed_change
 from diffvis_jax.towers import build
+from diffvis_jax.utils.progress import Progress
 
 # Of a tower with five stages.
 POLICIES = "faithful, 1 1 3 6 12, 1 1 2 5 8, fast, 0"

@@ -17,8 +17,8 @@ import diffvis_jax as dv
 from diffvis_jax.ops.attention import attention
 from diffvis_jax.ops.pointwise import linear
 from diffvis_jax.towers import build
+from diffvis_jax.towers.base import Global, Params, Source
 from diffvis_jax.towers.clip import Block
-from diffvis_jax.towers.layers import Global, Params, Source
 
 State = list[dict[str, jax.Array]]  # of each block
 

@@ -119,7 +119,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def screen_frames(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
     """The screen, every `--interval` seconds (or as often as there is time)."""
-    from diffvis_jax.live import Screen
+    from diffvis_jax.images.capture import Screen
 
     monitor = 1 if args.monitor is None else args.monitor
     with Screen(monitor, region=args.region, display=args.display) as screen:
@@ -132,7 +132,7 @@ def screen_frames(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
 
 def folder_frames(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
     """The images of a folder as they come."""
-    from diffvis_jax.live import new_frames
+    from diffvis_jax.images.capture import new_frames
 
     for path in new_frames(args.folder, poll=args.interval, idle=args.idle):
         yield path.name, path
@@ -229,7 +229,7 @@ class Watcher:
         import jax
 
         import diffvis_jax as dv
-        from diffvis_jax.compilation import watch_compilation
+        from diffvis_jax.utils.compile_time import watch_compilation
 
         config = self._encoder.model.config
         try:
@@ -325,7 +325,7 @@ def _line(columns: list[str]) -> str:
 
 def _placement(image: Any, config: Any) -> "dv.Placement":
     import diffvis_jax as dv
-    from diffvis_jax.recording import open_screenshot
+    from diffvis_jax.images.recording import open_screenshot
 
     if isinstance(image, Path):
         return dv.placement(*open_screenshot(image).size, config)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffvis_jax.checkpoints.reading import open_checkpoint
+from diffvis_jax.checkpoints.formats.open import open_checkpoint
 
 DATA = Path(__file__).parent / "data"
 APPLE = "model.vision_tower.vision_tower.model."

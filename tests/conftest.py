@@ -10,7 +10,8 @@ import jax
 import pytest
 from hypothesis import HealthCheck, settings
 
-from diffvis_jax import cells, layer_step
+from diffvis_jax.core import cells
+from diffvis_jax.core import recompute as layer_step
 from diffvis_jax.language import differential_prefill
 
 # Several CPU devices, so that sharding is tested for what it is.

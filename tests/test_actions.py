@@ -30,7 +30,7 @@ from diffvis_jax.agent.actions import (
 )
 from diffvis_jax.agent.commands import COMMANDS, command_prompt, parse_actions
 from diffvis_jax.errors import ActionError
-from diffvis_jax.preprocess_config import PreprocessConfig, placement
+from diffvis_jax.images.geometry import PreprocessConfig, placement
 
 HD = placement(1920, 1080, PreprocessConfig(size=1024))  # padded above and below
 CROPPED = placement(1920, 1080, PreprocessConfig(size=336, mode="crop"))

@@ -15,12 +15,7 @@ from test_task_fidelity import model as grounding_model  # noqa: F401  a tiny to
 from tiny import ROUNDING, deviation, edit, report_of
 
 import diffvis_jax as dv
-from diffvis_jax.batch import processes
-from diffvis_jax.batch.pipeline import prefetch
-from diffvis_jax.batch.results import ResultsError, ResultsFile, open_run, read_results
-from diffvis_jax.batch.run import Runner
-from diffvis_jax.batch.schedule import Seat, schedule
-from diffvis_jax.batch.streams import (
+from diffvis_jax.core.streams import (
     data_mesh,
     init_full,
     init_streams,
@@ -28,10 +23,15 @@ from diffvis_jax.batch.streams import (
     make_stream_step,
     on_devices,
 )
-from diffvis_jax.batch.summary import FULL, markdown, results_table, summarise, times_table
 from diffvis_jax.datasets import open_dataset
+from diffvis_jax.evaluation import processes
+from diffvis_jax.evaluation.prefetch import prefetch
+from diffvis_jax.evaluation.results import ResultsError, ResultsFile, open_run, read_results
+from diffvis_jax.evaluation.run import Runner
+from diffvis_jax.evaluation.schedule import Seat, schedule
+from diffvis_jax.evaluation.summary import FULL, markdown, results_table, summarise, times_table
 from diffvis_jax.grounding.head import HeadConfig
-from diffvis_jax.preprocess_config import ImageError
+from diffvis_jax.images.geometry import ImageError
 
 # ---- who stands where -------------------------------------------------------------------------
 

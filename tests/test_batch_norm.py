@@ -8,7 +8,7 @@ import pytest
 from tiny import FASTVITHD, random_params
 
 import diffvis_jax as dv
-from diffvis_jax.step import jit_encode
+from diffvis_jax.core.step import jit_encode
 
 CONFIG = dataclasses.replace(FASTVITHD, size=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 

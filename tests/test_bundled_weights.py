@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import diffvis_jax as dv
-from diffvis_jax.evaluate import mcnemar
+from diffvis_jax.core.step import jit_encode
 from diffvis_jax.grounding.find import encode_for_head, find_elements
-from diffvis_jax.session import changed_tokens
-from diffvis_jax.single_change import SingleChange
-from diffvis_jax.step import jit_encode
+from diffvis_jax.measure.recording_run import changed_tokens
+from diffvis_jax.measure.single_change import SingleChange
+from diffvis_jax.metrics import mcnemar
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "tests" / "data" / "screens_sample"

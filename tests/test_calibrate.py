@@ -11,8 +11,8 @@ from tiny import ROUNDING
 
 import diffvis_jax as dv
 from diffvis_jax.checkpoints import store
-from diffvis_jax.session import run_session
-from diffvis_jax.single_change import Measured, SingleChange, median_of
+from diffvis_jax.measure.recording_run import run_session
+from diffvis_jax.measure.single_change import Measured, SingleChange, median_of
 
 
 @pytest.fixture(scope="module")

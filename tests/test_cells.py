@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffvis_jax import cells
-from diffvis_jax.bits import kept_dtype, values_of
+from diffvis_jax.core import cells
+from diffvis_jax.ops.storage import kept_dtype, values_of
 
 
 @pytest.mark.parametrize("sizes", [(1,), (3,), (4,), (12,), (4, 1), (8, 1), (6, 2), (12, 3)])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tiny import grown, patch_distance
 
 import diffvis_jax as dv
-from diffvis_jax.change import distance_to, grow, patch_difference
+from diffvis_jax.core.change import distance_to, grow, patch_difference
 
 masks = st.builds(
     lambda seed, share: np.random.default_rng(seed).random((2, 5, 5)) < share,

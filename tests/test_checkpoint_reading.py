@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from checkpoint_files import DATA, stored, write_directory, write_pickle_zip, write_safetensors
 
-from diffvis_jax.checkpoints.reading import open_checkpoint
+from diffvis_jax.checkpoints.formats.open import open_checkpoint
 from diffvis_jax.errors import CheckpointError
 
 

@@ -12,7 +12,7 @@ import pytest
 
 import diffvis_jax as dv
 from diffvis_jax.checkpoints import store, writer
-from diffvis_jax.checkpoints.kinds import expected_shapes
+from diffvis_jax.checkpoints.architectures import expected_shapes
 from diffvis_jax.errors import CheckpointError
 from diffvis_jax.language.config import QwenConfig
 from diffvis_jax.towers.clip import CLIPConfig

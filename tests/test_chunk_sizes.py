@@ -11,7 +11,7 @@ import pytest
 from tiny import EDITS, FASTVITHD, ROUNDING, deviation, edit, random_params
 
 import diffvis_jax as dv
-from diffvis_jax import cells
+from diffvis_jax.core import cells
 
 CONFIG = dataclasses.replace(FASTVITHD, depths=(1, 1, 1, 1, 1))
 

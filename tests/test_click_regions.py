@@ -5,7 +5,7 @@ import pytest
 
 from diffvis_jax.agent.click_regions import click_regions
 from diffvis_jax.errors import ConfigError, FrameError
-from diffvis_jax.preprocess_config import PreprocessConfig, placement
+from diffvis_jax.images.geometry import PreprocessConfig, placement
 
 # 1920 x 1080 in 1024: rows 224 to 800 of the square; patches of 64 px are 120 px of the screen.
 HD = placement(1920, 1080, PreprocessConfig(size=1024))

@@ -10,7 +10,7 @@ from tiny import CLIP, deviation, random_params
 import diffvis_jax as dv
 from diffvis_jax.checkpoints import store
 from diffvis_jax.checkpoints.convert import convert
-from diffvis_jax.step import jit_encode
+from diffvis_jax.core.step import jit_encode
 from diffvis_jax.towers import build, clip
 
 OUTPUTS = ("patch", "cls_patch", "last_hidden_state", "pooled", "embedding")

@@ -10,7 +10,7 @@ from tiny import ROUNDING, deviation
 
 import diffvis_jax as dv
 from diffvis_jax.checkpoints import store
-from diffvis_jax.step import jit_encode
+from diffvis_jax.core.step import jit_encode
 
 
 @pytest.fixture(scope="module")

@@ -26,13 +26,14 @@ from checkpoint_files import (
     write_safetensors,
 )
 
-from diffvis_jax.checkpoints import fastvithd_keys, store, writer
+from diffvis_jax.checkpoints import store, writer
+from diffvis_jax.checkpoints.architectures import expected_shapes
 from diffvis_jax.checkpoints.convert import convert
-from diffvis_jax.checkpoints.kinds import expected_shapes
+from diffvis_jax.checkpoints.keys import fastvithd as fastvithd_keys
+from diffvis_jax.core.step import encode
 from diffvis_jax.errors import CheckpointError
-from diffvis_jax.step import encode
 from diffvis_jax.towers import clip, fastvithd
-from diffvis_jax.towers.initialise import init_params
+from diffvis_jax.towers.init import init_params
 
 ROOT = Path(__file__).parents[1]
 TINY = "vlm_tiny_config.json"

@@ -15,7 +15,7 @@ from diffvis_jax.datasets.coordinates import (
     read_box,
     read_outline,
 )
-from diffvis_jax.evaluate import Polygon, Refusal
+from diffvis_jax.metrics import Polygon, Refusal
 
 SCREEN = pixels(1920, 1080)
 

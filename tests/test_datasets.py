@@ -21,8 +21,8 @@ from diffvis_jax.datasets import (
     open_dataset,
 )
 from diffvis_jax.datasets.records import image_size
-from diffvis_jax.evaluate import Refusal
-from diffvis_jax.preprocess_config import ImageError, PreprocessConfig
+from diffvis_jax.images.geometry import ImageError, PreprocessConfig
+from diffvis_jax.metrics import Refusal
 
 
 def boxes(record) -> list:

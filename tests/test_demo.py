@@ -19,10 +19,10 @@ from tiny import ROUNDING, random_params
 import diffvis_jax as dv
 from diffvis_jax.checkpoints import store
 from diffvis_jax.grounding.head import GroundingHead, HeadConfig
-from diffvis_jax.preprocess_config import ImageError
-from diffvis_jax.recording import read_recording
+from diffvis_jax.images.geometry import ImageError
+from diffvis_jax.images.recording import read_recording
+from diffvis_jax.measure.recording_run import missed_change, run_session
 from diffvis_jax.report import write_page
-from diffvis_jax.session import missed_change, run_session
 
 ROOT = Path(__file__).resolve().parents[1]
 SESSION = ROOT / "scripts" / "data" / "session"

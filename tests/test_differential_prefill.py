@@ -9,7 +9,6 @@ import pytest
 from tiny import LANGUAGE, ROUNDING, deviation, random_params
 
 import diffvis_jax as dv
-from diffvis_jax.language.compare import compare_prefill
 from diffvis_jax.language.differential_prefill import (
     PrefillPolicy,
     Prompt,
@@ -18,8 +17,9 @@ from diffvis_jax.language.differential_prefill import (
     jit_prefill_fresh,
     prefill_step,
 )
-from diffvis_jax.language.loaded import Language
-from diffvis_jax.language.session import PromptSession
+from diffvis_jax.language.language_model import Language
+from diffvis_jax.language.prompt_session import PromptSession
+from diffvis_jax.measure.prefill_error import compare_prefill
 
 T, CAPACITY, BATCH = 64, 96, 2
 IMAGES = slice(6, 38)  # 32 image tokens between 6 and 7 of text

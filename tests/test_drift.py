@@ -9,8 +9,8 @@ import pytest
 from tiny import ROUNDING
 
 import diffvis_jax as dv
-from diffvis_jax.session import changed_tokens, missed_change
-from diffvis_jax.step import jit_audit, jit_encode
+from diffvis_jax.core.step import jit_audit, jit_encode
+from diffvis_jax.measure.recording_run import changed_tokens, missed_change
 
 ROOT = Path(__file__).resolve().parents[1]
 FRAMES, CHECKS = 1200, 6

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import diffvis_jax.evaluate as ev
+import diffvis_jax.metrics as ev
 
 BOX = [10, 20, 30, 40]
 

@@ -11,9 +11,9 @@ from tiny import FASTVITHD, deviation
 import diffvis_jax as dv
 from diffvis_jax.checkpoints import store
 from diffvis_jax.checkpoints.convert import convert
-from diffvis_jax.step import jit_encode
+from diffvis_jax.core.step import jit_encode
 from diffvis_jax.towers import build
-from diffvis_jax.towers.initialise import cast_params
+from diffvis_jax.towers.init import cast_params
 
 # What Apple's module calls the output of ours.
 STAGES = {

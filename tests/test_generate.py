@@ -15,7 +15,7 @@ from diffvis_jax.language.answer import advance, answers, first_id
 from diffvis_jax.language.kv_cache import init_kv_cache
 from diffvis_jax.language.qwen2 import embed
 from diffvis_jax.language.sampling import choose, make_sampling
-from diffvis_jax.towers.initialise import cast_params
+from diffvis_jax.towers.init import cast_params
 
 PADDED, NEW = 32, 9
 UNTIED = dataclasses.replace(LANGUAGE, tied=False)

@@ -12,9 +12,7 @@ from tiny import CLIP, FASTVITHD, ROUNDING, random_params
 import diffvis_jax as dv
 from diffvis_jax.checkpoints import store
 from diffvis_jax.errors import CheckpointError, ConfigError
-from diffvis_jax.grounding.compare import agreement
 from diffvis_jax.grounding.decode import Element, decode
-from diffvis_jax.grounding.draw import COLORS, draw_elements
 from diffvis_jax.grounding.find import (
     Head,
     encode_for_head,
@@ -31,6 +29,8 @@ from diffvis_jax.grounding.head import (
     head_shapes,
     places,
 )
+from diffvis_jax.measure.elements import agreement
+from diffvis_jax.report.elements import COLORS, draw_elements
 
 CONFIG = HeadConfig(token_width=8, hidden=16, place_width=8)
 WITH_MAP = dataclasses.replace(CONFIG, map_width=4)

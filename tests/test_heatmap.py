@@ -5,16 +5,11 @@ import pytest
 from PIL import Image
 
 from diffvis_jax.agent.actions import Point
+from diffvis_jax.agent.attention_map import attention_map, draw_heatmap, relative_heat, seen_patches
 from diffvis_jax.agent.click_regions import ClickRegion
-from diffvis_jax.agent.heatmap import (
-    attention_map,
-    draw_heatmap,
-    relative_heat,
-    seen_patches,
-)
 from diffvis_jax.errors import ConfigError, FrameError
-from diffvis_jax.preprocess_config import PreprocessConfig, placement
-from diffvis_jax.visualize import patch_boxes
+from diffvis_jax.images.geometry import PreprocessConfig, placement
+from diffvis_jax.report.patches import patch_boxes
 
 GREY = np.full((90, 160, 3), 128, np.uint8)
 WIDE = placement(160, 90, PreprocessConfig(size=64))  # 14 rows of padding above and below

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from tiny import EDITS, ROUNDING, deviation, edit, grown, patch_distance, report_of
 
 import diffvis_jax as dv
-from diffvis_jax.cache import CLEAN, HELD, PENDING
-from diffvis_jax.layer_step import break_even
-from diffvis_jax.step import jit_audit
-from diffvis_jax.towers.layers import Global, Local, Source
+from diffvis_jax.core.cache import CLEAN, HELD, PENDING
+from diffvis_jax.core.recompute import break_even
+from diffvis_jax.core.step import jit_audit
+from diffvis_jax.towers.base import Global, Local, Source
 
 FULL, PARTIAL, REUSE = 2, 1, 0
 

@@ -8,9 +8,9 @@ import pytest
 from tiny import ODD, ROUNDING, Kit, edit, random_params
 
 import diffvis_jax as dv
-from diffvis_jax.plan import within_budget
-from diffvis_jax.step import jit_encode
-from diffvis_jax.towers.layers import Joined
+from diffvis_jax.core.plan import within_budget
+from diffvis_jax.core.step import jit_encode
+from diffvis_jax.towers.base import Joined
 
 CONFIG = dataclasses.replace(ODD, depths=(2, 3, 1, 1, 1), blocks_per_map=(2, 2))
 

@@ -10,12 +10,7 @@ from jax import lax
 from tiny import deviation
 
 from diffvis_jax.ops import pointwise
-from diffvis_jax.ops.attention import (
-    attention,
-    attention_weights,
-    grouped_attention,
-    layer_norm,
-)
+from diffvis_jax.ops.attention import attention, attention_weights, grouped_attention, layer_norm
 from diffvis_jax.ops.depthwise import depthwise_conv
 
 RNG = np.random.default_rng(0)

@@ -10,9 +10,9 @@ import pytest
 from tiny import ODD, ROUNDING, Kit, report_of
 
 import diffvis_jax as dv
-from diffvis_jax import layer_step
-from diffvis_jax.change import distance_to
-from diffvis_jax.plan import most_work, to_cells
+from diffvis_jax.core import recompute as layer_step
+from diffvis_jax.core.change import distance_to
+from diffvis_jax.core.plan import most_work, to_cells
 from diffvis_jax.towers import build
 
 FULL, PARTIAL, REUSE = 2, 1, 0

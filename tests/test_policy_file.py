@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import diffvis_jax as dv
-from diffvis_jax.policy_file import FORMAT, policy_fields
+from diffvis_jax.core.policy_file import FORMAT, policy_fields
 
 NAMED = {name: getattr(dv.Policy, name)() for name in ("exact", "faithful", "fast", "classic")}
 

@@ -13,9 +13,9 @@ from tiny import FASTVITHD, ROUNDING, random_params
 from vlm_files import HEIGHT, WIDTH, changed, screen, write_checkpoint, write_frames
 
 from diffvis_jax.checkpoints import store
-from diffvis_jax.checkpoints.cached import weight_directory
+from diffvis_jax.checkpoints.conversion_cache import weight_directory
 from diffvis_jax.errors import CheckpointError
-from diffvis_jax.preprocess_config import PreprocessConfig, placement
+from diffvis_jax.images.geometry import PreprocessConfig, placement
 
 FLAGS = """--model-path --image-file --image-sequence --image-dir --sequence-root --sequence-limit
 --prompt --prompt-style --conv-mode --temperature --top-p --num-beams --max-new-tokens

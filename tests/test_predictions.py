@@ -6,16 +6,16 @@ import math
 import dataset_samples as samples
 import pytest
 
-from diffvis_jax.batch.answers import (
+from diffvis_jax.datasets import CoordinateError, DatasetError, open_dataset
+from diffvis_jax.datasets.predictions import read_predictions
+from diffvis_jax.evaluation.answers import (
     answers_table,
     compared,
     questions,
     score,
     summarise_answers,
 )
-from diffvis_jax.datasets import CoordinateError, DatasetError, open_dataset
-from diffvis_jax.datasets.predictions import read_predictions
-from diffvis_jax.evaluate.actions import click_score, edit_similarity, same_text, word_f1
+from diffvis_jax.metrics.actions import click_score, edit_similarity, same_text, word_f1
 
 
 def lines(path, *items):

@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from diffvis_jax import preprocessing as preprocess_module
 from diffvis_jax.errors import ConfigError
-from diffvis_jax.preprocessing import ImageError, PreprocessConfig, placement, preprocess
+from diffvis_jax.images import preprocess as preprocess_module
+from diffvis_jax.images.preprocess import ImageError, PreprocessConfig, placement, preprocess
 
 DATA = pathlib.Path(__file__).parent / "data" / "preproc.npz"
 MODES = ("pad", "crop", "squash")

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from diffvis_jax.checkpoints import progress
+from diffvis_jax.utils import progress
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from PIL import Image
 
 import diffvis_jax as dv
 from diffvis_jax.checkpoints.convert import convert
-from diffvis_jax.checkpoints.reading import open_checkpoint
+from diffvis_jax.checkpoints.formats.open import open_checkpoint
 from diffvis_jax.language.prompt import build_prompt, tokenize
 
 

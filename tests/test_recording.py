@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffvis_jax.preprocessing import ImageError, PreprocessConfig, preprocess
-from diffvis_jax.recording import open_screenshot
+from diffvis_jax.images.preprocess import ImageError, PreprocessConfig, preprocess
+from diffvis_jax.images.recording import open_screenshot
 
 
 def test_pictures_are_those_that_the_model_sees(tmp_path):

@@ -7,7 +7,7 @@ import dataset_samples as samples
 import numpy as np
 import pytest
 
-from diffvis_jax.redundancy import History, compare, explained_by_scroll
+from diffvis_jax.measure.redundancy import History, compare, explained_by_scroll
 
 SIZES = (14, 28)
 

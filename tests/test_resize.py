@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from diffvis_jax.ops import resize
-from diffvis_jax.ops.resize import preprocess_in_graph, resize_bicubic_pil
-from diffvis_jax.preprocessing import ImageError, PreprocessConfig, preprocess, vertical_first
+from diffvis_jax.images import preprocess_in_graph as resize
+from diffvis_jax.images.preprocess import ImageError, PreprocessConfig, preprocess, vertical_first
+from diffvis_jax.images.preprocess_in_graph import preprocess_in_graph, resize_bicubic_pil
 
 CLIP_COLOR = (122, 116, 104)
 needs_pillow_13 = pytest.mark.skipif(

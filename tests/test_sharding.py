@@ -10,7 +10,7 @@ from tiny import FASTVITHD, LANGUAGE, ROUNDING, deviation, random_params
 
 import diffvis_jax as dv
 from diffvis_jax.checkpoints import store
-from diffvis_jax.checkpoints.kinds import expected_shapes
+from diffvis_jax.checkpoints.architectures import expected_shapes
 from diffvis_jax.language import generate
 from diffvis_jax.language.answer import answers
 from diffvis_jax.language.differential_prefill import (

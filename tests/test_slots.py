@@ -9,7 +9,7 @@ import pytest
 from tiny import ROUNDING, report_of
 
 import diffvis_jax as dv
-from diffvis_jax.slots import encode_slots, init_slots, make_slot_step
+from diffvis_jax.core.slots import encode_slots, init_slots, make_slot_step
 
 FULL, PARTIAL, REUSE = 2, 1, 0
 TWO = 2  # slots of most tests: another number is another compilation

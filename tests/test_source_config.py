@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from checkpoint_files import DATA
 
-from diffvis_jax.checkpoints import fastvithd_keys
-from diffvis_jax.checkpoints.plan import Plan, make_plan
-from diffvis_jax.checkpoints.reading import open_checkpoint
+from diffvis_jax.checkpoints.conversion_plan import Plan, make_plan
+from diffvis_jax.checkpoints.formats.open import open_checkpoint
+from diffvis_jax.checkpoints.formats.tensors import Tensor
+from diffvis_jax.checkpoints.keys import fastvithd as fastvithd_keys
 from diffvis_jax.checkpoints.source_config import SourceConfig, read_source_config
-from diffvis_jax.checkpoints.tensors import Tensor
 from diffvis_jax.errors import CheckpointError
 from diffvis_jax.towers.fastvithd import FastViTHDConfig
 

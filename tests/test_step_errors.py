@@ -8,7 +8,7 @@ import pytest
 from tiny import CLIP, FASTVITHD, ODD, random_params
 
 import diffvis_jax as dv
-from diffvis_jax.slots import encode_slots, init_slots
+from diffvis_jax.core.slots import encode_slots, init_slots
 
 FRAME = np.zeros((1, 36, 36, 3), np.uint8)
 BAD_FRAMES = {

@@ -9,10 +9,10 @@ import pytest
 from tiny import random_params
 
 import diffvis_jax as dv
+from diffvis_jax.core.step import jit_encode
 from diffvis_jax.grounding.decode import Element
 from diffvis_jax.grounding.find import encode_for_head
 from diffvis_jax.grounding.head import HeadConfig
-from diffvis_jax.step import jit_encode
 
 SHALLOW = dv.FastViTHDConfig(
     depths=(1, 1, 1, 1, 1),

@@ -10,8 +10,8 @@ from PIL import Image
 
 from diffvis_jax.grounding.decode import Element
 from diffvis_jax.grounding.head import KINDS, HeadConfig
-from diffvis_jax.preprocess_config import PreprocessConfig
-from diffvis_jax.preprocessing import preprocess
+from diffvis_jax.images.geometry import PreprocessConfig
+from diffvis_jax.images.preprocess import preprocess
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "tests" / "data" / "screens_sample"

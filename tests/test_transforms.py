@@ -12,9 +12,9 @@ from tiny import ROUNDING, deviation, edit
 
 import diffvis_jax as dv
 from diffvis_jax import towers
-from diffvis_jax.bits import values_of
-from diffvis_jax.step import jit_encode
-from diffvis_jax.towers.initialise import cast_params
+from diffvis_jax.core.step import jit_encode
+from diffvis_jax.ops.storage import values_of
+from diffvis_jax.towers.init import cast_params
 
 
 def episode(kit, steps: int, streams: int):

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from diffvis_jax.errors import ConfigError, FrameError
-from diffvis_jax.preprocess_config import PreprocessConfig, placement
-from diffvis_jax.visualize import CHANGED, visualize_changed_patches
+from diffvis_jax.images.geometry import PreprocessConfig, placement
+from diffvis_jax.report.patches import CHANGED, visualize_changed_patches
 
 GREY = np.full((64, 64, 3), 100, np.uint8)
 

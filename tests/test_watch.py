@@ -17,8 +17,8 @@ from vlm_files import changed, screen, write_checkpoint, write_frames
 
 from diffvis_jax.checkpoints import store
 from diffvis_jax.errors import CaptureError
-from diffvis_jax.live import Screen, new_frames
-from diffvis_jax.preprocess_config import ImageError
+from diffvis_jax.images.capture import Screen, new_frames
+from diffvis_jax.images.geometry import ImageError
 
 
 @pytest.fixture(scope="module")
@@ -284,7 +284,7 @@ def test_screens_that_do_not_exist(display):
 
 
 def test_a_live_screen_is_encoded_differentially(watch, weights, display, root, capsys):
-    from diffvis_jax.live import Screen as Captured
+    from diffvis_jax.images.capture import Screen as Captured
 
     grabs = []
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from diffvis_jax.whole_file import write_whole
+from diffvis_jax.utils.atomic_file import write_whole
 
 
 def test_a_file_is_replaced(tmp_path):

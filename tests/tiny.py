@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffvis_jax as dv
-from diffvis_jax.checkpoints.kinds import expected_shapes
+from diffvis_jax.checkpoints.architectures import expected_shapes
 from diffvis_jax.checkpoints.store import unflatten
-from diffvis_jax.step import jit_encode
+from diffvis_jax.core.step import jit_encode
 from diffvis_jax.towers import build
 
 FASTVITHD = dv.FastViTHDConfig(

@@ -9,7 +9,7 @@ import math
 from typing import Literal, TypeAlias, get_args
 
 from diffvis_jax.errors import ActionError
-from diffvis_jax.preprocess_config import Placement
+from diffvis_jax.images.geometry import Placement
 
 Space = Literal[
     "screen",  # pixels of the screenshot; whole numbers are middles of pixels

@@ -13,19 +13,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffvis_jax.cache import describe
-from diffvis_jax.compilation import watch_compilation
+from diffvis_jax.core.cache import describe
+from diffvis_jax.core.policy import Policy
+from diffvis_jax.core.step import jit_encode
 from diffvis_jax.encoder import DifferentialVisionEncoder
 from diffvis_jax.language.answer import AnswerOptions
 from diffvis_jax.language.differential_prefill import PrefillPolicy
 from diffvis_jax.language.generate import check_context
 from diffvis_jax.language.prompt import build_prompt, tokenize
-from diffvis_jax.language.session import PromptSession
+from diffvis_jax.language.prompt_session import PromptSession
 from diffvis_jax.language.tokenizer import TextStream
 from diffvis_jax.model import Model
-from diffvis_jax.policy import Policy
-from diffvis_jax.step import jit_encode
 from diffvis_jax.towers import build
+from diffvis_jax.utils.compile_time import watch_compilation
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,11 +11,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from diffvis_jax.agent.actions import Point
-from diffvis_jax.agent.heatmap import relative_heat, seen_patches
+from diffvis_jax.agent.attention_map import relative_heat, seen_patches
 from diffvis_jax.errors import ConfigError, FrameError
-from diffvis_jax.evaluate.boxes import iou
-from diffvis_jax.preprocess_config import Placement
-from diffvis_jax.visualize import patch_boxes
+from diffvis_jax.images.geometry import Placement
+from diffvis_jax.metrics.boxes import iou
+from diffvis_jax.report.patches import patch_boxes
 
 Order = Literal[
     "peak",  # the hottest patch of the region

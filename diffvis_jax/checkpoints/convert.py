@@ -12,16 +12,16 @@ from pathlib import Path
 import numpy as np
 
 from diffvis_jax.checkpoints import store
+from diffvis_jax.checkpoints.conversion_plan import Plan, make_plan
 from diffvis_jax.checkpoints.format import unflatten
+from diffvis_jax.checkpoints.formats.open import Checkpoint, open_checkpoint
+from diffvis_jax.checkpoints.formats.tensors import Tensor
 from diffvis_jax.checkpoints.hub import download
-from diffvis_jax.checkpoints.plan import Plan, make_plan
-from diffvis_jax.checkpoints.progress import Progress
-from diffvis_jax.checkpoints.reading import Checkpoint, open_checkpoint
-from diffvis_jax.checkpoints.rules import Rule
+from diffvis_jax.checkpoints.keys.rules import Rule
 from diffvis_jax.checkpoints.source_config import read_source_config
-from diffvis_jax.checkpoints.tensors import Tensor
 from diffvis_jax.checkpoints.writer import Writer, check_target
 from diffvis_jax.errors import CheckpointError
+from diffvis_jax.utils.progress import Progress
 
 # Files worth keeping beside the weights.
 _COPIED = (

@@ -11,7 +11,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from diffvis_jax.checkpoints.tensors import Shape
+from diffvis_jax.checkpoints.formats.tensors import Shape
 from diffvis_jax.errors import CheckpointError
 
 FORMAT = "diffvis_jax weights"

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffvis_jax.checkpoints.architectures import KINDS, expected_shapes
 from diffvis_jax.checkpoints.format import (
     FORMAT,
     FORMAT_VERSION,
@@ -35,7 +36,6 @@ from diffvis_jax.checkpoints.format import (
     to_dtype,
     unflatten,
 )
-from diffvis_jax.checkpoints.kinds import KINDS, expected_shapes
 from diffvis_jax.checkpoints.writer import Writer
 from diffvis_jax.errors import CheckpointError, ConfigError
 from diffvis_jax.grounding.head import HeadConfig

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffvis_jax.checkpoints.tensors import Tensor
+from diffvis_jax.checkpoints.formats.tensors import Tensor
 from diffvis_jax.checkpoints.torch_reference import (
     clip_torch,
     clip_torch_end,
@@ -52,7 +52,7 @@ def verify_tower(
     Raises:
       CheckpointError: it is beyond `TOLERANCE`, or an extra is missing.
     """
-    from diffvis_jax.step import encode  # it imports every tower; the converter needs none of it
+    from diffvis_jax.core.step import encode
 
     require_torch()
     state = {name: np.asarray(tensor.load(), np.float32) for name, tensor in tensors.items()}

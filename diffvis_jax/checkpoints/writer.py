@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from diffvis_jax.checkpoints.architectures import expected_shapes, kind_of
 from diffvis_jax.checkpoints.format import (
     CONVERTER_VERSION,
     FORMAT,
@@ -20,7 +21,6 @@ from diffvis_jax.checkpoints.format import (
     raise_if,
     write_json,
 )
-from diffvis_jax.checkpoints.kinds import expected_shapes, kind_of
 from diffvis_jax.errors import CheckpointError
 from diffvis_jax.grounding.head import HeadConfig
 from diffvis_jax.language.config import QwenConfig

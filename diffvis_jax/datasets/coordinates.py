@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from diffvis_jax.datasets.errors import CoordinateError
-from diffvis_jax.evaluate import Polygon, Refusal
-from diffvis_jax.evaluate.click import Target as PixelTarget
+from diffvis_jax.metrics import Polygon, Refusal
+from diffvis_jax.metrics.click import Target as PixelTarget
 
 Kind = Literal["pixels", "0-1", "0-1000", "resized"]
 BoxForm = Literal["xywh", "xyxy"]

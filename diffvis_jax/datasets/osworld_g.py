@@ -19,7 +19,7 @@ from diffvis_jax.datasets.coordinates import (
 from diffvis_jax.datasets.errors import DatasetError, Faults
 from diffvis_jax.datasets.files import checked_size, field, find_file, image_folders, read_json
 from diffvis_jax.datasets.records import Dataset, Record
-from diffvis_jax.evaluate import Refusal
+from diffvis_jax.metrics import Refusal
 
 
 def read_osworld_g(path: Path, images: Path | None, faults: Faults) -> Dataset:

@@ -31,7 +31,7 @@ from diffvis_jax.datasets.coordinates import (
 )
 from diffvis_jax.datasets.errors import CoordinateError, DatasetError
 from diffvis_jax.datasets.records import Dataset, Record
-from diffvis_jax.evaluate import Refusal
+from diffvis_jax.metrics import Refusal
 
 FRAMES = ("pixels", "0-1", "0-1000", "resized")
 WRONG_FORMAT = "wrong format"

@@ -15,8 +15,8 @@ import numpy as np
 
 from diffvis_jax.datasets.coordinates import Points, Target
 from diffvis_jax.datasets.errors import DatasetError
-from diffvis_jax.preprocess_config import HasPreprocess, ImageError, PreprocessConfig
-from diffvis_jax.preprocessing import orientation, preprocess, upright_rgb
+from diffvis_jax.images.geometry import HasPreprocess, ImageError, PreprocessConfig
+from diffvis_jax.images.preprocess import orientation, preprocess, upright_rgb
 
 if TYPE_CHECKING:
     import PIL.Image

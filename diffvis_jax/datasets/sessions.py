@@ -17,8 +17,8 @@ from diffvis_jax.datasets.coordinates import Boxes, Frame, Points, pixels, read_
 from diffvis_jax.datasets.errors import DatasetError, Faults
 from diffvis_jax.datasets.files import field, find_file, read_json
 from diffvis_jax.datasets.records import Dataset, Record
-from diffvis_jax.preprocess_config import ImageError
-from diffvis_jax.recording import read_recording
+from diffvis_jax.images.geometry import ImageError
+from diffvis_jax.images.recording import read_recording
 
 NAME = "trajectory.json"
 

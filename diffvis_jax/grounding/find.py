@@ -8,13 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffvis_jax.bits import values_of
-from diffvis_jax.cache import Cache
+from diffvis_jax.core.cache import Cache
+from diffvis_jax.core.step import encode
 from diffvis_jax.errors import ConfigError
 from diffvis_jax.grounding.decode import Element, decode
 from diffvis_jax.grounding.head import GroundingHead, HeadConfig
-from diffvis_jax.preprocess_config import Placement
-from diffvis_jax.step import encode
+from diffvis_jax.images.geometry import Placement
+from diffvis_jax.ops.storage import values_of
 from diffvis_jax.towers import VisionConfig, build
 
 

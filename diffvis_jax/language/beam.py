@@ -16,13 +16,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from diffvis_jax import cells
+from diffvis_jax.core import cells
 from diffvis_jax.language.config import QwenConfig
 from diffvis_jax.language.generate import Stops
 from diffvis_jax.language.kv_cache import KVCache
 from diffvis_jax.language.qwen2 import embed, forward, read_out
 from diffvis_jax.language.sampling import within_vocabulary
-from diffvis_jax.towers.layers import Params
+from diffvis_jax.towers.base import Params
 
 _IMPOSSIBLE = -1e9
 

@@ -28,14 +28,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from diffvis_jax import cells
+from diffvis_jax.core import cells
 from diffvis_jax.errors import CacheError
-from diffvis_jax.knobs import checked
 from diffvis_jax.language.config import QwenConfig
 from diffvis_jax.language.generate import prefill
 from diffvis_jax.language.kv_cache import KVCache, init_kv_cache
 from diffvis_jax.language.qwen2 import forward, read_out
-from diffvis_jax.towers.layers import Params
+from diffvis_jax.towers.base import Params
+from diffvis_jax.utils.validation import checked
 
 # C. On CPU a row costs hardly more in a chunk of 32 than in a dense pass (docs/language.md), and
 # half a chunk is computed for nothing; an accelerator wants fewer, larger launches.

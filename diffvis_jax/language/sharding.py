@@ -15,8 +15,8 @@ from typing import Any
 
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from diffvis_jax.checkpoints.architectures import expected_shapes
 from diffvis_jax.checkpoints.format import unflatten
-from diffvis_jax.checkpoints.kinds import expected_shapes
 from diffvis_jax.errors import ConfigError
 from diffvis_jax.language.config import QwenConfig
 from diffvis_jax.language.kv_cache import KVCache

@@ -19,11 +19,11 @@ from diffvis_jax.errors import PromptError
 from diffvis_jax.language import generate
 from diffvis_jax.language.config import QwenConfig
 from diffvis_jax.language.differential_prefill import Prompt
-from diffvis_jax.language.loaded import Language
+from diffvis_jax.language.language_model import Language
 from diffvis_jax.language.prompt import IMAGE_TOKEN
 from diffvis_jax.language.qwen2 import embed
 from diffvis_jax.ops.pointwise import gelu, linear
-from diffvis_jax.towers.layers import Params
+from diffvis_jax.towers.base import Params
 
 Ids = Any  # int [L], [B, L], or a list of lists of ints
 

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from diffvis_jax.bits import bits_of, values_of
 from diffvis_jax.ops.precision import precision_of
+from diffvis_jax.ops.storage import bits_of, values_of
 
 # Rows x hidden floats of one feed-forward chunk on CPU: 6 MiB stays in the cache between the two
 # products and is not paged in anew; twice as fast as one pass at 256x256x96 (docs/benchmarks.md).
@@ -132,7 +132,7 @@ def _in_bands(
     """`forward` on at most so many lines of the maps `[B, H, W, C]` at a time.
 
     The bands are cut out of the maps where they lie, and put together as bits: XLA:CPU has no
-    updates of slices in bfloat16 (`bits.py`).
+    updates of slices in bfloat16 (`storage.py`).
     """
     batch, height, width, channels = x.shape
     bands = -(-height // most)

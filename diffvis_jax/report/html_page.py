@@ -15,10 +15,10 @@ import numpy as np
 
 from diffvis_jax.grounding.decode import Element
 from diffvis_jax.grounding.find import on_screenshot
-from diffvis_jax.preprocess_config import placement
-from diffvis_jax.recording import open_screenshot
+from diffvis_jax.images.geometry import placement
+from diffvis_jax.images.recording import open_screenshot
+from diffvis_jax.measure.recording_run import FrameResult, SessionResult
 from diffvis_jax.report.plain_page import data_url
-from diffvis_jax.session import FrameResult, SessionResult
 from diffvis_jax.towers import VisionConfig, build
 
 # Pictures are made narrower until all of them fit: a page has to open at once.

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import jax
 
+from diffvis_jax.images.recording import Recording
+from diffvis_jax.measure.recording_run import FrameResult, SessionResult
 from diffvis_jax.model import Model
-from diffvis_jax.recording import Recording
-from diffvis_jax.session import FrameResult, SessionResult
 
 
 class Table:

@@ -4,9 +4,9 @@ from typing import TypeAlias
 
 from diffvis_jax.errors import ConfigError
 from diffvis_jax.towers import clip, fastvithd
+from diffvis_jax.towers.base import Tower
 from diffvis_jax.towers.clip import CLIPConfig
 from diffvis_jax.towers.fastvithd import FastViTHDConfig
-from diffvis_jax.towers.layers import Tower
 
 VisionConfig: TypeAlias = FastViTHDConfig | CLIPConfig
 

@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from diffvis_jax.errors import ConfigError
+from diffvis_jax.images.geometry import PreprocessConfig
 from diffvis_jax.ops.attention import attention, attention_to, layer_norm
 from diffvis_jax.ops.pointwise import ACTIVATIONS, feed_forward, linear
-from diffvis_jax.preprocess_config import PreprocessConfig
-from diffvis_jax.towers.checks import require_positive
-from diffvis_jax.towers.layers import Global, Params, Source, Tower
+from diffvis_jax.towers.base import Global, Params, Source, Tower
+from diffvis_jax.utils.config_checks import require_positive
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)

@@ -14,12 +14,11 @@ import jax
 import jax.numpy as jnp
 
 from diffvis_jax.errors import ConfigError
+from diffvis_jax.images.geometry import PreprocessConfig
 from diffvis_jax.ops.attention import attention, attention_to, layer_norm
 from diffvis_jax.ops.depthwise import depthwise_conv
 from diffvis_jax.ops.pointwise import feed_forward, gelu, linear
-from diffvis_jax.preprocess_config import PreprocessConfig
-from diffvis_jax.towers.checks import require_positive
-from diffvis_jax.towers.layers import (
+from diffvis_jax.towers.base import (
     Global,
     Joined,
     Layer,
@@ -29,6 +28,7 @@ from diffvis_jax.towers.layers import (
     Tower,
     zero_outside,
 )
+from diffvis_jax.utils.config_checks import require_positive
 
 TOKEN_STRIDE = 64  # input pixels per token: six halvings
 

@@ -14,11 +14,11 @@ from offset_heads import CONTENT, look_around, position_width
 from patch_whitening import whitened
 
 import diffvis_jax as dv
+from diffvis_jax.core.step import encode_layers
 from diffvis_jax.grounding.find import map_names
 from diffvis_jax.grounding.head import HeadConfig
-from diffvis_jax.step import encode_layers
 from diffvis_jax.towers import build
-from diffvis_jax.towers.layers import Local, Source, Tower
+from diffvis_jax.towers.base import Local, Source, Tower
 
 Maps = dict[str, jax.Array]  # by the names of the layers
 Seen = dict[str, tuple[jax.Array, tuple[jax.Array, ...]]]  # what each head sees: tokens and maps

@@ -33,7 +33,7 @@ from page_templates import (
 from prepare import prepare
 from streams import record_stream
 
-from diffvis_jax.checkpoints.progress import Progress
+from diffvis_jax.utils.progress import Progress
 
 # Splits never share a seed: each has its own range of this many.
 SEEDS_PER_SPLIT = 10_000_000

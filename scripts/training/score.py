@@ -7,7 +7,11 @@ import jax
 import numpy as np
 from screens import Screen
 
-from diffvis_jax.evaluate import (
+from diffvis_jax.grounding.decode import Element, decode
+from diffvis_jax.grounding.find import encode_for_head, head_answers
+from diffvis_jax.grounding.head import HeadConfig
+from diffvis_jax.measure.elements import nearest_points
+from diffvis_jax.metrics import (
     Counts,
     click_accuracy,
     detection_counts,
@@ -15,10 +19,6 @@ from diffvis_jax.evaluate import (
     total,
     wilson_interval,
 )
-from diffvis_jax.grounding.compare import nearest_points
-from diffvis_jax.grounding.decode import Element, decode
-from diffvis_jax.grounding.find import encode_for_head, head_answers
-from diffvis_jax.grounding.head import HeadConfig
 
 SMALL = 1 / 64  # of a frame's side (16 of 1024 px): shorter elements are reported apart
 THRESHOLDS = tuple(round(0.02 * n, 2) for n in range(5, 36))

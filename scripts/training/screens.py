@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image
 from targets import targets
 
-from diffvis_jax.checkpoints.progress import Progress
 from diffvis_jax.grounding.head import HeadConfig
-from diffvis_jax.preprocess_config import ImageError, PreprocessConfig, placement
-from diffvis_jax.preprocessing import preprocess
-from diffvis_jax.recording import open_screenshot
+from diffvis_jax.images.geometry import ImageError, PreprocessConfig, placement
+from diffvis_jax.images.preprocess import preprocess
+from diffvis_jax.images.recording import open_screenshot
+from diffvis_jax.utils.progress import Progress
 
 AIMED = 0.6  # share of crops that are taken around an element
 

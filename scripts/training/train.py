@@ -29,7 +29,7 @@ from starting import check_start, helped, is_weights, start_step, started_state
 
 from diffvis_jax.checkpoints.format import quiet_orbax
 from diffvis_jax.grounding.decode import decode
-from diffvis_jax.whole_file import write_whole
+from diffvis_jax.utils.atomic_file import write_whole
 
 
 def validate(setup: Setup, params: dict[str, Any], screens: list[Screen]) -> dict[str, Any]:

@@ -10,10 +10,10 @@ import torch
 import transformers
 
 from diffvis_jax.checkpoints import store
+from diffvis_jax.checkpoints.architectures import expected_shapes
 from diffvis_jax.checkpoints.convert import convert
-from diffvis_jax.checkpoints.kinds import expected_shapes
-from diffvis_jax.checkpoints.reading import open_checkpoint
-from diffvis_jax.checkpoints.tensors import Tensor
+from diffvis_jax.checkpoints.formats.open import open_checkpoint
+from diffvis_jax.checkpoints.formats.tensors import Tensor
 from diffvis_jax.checkpoints.torch_reference import (
     fastvithd_torch,
     hugging_face_state,
@@ -24,8 +24,8 @@ from diffvis_jax.checkpoints.torch_reference import (
     torch_fastvithd,
 )
 from diffvis_jax.checkpoints.verify import verify_tower
+from diffvis_jax.core.step import encode
 from diffvis_jax.errors import CheckpointError
-from diffvis_jax.step import encode
 from diffvis_jax.towers.clip import CLIPConfig
 from diffvis_jax.towers.fastvithd import FastViTHDConfig
 

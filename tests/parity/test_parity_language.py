@@ -11,9 +11,9 @@ import transformers
 from tiny import deviation
 
 import diffvis_jax as dv
-from diffvis_jax.checkpoints import language_keys
 from diffvis_jax.checkpoints.convert import convert
 from diffvis_jax.checkpoints.format import unflatten
+from diffvis_jax.checkpoints.keys import qwen2 as language_keys
 from diffvis_jax.checkpoints.torch_reference import pixels_to_torch, stub_torchvision
 from diffvis_jax.language import generate
 from diffvis_jax.language.answer import answers
@@ -26,7 +26,7 @@ from diffvis_jax.language.differential_prefill import (
 )
 from diffvis_jax.language.kv_cache import init_kv_cache
 from diffvis_jax.language.qwen2 import embed
-from diffvis_jax.towers.initialise import cast_params
+from diffvis_jax.towers.init import cast_params
 
 pytestmark = pytest.mark.parity
 

@@ -16,14 +16,10 @@ from tiny import CLIP, deviation, random_params
 import diffvis_jax as dv
 from diffvis_jax.checkpoints import store
 from diffvis_jax.checkpoints.convert import convert
-from diffvis_jax.checkpoints.torch_reference import (
-    pixels_to_torch,
-    torch_clip,
-    torch_fastvithd,
-)
-from diffvis_jax.step import jit_encode
+from diffvis_jax.checkpoints.torch_reference import pixels_to_torch, torch_clip, torch_fastvithd
+from diffvis_jax.core.step import jit_encode
 from diffvis_jax.towers import clip
-from diffvis_jax.towers.initialise import cast_params
+from diffvis_jax.towers.init import cast_params
 
 pytestmark = pytest.mark.parity
 

@@ -1,0 +1,1 @@
+"""Tables from PyTorch names to this library's."""

@@ -1,0 +1,69 @@
+"""A conversion is a table of rules: some source tensors give some destination leaves.
+
+The table is checked against the names and shapes in the file headers before anything is read, so
+every missing, unknown or misshapen tensor is reported at once.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+
+from diffvis_jax.checkpoints.formats.tensors import FLOATS, Shape, Tensor
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """How some leaves are made.
+
+    Attributes:
+      sources: canonical names of the tensors that are read, with the shapes they must have.
+      targets: paths of the leaves that are made, such as "stem/conv_0/kernel", with their shapes.
+      build: the tensors by canonical name -> the leaves, in the order of `targets`.
+    """
+
+    sources: dict[str, Shape]
+    targets: dict[str, Shape]
+    build: Callable[[Arrays], tuple[np.ndarray, ...]]
+
+
+def target_shapes(rules: Iterable[Rule]) -> dict[str, Shape]:
+    """Path of every leaf that the rules fill -> its shape."""
+    return {path: shape for rule in rules for path, shape in rule.targets.items()}
+
+
+def check(
+    rules: Iterable[Rule], tensors: Mapping[str, Tensor], name: Callable[[str], str] = str
+) -> list[str]:
+    """What stands between these tensors and the rules; empty when they fit.
+
+    Args:
+      rules: the whole table of one tree.
+      tensors: the tensors that belong to that tree, by canonical name.
+      name: canonical name -> how the file would spell it, for messages about missing ones.
+    """
+    problems, used = [], set()
+    for rule in rules:
+        for key, shape in rule.sources.items():
+            used.add(key)
+            tensor = tensors.get(key)
+            if tensor is None:
+                problems.append(f"missing: {name(key)} {list(shape)}")
+                continue
+            if tensor.shape != shape:
+                problems.append(
+                    f"wrong shape: {tensor.name} is {list(tensor.shape)}, expected {list(shape)}"
+                )
+            if tensor.dtype not in FLOATS:
+                problems.append(
+                    f"wrong dtype: {tensor.name} is {tensor.dtype or 'of an unknown kind'}, "
+                    "expected floating point (quantised checkpoints are not supported)"
+                )
+    problems += [
+        f"unknown: {tensor.name} {list(tensor.shape)}"
+        for key, tensor in tensors.items()
+        if key not in used
+    ]
+    return problems

@@ -1,0 +1,1 @@
+"""The differential step: cache, plan, execution."""

@@ -1,0 +1,204 @@
+"""The step for B streams that begin and end at different times, on one device or several.
+
+B streams, S pixels along the side of a frame, N tokens, D token width, g patches along the side.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from diffvis_jax.core import cells
+from diffvis_jax.core.cache import CLEAN, Cache, Report, init_cache
+from diffvis_jax.core.policy import Policy
+from diffvis_jax.core.step import encode, encode_step, one_shape
+from diffvis_jax.errors import ConfigError
+from diffvis_jax.grounding.find import map_indices, map_names
+from diffvis_jax.grounding.head import HeadConfig
+from diffvis_jax.towers import VisionConfig, build
+from diffvis_jax.towers.base import Params
+
+AXIS = "data"
+
+# Frames of one dense encode. On CPU one, whose maps stay in the processor's cache; elsewhere
+# enough to fill the device, few enough for the maps of the full-size tower.
+_DENSE_FRAMES = {"cpu": 1}
+_DENSE_FRAMES_ELSEWHERE = 8
+
+
+def restart(cache: Cache, which: jax.Array) -> Cache:
+    """The cache with some streams as if they had never been encoded: their next step is full.
+
+    Touches no map: a full step writes all of them. In a jitted step it costs nothing, and other
+    streams are none the wiser.
+
+    Args:
+      cache: of B streams.
+      which: bool `[B]`.
+    """
+
+    def clear(x: jax.Array, value: int) -> jax.Array:
+        return jnp.where(which.reshape(-1, *[1] * (x.ndim - 1)), jnp.asarray(value, x.dtype), x)
+
+    return dataclasses.replace(
+        cache,
+        pending=clear(cache.pending, CLEAN),
+        distance=clear(cache.distance, 0),
+        age=clear(cache.age, 0),
+        steps=clear(cache.steps, 0),
+        filled=cache.filled & ~which,
+    )
+
+
+def advance(
+    params: Params,
+    cache: Cache,
+    frames: jax.Array,
+    fresh: jax.Array,
+    active: jax.Array,
+    *,
+    config: VisionConfig,
+    policy: Policy | None = None,
+) -> tuple[jax.Array, Cache, Report]:
+    """`encode_step` for streams that take turns at their places.
+
+    Args:
+      params, cache, frames, config, policy: as `encode_step` takes them.
+      fresh: bool `[B]`: another stream begins here with this frame.
+      active: bool `[B]`: there is a frame at all; the others stay as they are.
+
+    Returns:
+      as `encode_step`: tokens `[B, N, D]`, cache, report.
+    """
+    return encode_step(
+        params, restart(cache, fresh & active), frames, config=config, policy=policy, active=active
+    )
+
+
+# ---- devices ----------------------------------------------------------------------------------
+
+
+def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh over the devices of this process (None = all of them), its one axis `AXIS`."""
+    devices = jax.local_devices() if devices is None else devices
+    return Mesh(np.asarray(devices), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
+
+
+def checked_places(places: int, mesh: Mesh) -> int:
+    """The size of the batch, if the devices divide it.
+
+    Raises:
+      ConfigError: they do not.
+    """
+    devices = mesh.devices.size
+    if places < 1 or places % devices:
+        near = [n for n in (places // devices * devices, (places // devices + 1) * devices) if n]
+        raise ConfigError(
+            f"a batch of {places} streams does not divide among {devices} devices: "
+            f"take {' or '.join(map(str, near))}"
+        )
+    return places
+
+
+def on_devices(x: Any, mesh: Mesh) -> Any:
+    """Arrays `[B, ..]` of a pytree, divided among the devices."""
+    return jax.device_put(x, NamedSharding(mesh, P(AXIS)))
+
+
+def on_all(x: Any, mesh: Mesh) -> Any:
+    """Arrays of a pytree, whole on every device: the weights."""
+    return jax.device_put(x, NamedSharding(mesh, P()))
+
+
+def init_streams(config: VisionConfig, places: int, mesh: Mesh) -> Cache:
+    """An empty cache of that many streams, each on its device.
+
+    Raises:
+      ConfigError: devices that do not divide the batch.
+    """
+    checked_places(places, mesh)
+    make = functools.partial(init_cache, config, places)
+    return jax.jit(make, out_shardings=NamedSharding(mesh, P(AXIS)))()
+
+
+def make_stream_step(
+    config: VisionConfig, mesh: Mesh
+) -> Callable[..., tuple[jax.Array, Cache, Report]]:
+    """The jitted step: `step(params, cache, frames, fresh, active, policy)`, as `advance`.
+
+    Each device advances its own streams, with its own trip counts, and waits for no other. The
+    cache is donated. One compilation serves all policies of one metric.
+    """
+    stages = build(config).stages
+
+    def local(params, cache, frames, fresh, active, policy):
+        return advance(params, cache, frames, fresh, active, config=config, policy=policy)
+
+    shards = P(AXIS)
+    run = jax.jit(
+        jax.shard_map(
+            local,
+            mesh=mesh,
+            in_specs=(P(), shards, shards, shards, shards, P()),
+            out_specs=(shards, shards, shards),
+        ),
+        donate_argnums=1,
+    )
+
+    def step(params, cache, frames, fresh, active, policy=None):
+        return run(params, cache, frames, fresh, active, one_shape(policy, stages))
+
+    return step
+
+
+def make_full_step(
+    config: VisionConfig, mesh: Mesh, *, head: HeadConfig | None
+) -> Callable[..., tuple[jax.Array, tuple[jax.Array, ...]]]:
+    """The jitted full encode: `full(params, last, frames, active) -> tokens, maps`.
+
+    `last` is what it returned before, first `init_full`: streams that are not active keep theirs,
+    and cost nothing, since the work is compacted over streams.
+
+    Args:
+      config: of the tower.
+      mesh: from `data_mesh`.
+      head: of this grounding head, also return the maps that it sees.
+    """
+    size = _DENSE_FRAMES.get(jax.default_backend(), _DENSE_FRAMES_ELSEWHERE)
+
+    names = map_names(config, head) if head else ()
+
+    def local(params, last, frames, active):
+        def some(last, index):
+            own, pictures = cells.inside((params, frames[index]), index)
+            found = encode(own, pictures, config=config, output="intermediates")
+            assert isinstance(found, dict)
+            new = found["tokens"], tuple(found[name] for name in names)
+            return jax.tree.map(lambda old, x: old.at[index].set(x), last, new)
+
+        return cells.for_each_chunk(active, (min(size, frames.shape[0]),), some, last)
+
+    shards = P(AXIS)
+    return jax.jit(
+        jax.shard_map(local, mesh=mesh, in_specs=(P(), shards, shards, shards), out_specs=shards)
+    )
+
+
+def init_full(
+    config: VisionConfig, places: int, mesh: Mesh, *, head: HeadConfig | None
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """What `make_full_step` returns before the first frame: zeros."""
+    tower = build(config)
+
+    def zeros(*shape: int, dtype: Any = jnp.float32) -> jax.Array:
+        return on_devices(jnp.zeros((places, *shape), dtype), mesh)
+
+    tokens = zeros(tower.tokens, tower.token_width)
+    seen = [tower.layers[index] for index in map_indices(config, head)] if head else []
+    return tokens, tuple(zeros(*each.shape, each.width, dtype=tower.dtype) for each in seen)

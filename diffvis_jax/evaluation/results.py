@@ -1,0 +1,118 @@
+"""Results on disk: a line for each finished stream, and the run they belong to.
+
+A directory holds one run: `run.json` says what is evaluated, `results-P.jsonl` is what process P
+has finished. A run that was interrupted goes on where it was, with any number of processes.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from diffvis_jax.utils.atomic_file import write_whole
+
+FORMAT = "diffvis_jax evaluation 1"
+RUN = "run.json"
+_SHOWN = 4  # differences that an error names
+
+
+class ResultsError(ValueError):
+    """A directory of another run, or a damaged file in it."""
+
+
+def open_run(directory: Path, run: Mapping[str, Any]) -> None:
+    """Makes the directory of a run, or checks that it is this run's.
+
+    Args:
+      directory: new, empty, or of the same run.
+      run: plain data that says what is evaluated, and on what; not on which machine.
+
+    Raises:
+      ResultsError: it holds something else, or another run; says in what that differs.
+    """
+    file = directory / RUN
+    said = json.loads(json.dumps({"format": FORMAT, **run}))
+    if file.is_file():
+        try:
+            there = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ResultsError(f"'{file}' cannot be read: {error}") from error
+        old, new = _flat(there), _flat(said)
+        differing = [n for n in sorted({*old, *new}) if old.get(n) != new.get(n)]
+        if differing:
+            shown = "; ".join(
+                f"{n}: {_short(old, n)} there, {_short(new, n)} now" for n in differing[:_SHOWN]
+            )
+            raise ResultsError(
+                f"'{directory}' holds another run ({shown}): take another directory, "
+                "or the arguments of that run"
+            )
+        return
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise ResultsError(f"'{directory}' is not empty, and holds no {RUN}: take another")
+    directory.mkdir(parents=True, exist_ok=True)
+    write_whole(file, json.dumps(said, indent=1) + "\n")
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Nested objects as one, their names joined by points."""
+    if not isinstance(value, dict):
+        return {name: value}
+    found: dict[str, Any] = {}
+    for key, inner in value.items():
+        found |= _flat(inner, f"{name}.{key}" if name else key)
+    return found
+
+
+def _short(values: Mapping[str, Any], name: str) -> str:
+    text = json.dumps(values[name]) if name in values else "nothing"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def read_results(directory: Path) -> list[dict[str, Any]]:
+    """All lines of all processes. A last line that was cut off is left out.
+
+    Raises:
+      ResultsError: a line that is damaged; names it.
+    """
+    found = []
+    for path in sorted(directory.glob("results-*.jsonl")):
+        lines = path.read_bytes().split(b"\n")
+        for number, line in enumerate(lines[:-1], 1):  # the last part has no line end: cut off
+            try:
+                found.append(json.loads(line))
+            except (UnicodeDecodeError, json.JSONDecodeError) as error:
+                raise ResultsError(f"'{path}' line {number} is damaged: {error}") from error
+    return found
+
+
+class ResultsFile:
+    """The file of one process, open to be added to; use as a context manager."""
+
+    def __init__(self, directory: Path, process: int):
+        self._path = directory / f"results-{process}.jsonl"
+
+    def __enter__(self) -> "ResultsFile":
+        self._file = self._path.open("ab+")
+        # What a killed process has left of a line would spoil the next one.
+        self._file.seek(0)
+        content = self._file.read()
+        self._file.truncate(content.rfind(b"\n") + 1)
+        self._file.seek(0, os.SEEK_END)
+        return self
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Writes a line, and has it on the disk when it returns."""
+        self._file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()

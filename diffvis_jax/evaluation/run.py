@@ -1,0 +1,304 @@
+"""Advances all streams of a data set under several policies, beside the full encode.
+
+B places of the batch, S pixels along the side of a frame, g patches along the side, N tokens, D
+token width.
+"""
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from diffvis_jax.core.cache import PATHS
+from diffvis_jax.core.change import patch_difference
+from diffvis_jax.core.policy import Policy
+from diffvis_jax.core.streams import (
+    checked_places,
+    init_full,
+    init_streams,
+    make_full_step,
+    make_stream_step,
+    on_all,
+    on_devices,
+)
+from diffvis_jax.datasets.coordinates import bounds
+from diffvis_jax.datasets.records import Screen, Stream, load_screen
+from diffvis_jax.evaluation.judge import differing, judge, queries
+from diffvis_jax.evaluation.prefetch import prefetch
+from diffvis_jax.evaluation.schedule import schedule
+from diffvis_jax.evaluation.summary import FULL
+from diffvis_jax.grounding.decode import Element, decode
+from diffvis_jax.grounding.find import head_answers, maps_of, on_screenshot
+from diffvis_jax.images.geometry import ImageError, placement
+from diffvis_jax.model import Model
+from diffvis_jax.towers import build
+
+# Frames waiting for the device, in batches.
+_AHEAD = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A decoded screen.
+
+    Attributes:
+      frame: `uint8 [S, S, 3]`.
+      size: width and height of the screenshot.
+    """
+
+    frame: np.ndarray
+    size: tuple[int, int]
+
+
+def load(screen: Screen, model: Model) -> Loaded:
+    """Decodes a screen.
+
+    Raises:
+      ImageError: a broken file, or an image of another size than its annotation says.
+    """
+    frame, size = load_screen(screen.image, model.config)
+    for record in screen.records:
+        if record.size not in (None, size):
+            raise ImageError(f"'{screen.image}' has {size} px, {record.source} says {record.size}")
+    return Loaded(frame, size)
+
+
+@jax.jit
+def _missed(tokens, full, before, at):
+    """Squares of what is missing and of the true change, over the tokens marked, and over all.
+
+    Args:
+      tokens, full, before: float32 `[B, N, D]`: delivered, of a full encode of this frame, and of
+        the one before it.
+      at: bool `[B, N]`.
+
+    Returns:
+      float32 `[B, 5]`: missing at those marked, changed at those marked, missing over all, changed
+      over all, and the full tokens' own.
+    """
+    missing, change = (jnp.square(x - full).sum(-1) for x in (tokens, before))
+    own = jnp.square(full).sum(-1)
+    parts = [jnp.where(at, missing, 0), jnp.where(at, change, 0), missing, change, own]
+    return jnp.stack([part.sum(-1) for part in parts], -1)
+
+
+class Runner:
+    """One model, its policies, and the compiled steps for a batch of B streams."""
+
+    def __init__(self, model: Model, policies: Mapping[str, Policy], places: int, mesh: Mesh):
+        """Args:
+          model: with a grounding head, or without one: then nothing is found.
+          policies: by name.
+          places: B; the devices of the mesh divide it.
+          mesh: from `data_mesh`.
+
+        Raises:
+          ConfigError: devices that do not divide the batch; margins that do not fit the tower.
+        """
+        self.model, self.policies = model, dict(policies)
+        self.places, self.mesh = checked_places(places, mesh), mesh
+        self.tower = build(model.config)
+        for policy in policies.values():
+            policy.margins(self.tower.stages)
+        self._head_config = model.head.config if model.head else None
+        self._params = on_all(model.params, mesh)
+        self._head_params = on_all(model.head.params, mesh) if model.head else None
+        self._step = make_stream_step(model.config, mesh)
+        self._full = make_full_step(model.config, mesh, head=self._head_config)
+        self._difference = jax.jit(self._changed)
+
+    def run(
+        self,
+        streams: Sequence[Stream],
+        *,
+        workers: int = 2,
+        on_frames: Callable[[int], None] | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """Advances the streams, and yields what was measured of each one when it has ended.
+
+        Args:
+          streams: taken in this order.
+          workers: threads that decode.
+          on_frames: called with the number of frames after each turn.
+
+        Yields:
+          plain data: "stream" and "frames", see `_row`; of a broken frame its "broken" alone.
+        """
+        places, model = self.places, self.model
+        turns, ahead_turns = itertools.tee(schedule([len(s.screens) for s in streams], places))
+        seats = (seat for turn in ahead_turns for seat in turn if seat)
+        decoded = prefetch(
+            seats,
+            lambda seat: load(streams[seat.stream].screens[seat.index], model),
+            workers=workers,
+            ahead=_AHEAD * places,
+        )
+        self._start()
+        size = model.config.size
+        frames = np.zeros((places, size, size, 3), np.uint8)
+        fresh = np.ones(places, bool)  # until the first good frame of the stream
+        rows: list[list[dict[str, Any]]] = [[] for _ in range(places)]
+        for turn in turns:
+            active = np.zeros(places, bool)
+            sizes: list[tuple[int, int]] = [(1, 1)] * places
+            broken: list[str | None] = [None] * places
+            for place, seat in enumerate(turn):
+                if seat is None:
+                    continue
+                fresh[place] |= seat.index == 0
+                _, loaded = next(decoded)
+                if isinstance(loaded, ImageError):
+                    broken[place] = str(loaded)
+                else:
+                    frames[place], sizes[place], active[place] = loaded.frame, loaded.size, True
+            results = self._turn(frames, fresh, active) if active.any() else {}
+            for place, seat in enumerate(turn):
+                if seat is None:
+                    continue
+                stream = streams[seat.stream]
+                screen = stream.screens[seat.index]
+                row: dict[str, Any] = {
+                    "step": seat.index,
+                    "image": str(screen.image),
+                    "groups": dict(screen.records[0].groups),
+                }
+                if broken[place] is None:
+                    row |= self._row(place, screen, sizes[place], bool(fresh[place]), results)
+                    fresh[place] = False
+                else:
+                    row["broken"] = broken[place]
+                rows[place].append(row)
+                if seat.index + 1 == len(stream.screens):
+                    yield {"stream": stream.name, "frames": rows[place]}
+                    rows[place] = []
+            if on_frames:
+                on_frames(sum(seat is not None for seat in turn))
+
+    def _start(self) -> None:
+        """Empty caches; compiles, by steps in which nothing takes part."""
+        config, places = self.model.config, self.places
+        nobody = on_devices(np.zeros(places, bool), self.mesh)
+        blank = np.zeros((places, config.size, config.size, 3), np.uint8)
+        self._frames = on_devices(blank, self.mesh)
+        self._last = init_full(config, places, self.mesh, head=self._head_config)
+        self._last = self._full(self._params, self._last, self._frames, nobody)
+        self._caches = {name: init_streams(config, places, self.mesh) for name in self.policies}
+        for name, policy in self.policies.items():
+            _, self._caches[name], _ = self._step(
+                self._params, self._caches[name], self._frames, nobody, nobody, policy
+            )
+        jax.block_until_ready((self._last, self._caches))
+
+    def _changed(self, frames, before):
+        """The tokens whose own patch differs at all between frames, bool `[B, N]`."""
+        side = min(self.tower.grid * self.tower.patch, frames.shape[1])
+        a, b = frames[:, :side, :side], before[:, :side, :side]
+        return (patch_difference(a, b, self.tower.patch, "max") > 0).reshape(len(frames), -1)
+
+    def _turn(self, frames: np.ndarray, fresh: np.ndarray, active: np.ndarray) -> dict[str, Any]:
+        """One step of everything; by the name of the policy, arrays `[B, ..]` on the host."""
+        pictures = on_devices(frames.copy(), self.mesh)  # the CPU's device may share the memory
+        here, first = on_devices(active, self.mesh), on_devices(fresh, self.mesh)
+        before, shown = self._last[0], self._frames
+        count = int(active.sum())
+        start = time.perf_counter()
+        self._last = self._full(self._params, self._last, pictures, here)
+        tokens, maps = jax.block_until_ready(self._last)
+        results: dict[str, Any] = {
+            FULL: {
+                "ms": 1e3 * (time.perf_counter() - start) / count,
+                "elements": self._elements(tokens, maps),
+            }
+        }
+        at = self._difference(pictures, shown)
+        for name, policy in self.policies.items():
+            start = time.perf_counter()
+            found, self._caches[name], report = jax.block_until_ready(
+                self._step(self._params, self._caches[name], pictures, first, here, policy)
+            )
+            ms = 1e3 * (time.perf_counter() - start) / count
+            head = self.model.head
+            maps = maps_of(head.config, self._caches[name]) if head else ()
+            results[name] = {
+                "ms": ms,
+                "elements": self._elements(found, maps),
+                "missed": np.asarray(_missed(found, tokens, before, at), np.float64),
+                "report": jax.tree.map(np.asarray, report),
+            }
+        self._frames = pictures
+        return results
+
+    def _elements(
+        self, tokens: jax.Array, maps: tuple[jax.Array, ...]
+    ) -> list[list[Element]] | None:
+        """What can be clicked, in pixels of the frames, for each place."""
+        head = self.model.head
+        if head is None:
+            return None
+        answers = head_answers(self._head_params, tokens, maps, config=head.config)
+        return decode(head.config, jax.device_get(answers))
+
+    def _row(
+        self,
+        place: int,
+        screen: Screen,
+        size: tuple[int, int],
+        first: bool,
+        results: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """What was measured of one frame: its queries, and for each policy (and FULL) a dict.
+
+        ms: of the step, shared among the streams that took part; found, clicks, points, ious,
+        counts: see `judge`; and of policies recomputed, path, changed_patches; missed_changed,
+        missed_all: shares of the true change (None: first frame, or nothing changed); error: norm
+        of tokens - full tokens, over that of the full tokens; only_here, only_full: boxes found in
+        one encode alone.
+        """
+        where = placement(*size, self.model.config)
+        small = self.model.config.size / 64 / max(where.scale_x, where.scale_y)
+        asked = queries(screen, size)
+        row: dict[str, Any] = {
+            "size": list(size),
+            "first": first,
+            "queries": [
+                {
+                    "id": record.id,
+                    "groups": dict(record.groups),
+                    "target": [round(float(edge), 1) for edge in bounds(target)],
+                }
+                for record, target in asked
+            ],
+            "runs": {},
+        }
+        full: list[Element] = []
+        for name, result in results.items():
+            run: dict[str, Any] = {"ms": round(result["ms"], 3)}
+            if result["elements"] is not None:
+                found = on_screenshot(result["elements"][place], where)
+                run |= judge(found, asked, screen, size, small)
+                if name == FULL:
+                    full = found
+                else:
+                    run["only_here"], run["only_full"] = differing(found, full)
+            if name != FULL:
+                report, missed = result["report"], result["missed"][place]
+                run |= {
+                    "path": PATHS[report.path[place]],
+                    "changed_patches": int(report.changed_patches[place]),
+                    "recomputed": round(float(report.recomputed[place]), 5),
+                    "missed_changed": None if first else _share(*missed[:2]),
+                    "missed_all": None if first else _share(*missed[2:4]),
+                    "error": _share(missed[2], missed[4]),
+                }
+            row["runs"][name] = run
+        return row
+
+
+def _share(missing: float, change: float) -> float | None:
+    return float(f"{np.sqrt(missing / change):.5g}") if change > 0 else None

@@ -1,0 +1,1 @@
+"""Pictures and recordings: geometry, preprocessing, capture."""

@@ -1,0 +1,1 @@
+"""How fast and how wrong: a step, a session, an answer."""

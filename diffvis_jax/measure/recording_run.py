@@ -1,0 +1,281 @@
+"""Runs a session through the differential step and measures it against the full encode.
+
+F frames, S pixels along the side of a frame, g patches along the side, N = g * g tokens.
+"""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffvis_jax.core.cache import describe, init_cache, stage_pending
+from diffvis_jax.core.change import compute_patch_diff
+from diffvis_jax.core.policy import Policy
+from diffvis_jax.core.step import jit_encode, make_step
+from diffvis_jax.errors import FrameError
+from diffvis_jax.grounding.decode import Element
+from diffvis_jax.grounding.find import encode_for_head, find_elements, maps_of
+from diffvis_jax.measure.elements import Agreement, agreement
+from diffvis_jax.model import Model
+from diffvis_jax.towers import build
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameResult:
+    """What one step did, and what it missed.
+
+    Attributes:
+      index: number of the frame, from 0.
+      path: "reuse", "partial" or "full".
+      changed_patches, total_patches: as the step saw them.
+      recomputed: share of the dense MACs done.
+      pending: share of the dense MACs still owed.
+      step_ms, full_ms: wall time of the differential step, and of the full encode of this frame.
+      missed_changed: share of the true change of the tokens that was not delivered, over the
+        tokens whose own pixels differ from the frame before; None where there is none.
+      missed_all: the same over all tokens; None if the frame equals the one before.
+      error: norm of tokens - full tokens, over that of the full tokens.
+      changed: bool `[g, g]`.
+      cell_recomputed: float32 `[g, g]`, share of each patch's dense MACs done.
+      stage_recomputed: float32 `[stages, g, g]`, the same of each patch's share of a stage.
+      stage_pending: float32 `[stages, g, g]`, share of each patch's MACs of a stage still owed.
+      age: int32 `[g, g]`, steps for which a patch has waited.
+      token_error: float32 `[g, g]`, norm of each token's error over the RMS norm of the full
+        tokens.
+      elements, full_elements: what can be clicked, in pixels of the frame, as found on the
+        step's tokens and on those of the full encode; None for a model without a head.
+    """
+
+    index: int
+    path: str
+    changed_patches: int
+    total_patches: int
+    recomputed: float
+    pending: float
+    step_ms: float
+    full_ms: float
+    missed_changed: float | None
+    missed_all: float | None
+    error: float
+    changed: np.ndarray  # bool [g, g]
+    cell_recomputed: np.ndarray  # float32 [g, g]
+    stage_recomputed: np.ndarray  # float32 [stages, g, g]
+    stage_pending: np.ndarray  # float32 [stages, g, g]
+    age: np.ndarray  # int32 [g, g]
+    token_error: np.ndarray  # float32 [g, g]
+    elements: list[Element] | None = None
+    full_elements: list[Element] | None = None
+
+    @property
+    def speed_up(self) -> float | None:
+        """Time of the full encode of this frame over that of the step; None for the first frame."""
+        return self.full_ms / self.step_ms if self.index else None
+
+    @property
+    def agreement(self) -> Agreement | None:
+        """How far the elements found agree with those of the full encode; None without a head."""
+        if self.elements is None or self.full_elements is None:
+            return None
+        return agreement(self.elements, self.full_elements)
+
+    def numbers(self) -> dict[str, Any]:
+        """All but the arrays and elements, for JSON."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        left_out = ("elements", "full_elements")
+        plain = {
+            name: value
+            for name, value in values.items()
+            if name not in left_out and not isinstance(value, np.ndarray)
+        }
+        found = self.agreement
+        return {
+            **plain,
+            "speed_up": self.speed_up,
+            "elements_both": found.both if found else None,
+            "elements_lost": found.only_second if found else None,
+            "elements_added": found.only_first if found else None,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class SessionResult:
+    """All frames of a run.
+
+    Attributes:
+      frames: F results. The first frame is a full encode through the step.
+      compile_step_s, compile_full_s: compilation and first run of the step and the full encode.
+    """
+
+    frames: tuple[FrameResult, ...]
+    compile_step_s: float
+    compile_full_s: float
+
+    @property
+    def full_ms(self) -> float:
+        """Median time of a full encode."""
+        return statistics.median(frame.full_ms for frame in self.frames)
+
+    def summary(self) -> dict[str, Any]:
+        """Totals over all frames but the first; None where there is nothing to take them of."""
+        rest = self.frames[1:]
+        step_total = sum(frame.step_ms for frame in rest)
+        full_total = sum(frame.full_ms for frame in rest)
+        at_changed = [f.missed_changed for f in rest if f.missed_changed is not None]
+        over_all = [f.missed_all for f in rest if f.missed_all is not None]
+        paths = [frame.path for frame in rest]
+        same = [found.same for frame in rest if (found := frame.agreement)]
+        return {
+            "same_elements": sum(same) if same else None,
+            "frames": len(self.frames),
+            "paths": {path: paths.count(path) for path in ("reuse", "partial", "full")},
+            "settling": sum(f.path == "partial" and not f.changed_patches for f in rest),
+            "full_ms_median": self.full_ms,
+            "step_ms_median": statistics.median(f.step_ms for f in rest) if rest else None,
+            "first_frame_ms": self.frames[0].step_ms,
+            "step_s_total": step_total / 1e3,
+            "full_s_total": full_total / 1e3,
+            "speed_up": full_total / step_total if rest else None,
+            "recomputed_mean": statistics.fmean(f.recomputed for f in rest) if rest else None,
+            "missed_changed_median": statistics.median(at_changed) if at_changed else None,
+            "missed_changed_max": max(at_changed, default=None),
+            "missed_all_median": statistics.median(over_all) if over_all else None,
+            "missed_all_max": max(over_all, default=None),
+            "compile_step_s": self.compile_step_s,
+            "compile_full_s": self.compile_full_s,
+        }
+
+
+def run_session(
+    model: Model,
+    frames: np.ndarray,
+    policy: Policy | None = None,
+    *,
+    on_frame: Callable[[FrameResult], None] | None = None,
+    on_stage: Callable[[str], None] | None = None,
+) -> SessionResult:
+    """Encodes the frames one after the other, differentially and in full, and compares.
+
+    Args:
+      model: the tower.
+      frames: `uint8 [F, S, S, 3]`, one stream in order.
+      policy: what the step may leave out; None = `Policy()`.
+      on_frame: called with each result as it comes.
+      on_stage: called with a line of text when something long begins.
+
+    Raises:
+      FrameError: no frames, or frames of another shape or dtype.
+    """
+    if frames.ndim != 4 or frames.dtype != np.uint8 or 0 in frames.shape:
+        raise FrameError(f"frames must be uint8 [F, S, S, 3], got {frames.dtype} {frames.shape}")
+    policy = Policy() if policy is None else policy
+    tell = on_stage or (lambda text: None)
+    config, params = model.config, model.params
+    step = make_step(config)
+
+    def encode_full(frame: np.ndarray) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        if model.head is None:
+            return jax.block_until_ready(jit_encode(params, frame, config=config)), ()
+        both = encode_for_head(params, frame, config=config, head=model.head.config)
+        return jax.block_until_ready(both)
+
+    def elements_of(tokens: np.ndarray, maps: Sequence[jax.Array]) -> list[Element] | None:
+        if model.head is None:
+            return None
+        return find_elements(model.head, jnp.asarray(tokens[None]), maps)[0]
+
+    def fresh_cache():
+        return init_cache(config, 1, size=frames.shape[1])
+
+    tell("compiling the full encode")
+    start = time.perf_counter()
+    encode_full(frames[:1])
+    compile_full_s = time.perf_counter() - start
+    tell("compiling the differential step")
+    start = time.perf_counter()
+    warm = step(params, fresh_cache(), frames[:1], policy)[1]
+    jax.block_until_ready(step(params, warm, frames[:1], policy))
+    compile_step_s = time.perf_counter() - start
+    tell("encoding")
+
+    results: list[FrameResult] = []
+    cache, before, full_before = fresh_cache(), None, None
+    for index in range(len(frames)):
+        frame = frames[index : index + 1]
+        start = time.perf_counter()
+        tokens, cache, report = jax.block_until_ready(step(params, cache, frame, policy))
+        step_ms = 1e3 * (time.perf_counter() - start)
+        tokens = np.asarray(tokens[0])
+        start = time.perf_counter()
+        full, full_maps = encode_full(frame)
+        full_ms = 1e3 * (time.perf_counter() - start)
+        full = np.asarray(full[0])
+        step_maps = () if model.head is None else maps_of(model.head.config, cache)
+
+        missed_changed = missed_all = None
+        if before is not None and full_before is not None:
+            moved = changed_tokens(model, before[0], frame[0])
+            if moved.any():
+                missed_changed = missed_change(tokens[moved], full[moved], full_before[moved])
+                missed_all = missed_change(tokens, full, full_before)
+        distance = np.linalg.norm(tokens - full, axis=-1)
+        scale = np.sqrt(np.square(full).sum(-1).mean())
+        grid = report.changed.shape[1]
+        said = describe(report)[0]
+        result = FrameResult(
+            index=index,
+            path=said["path"],
+            changed_patches=said["changed_patches"],
+            total_patches=said["total_patches"],
+            recomputed=said["recomputed"],
+            pending=said["pending"],
+            step_ms=step_ms,
+            full_ms=full_ms,
+            missed_changed=missed_changed,
+            missed_all=missed_all,
+            error=float(np.linalg.norm(tokens - full) / np.linalg.norm(full)),
+            changed=np.asarray(report.changed[0]),
+            cell_recomputed=_by_patch(np.asarray(report.cell_recomputed[0]), grid),
+            stage_recomputed=_by_patch(np.asarray(report.stage_recomputed[0]), grid),
+            stage_pending=_by_patch(stage_pending(cache)[0], grid),
+            age=_by_patch(np.asarray(cache.age[0]), grid),
+            token_error=_by_patch(distance / scale, grid),
+            elements=elements_of(tokens, step_maps),
+            full_elements=elements_of(full, full_maps),
+        )
+        results.append(result)
+        if on_frame:
+            on_frame(result)
+        before, full_before = frame, full
+    return SessionResult(tuple(results), compile_step_s, compile_full_s)
+
+
+def _by_patch(cells: np.ndarray, grid: int) -> np.ndarray:
+    """`[..., P]` to `[..., g, g]`; a class token, if there is one, comes first and is no patch."""
+    return cells[..., -(grid**2) :].reshape(*cells.shape[:-1], grid, grid)
+
+
+def missed_change(tokens: np.ndarray, full: np.ndarray, before: np.ndarray) -> float | None:
+    """How much of the true change is missing: 0 = exact, 1 = as good as doing nothing.
+
+    Args:
+      tokens, full, before: `[N, D]`: as delivered, of a full encode of the same frame, and of a
+        full encode of the frame before.
+
+    Returns:
+      |tokens - full| / |before - full|; None if nothing changed.
+    """
+    change = np.linalg.norm(before - full)
+    return float(np.linalg.norm(tokens - full) / change) if change > 0 else None
+
+
+def changed_tokens(model: Model, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The tokens whose own patch differs at all between two frames `[S, S, 3]`; bool `[N]`."""
+    tower = build(model.config)
+    mask = np.asarray(compute_patch_diff(a, b, tower.patch))
+    # CLIP leaves out what does not fill a whole patch at the right and lower edge.
+    return mask[: tower.grid, : tower.grid].reshape(-1)

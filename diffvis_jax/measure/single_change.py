@@ -1,0 +1,121 @@
+"""A single change, measured: one step from a fresh full encode, against the truth.
+
+S pixels along the side of a frame, N tokens, D token width.
+"""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffvis_jax.core.cache import Cache, Report, init_cache
+from diffvis_jax.core.change import compute_patch_diff
+from diffvis_jax.core.policy import Policy
+from diffvis_jax.core.step import jit_encode, make_step
+from diffvis_jax.measure.recording_run import changed_tokens, missed_change
+from diffvis_jax.model import Model
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What one step did.
+
+    Attributes:
+      changed: share of the patches that changed.
+      recomputed: share of the dense MACs done.
+      pending: share of the dense MACs still owed.
+      step_ms: wall time of the step.
+      missed_changed: missed change at the tokens whose own pixels differ; None if there are none.
+      missed_all: missed change over all tokens; None likewise.
+    """
+
+    changed: float
+    recomputed: float
+    pending: float
+    step_ms: float
+    missed_changed: float | None
+    missed_all: float | None
+
+
+MEASURED = tuple(field.name for field in dataclasses.fields(Measured))
+
+
+def median_of(results: Sequence[Measured], name: str) -> float | None:
+    """Median of one number over those results that have it; None if none has."""
+    values = [value for result in results if (value := getattr(result, name)) is not None]
+    return statistics.median(values) if values else None
+
+
+def small_changes(frames: np.ndarray, patch: int, most: float) -> list[int]:
+    """Numbers of the frames that differ from the one before, and in few patches.
+
+    Args:
+      frames: `uint8 [F, S, S, 3]`.
+      patch: side of a patch, in pixels.
+      most: share of the patches, 0-1.
+    """
+    found = []
+    for index in range(1, len(frames)):
+        share = float(np.mean(compute_patch_diff(frames[index - 1], frames[index], patch)))
+        if 0 < share <= most:
+            found.append(index)
+    return found
+
+
+class SingleChange:
+    """Two frames and their full encodes; `measure` takes the step between them."""
+
+    def __init__(self, model: Model, before: np.ndarray, after: np.ndarray):
+        """`before` and `after`: `uint8 [1, S, S, 3]`."""
+        self._model, self._after = model, after
+        params, config = model.params, model.config
+        self._step = make_step(config)
+        # Keeps the tokens of the first frame, and is the state that every step starts from.
+        cache = init_cache(config, size=before.shape[1])
+        tokens, cache, _ = self._step(params, cache, before, Policy())
+        self._full_before = np.asarray(tokens[0])
+        self._fresh: Cache = cache
+        self._full_after = np.asarray(jit_encode(params, after, config=config)[0])
+        self._at = changed_tokens(model, before[0], after[0])
+
+    def time_full(self) -> float:
+        """Milliseconds of a full encode of the second frame."""
+        start = time.perf_counter()
+        jax.block_until_ready(
+            jit_encode(self._model.params, self._after, config=self._model.config)
+        )
+        return 1e3 * (time.perf_counter() - start)
+
+    def measure(self, policy: Policy) -> Measured:
+        """One step from the state after the first frame; that state stays as it is."""
+        return self.settle(policy, 0)[0]
+
+    def settle(self, policy: Policy, idle: int) -> list[Measured]:
+        """The step, and so many idle ones after it, in which the screen holds still; shares and
+        times are those of each step, what is missed is what the steps so far have not delivered."""
+        cache = jax.tree.map(jnp.copy, self._fresh)  # the step consumes the cache it is given
+        cache = jax.block_until_ready(cache)
+        found = []
+        for _ in range(1 + idle):
+            start = time.perf_counter()
+            result = self._step(self._model.params, cache, self._after, policy)
+            tokens, cache, report = jax.block_until_ready(result)
+            step_ms = 1e3 * (time.perf_counter() - start)
+            found.append(self._judged(np.asarray(tokens[0]), report, step_ms))
+        return found
+
+    def _judged(self, tokens: np.ndarray, report: Report, step_ms: float) -> Measured:
+        old, new, at = self._full_before, self._full_after, self._at
+        moved = bool(at.any())  # else all that differs is rounding
+        return Measured(
+            changed=float(report.changed_patches[0]) / float(report.total_patches[0]),
+            recomputed=float(report.recomputed[0]),
+            pending=float(report.pending[0]),
+            step_ms=step_ms,
+            missed_changed=missed_change(tokens[at], new[at], old[at]) if moved else None,
+            missed_all=missed_change(tokens, new, old) if moved else None,
+        )
