@@ -1,7 +1,7 @@
 """The vision-language model: from frames and ids to logits and text.
 
-`PromptSession` (`language/prompt_session.py`) does the same from frame to frame, and keeps what did not
-change. B prompts, n images, L positions of the longest prompt, V vocabulary rows.
+`PromptSession` (`language/prompt_session.py`) does the same from frame to frame, and keeps what did
+not change. B prompts, n images, L positions of the longest prompt, V vocabulary rows.
 """
 
 from collections.abc import Iterator, Sequence

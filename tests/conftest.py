@@ -103,6 +103,24 @@ def clip():
 
 
 @pytest.fixture(scope="session")
+def grounding_model():
+    """A tiny tower with a head: random answers, but enough of them to compare."""
+    import jax.numpy as jnp
+    from tiny import FASTVITHD, random_params
+
+    import diffvis_jax as dv
+    from diffvis_jax.grounding.find import Head
+    from diffvis_jax.grounding.head import GroundingHead, HeadConfig
+
+    width = FASTVITHD.widths[3]
+    config = HeadConfig(token_width=FASTVITHD.token_width, map_width=width, hidden=8)
+    inputs = jnp.zeros((1, 1, FASTVITHD.token_width)), (jnp.zeros((1, 2, 2, width)),)
+    params = GroundingHead(config).init(jax.random.key(0), *inputs)["params"]
+    params["answers"]["bias"] = params["answers"]["bias"] + 4.0
+    return dv.Model(FASTVITHD, random_params(FASTVITHD), "random", Head(config, params))
+
+
+@pytest.fixture(scope="session")
 def training():
     """Imports a module of scripts/training, which is no package, by its name."""
     folder = str(Path(__file__).resolve().parents[1] / "scripts" / "training")

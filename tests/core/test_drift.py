@@ -12,7 +12,7 @@ import diffvis_jax as dv
 from diffvis_jax.core.step import jit_audit, jit_encode
 from diffvis_jax.measure.recording_run import changed_tokens, missed_change
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FRAMES, CHECKS = 1200, 6
 TRAINED_FRAMES = 500
 

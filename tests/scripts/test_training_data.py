@@ -13,7 +13,7 @@ from diffvis_jax.grounding.head import KINDS, HeadConfig
 from diffvis_jax.images.geometry import PreprocessConfig
 from diffvis_jax.images.preprocess import preprocess
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "tests" / "data" / "screens_sample"
 PAGES = sorted(path for path in SAMPLE.glob("*/*/*.json") if path.name != "trajectory.json")
 STREAMS = sorted(SAMPLE.glob("streams/*/trajectory.json"))

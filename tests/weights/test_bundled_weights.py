@@ -17,7 +17,7 @@ from diffvis_jax.measure.recording_run import changed_tokens
 from diffvis_jax.measure.single_change import SingleChange
 from diffvis_jax.metrics import mcnemar
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "tests" / "data" / "screens_sample"
 SESSION = ROOT / "scripts" / "data" / "session"
 WEIGHTS = ROOT / "weights"

@@ -35,7 +35,7 @@ from diffvis_jax.errors import CheckpointError
 from diffvis_jax.towers import clip, fastvithd
 from diffvis_jax.towers.init import init_params
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TINY = "vlm_tiny_config.json"
 
 

@@ -23,7 +23,7 @@ from diffvis_jax.errors import ConfigError
 from diffvis_jax.images import preprocess as preprocess_module
 from diffvis_jax.images.preprocess import ImageError, PreprocessConfig, placement, preprocess
 
-DATA = pathlib.Path(__file__).parent / "data" / "preproc.npz"
+DATA = pathlib.Path(__file__).parents[1] / "data" / "preproc.npz"
 MODES = ("pad", "crop", "squash")
 CLIP_COLOR = (122, 116, 104)
 SQUASH = PreprocessConfig(16, "squash")
@@ -430,7 +430,7 @@ def test_something_else_as_config():
 
 def test_neither_pil_nor_jax_at_module_level():
     package = pathlib.Path(preprocess_module.__file__).parent
-    for name in ("preprocessing.py", "preprocess_config.py"):
+    for name in ("preprocess.py", "geometry.py"):
         for node in ast.parse((package / name).read_text()).body:
             modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []

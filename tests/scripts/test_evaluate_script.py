@@ -19,7 +19,7 @@ from tiny import CLIP, random_params
 from diffvis_jax.checkpoints import store
 from diffvis_jax.grounding.head import GroundingHead, HeadConfig
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -4,37 +4,22 @@ import json
 import sys
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import FASTVITHD, random_params
+from tiny import FASTVITHD
 
 import diffvis_jax as dv
 from diffvis_jax.checkpoints import store
 from diffvis_jax.grounding.decode import Element
-from diffvis_jax.grounding.find import Head
-from diffvis_jax.grounding.head import GroundingHead, HeadConfig
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 STREAM = ROOT / "tests" / "data" / "screens_sample" / "streams" / "login_46"
 
 
 @pytest.fixture(scope="module")
 def task(script):
     return script("task_fidelity")
-
-
-@pytest.fixture(scope="module")
-def model():
-    """Random answers, but enough of them to compare."""
-    width = FASTVITHD.widths[3]
-    config = HeadConfig(token_width=FASTVITHD.token_width, map_width=width, hidden=8)
-    inputs = jnp.zeros((1, 1, FASTVITHD.token_width)), (jnp.zeros((1, 2, 2, width)),)
-    params = GroundingHead(config).init(jax.random.key(0), *inputs)["params"]
-    params["answers"]["bias"] = params["answers"]["bias"] + 4.0
-    return dv.Model(FASTVITHD, random_params(FASTVITHD), "random", Head(config, params))
 
 
 def test_rendered_stream_in_pixels_of_the_frame(task):
@@ -62,12 +47,12 @@ def test_a_target_is_asked_for_before_the_action(task, tmp_path):
     np.testing.assert_allclose(session.targets[0], np.array([0, 50, 20, 60]) * 1.28)
 
 
-def test_exact_policy_finds_the_same(task, model):
-    session = task.Session(STREAM, model.config, 3)
+def test_exact_policy_finds_the_same(task, grounding_model):
+    session = task.Session(STREAM, grounding_model.config, 3)
     session.elements = [None] * 3
     session.targets = [None, np.array([0, 60, 200, 200.0]), np.array([0, 60, 200, 200.0])]
-    full = [task.encode_full(model, frame) for frame in session.frames]
-    rows = task.compare(model, session, dv.Policy.exact(), full)
+    full = [task.encode_full(grounding_model, frame) for frame in session.frames]
+    rows = task.compare(grounding_model, session, dv.Policy.exact(), full)
     assert len(rows) == 2
     assert all(row["missed"] is None or row["missed"] < 1e-3 for row in rows)
     assert all(row["lost"] <= 0.02 * row["found"] for row in rows)  # rounding at the threshold
@@ -77,12 +62,12 @@ def test_exact_policy_finds_the_same(task, model):
     assert "exact" in task.table({"exact": said})
 
 
-def test_doing_nothing_is_seen(task, model):
+def test_doing_nothing_is_seen(task, grounding_model):
     """A screen becomes another one, and a threshold of 1 takes that for no change."""
-    session = task.Session(STREAM, model.config, 2)
+    session = task.Session(STREAM, grounding_model.config, 2)
     session.frames[1] = 255 - session.frames[1]
-    full = [task.encode_full(model, frame) for frame in session.frames]
-    (row,) = task.compare(model, session, dv.Policy(change_threshold=1.0), full)
+    full = [task.encode_full(grounding_model, frame) for frame in session.frames]
+    (row,) = task.compare(grounding_model, session, dv.Policy(change_threshold=1.0), full)
     assert row["share"] == 0
     assert row["missed"] == pytest.approx(1, abs=1e-3)
     assert not row["same"]
@@ -100,15 +85,15 @@ def test_clicks_of_each_kind_of_label(task):
     assert task.judged("full", [], None, None, 16)["full_clicks"].tolist() == []
 
 
-def test_bad_input_is_named_before_any_work(task, model, tmp_path, monkeypatch, capsys):
+def test_bad_input_is_named_before_any_work(task, grounding_model, tmp_path, monkeypatch, capsys):
     plain, trained = tmp_path / "plain", tmp_path / "trained"
-    store.save(plain, config=FASTVITHD, params=model.params)
+    store.save(plain, config=FASTVITHD, params=grounding_model.params)
     store.save(
         trained,
         config=FASTVITHD,
-        params=model.params,
-        grounding_config=model.head.config,
-        grounding_params=model.head.params,
+        params=grounding_model.params,
+        grounding_config=grounding_model.head.config,
+        grounding_params=grounding_model.head.params,
     )
     broken = tmp_path / "broken"
     broken.mkdir()

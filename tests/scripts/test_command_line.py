@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 RUN = """
 import sys

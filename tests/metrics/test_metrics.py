@@ -672,5 +672,5 @@ def test_it_needs_numpy_alone():
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             for name in names:
                 top = name.split(".")[0]
-                ours = name.startswith("diffvis_jax.evaluate")
+                ours = name.startswith("diffvis_jax.metrics")
                 assert ours or top == "numpy" or top in sys.stdlib_module_names, (path, name)

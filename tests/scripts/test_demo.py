@@ -24,7 +24,7 @@ from diffvis_jax.images.recording import read_recording
 from diffvis_jax.measure.recording_run import missed_change, run_session
 from diffvis_jax.report import write_page
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SESSION = ROOT / "scripts" / "data" / "session"
 FLAGS = """--visualize --num-frames --change-threshold --margin --tolerance --frames --weights
 --size --dtype --seed --json --output --arch --film --policy"""

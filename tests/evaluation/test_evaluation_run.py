@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jax.experimental import multihost_utils
-from test_task_fidelity import model as grounding_model  # noqa: F401  a tiny tower with a head
 from tiny import ROUNDING, deviation, edit, report_of
 
 import diffvis_jax as dv
@@ -215,7 +214,7 @@ def sessions(tmp_path_factory):
     return open_dataset(root)
 
 
-def test_runner_measures_every_frame(grounding_model, sessions):  # noqa: F811
+def test_runner_measures_every_frame(grounding_model, sessions):
     policies = {"exact": dv.Policy.exact(), "nothing": dv.Policy(change_threshold=1.0)}
     runner = Runner(grounding_model, policies, 2, data_mesh(jax.local_devices()[:2]))
     counted = []
