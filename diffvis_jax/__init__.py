@@ -1,9 +1,10 @@
 """Encode only what changed on the screen: differential vision encoders in JAX."""
 
-from diffvis_jax.core.cache import Cache, Report, describe, init_cache
+from diffvis_jax.core.cache import Cache, init_cache
 from diffvis_jax.core.change import compute_patch_diff
 from diffvis_jax.core.policy import Policy
 from diffvis_jax.core.policy_file import load_policy, save_policy
+from diffvis_jax.core.report import Report, describe
 from diffvis_jax.core.slots import SlotCache, encode_slots, init_slots, make_slot_step
 from diffvis_jax.core.step import audit, encode, encode_step, make_step
 from diffvis_jax.encoder import DifferentialVisionEncoder

@@ -5,8 +5,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffvis_jax.core.cache import Cache, Report, describe, init_cache
+from diffvis_jax.core.cache import Cache, init_cache
 from diffvis_jax.core.policy import Policy
+from diffvis_jax.core.report import Report, describe
 from diffvis_jax.core.slots import SlotCache, init_slots, make_slot_step
 from diffvis_jax.core.step import check_frames, jit_audit, make_step
 from diffvis_jax.errors import ConfigError, FrameError

@@ -12,7 +12,7 @@ from diffvis_jax.errors import CheckpointError
 from diffvis_jax.grounding.find import Head
 from diffvis_jax.language.language_model import Language
 from diffvis_jax.towers import VisionConfig
-from diffvis_jax.towers.base import Params
+from diffvis_jax.towers.params import Params
 
 _SMALL_COPY = 4e9  # bytes of a decoder in float32 that "auto" makes room for
 

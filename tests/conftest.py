@@ -10,23 +10,10 @@ import jax
 import pytest
 from hypothesis import HealthCheck, settings
 
-from diffvis_jax.core import cells
-from diffvis_jax.core import recompute as layer_step
 from diffvis_jax.language import differential_prefill
 
 # Several CPU devices, so that sharding is tested for what it is.
 jax.config.update("jax_num_cpu_devices", 4)
-
-# Nearly all the time goes into compiling, and what runs for milliseconds need not be optimised.
-# What tests/parity/ and the scripts of .ci/run compile is optimised, as it is for users.
-jax.config.update("jax_disable_most_optimizations", True)
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for scripts that tests start
-
-# In frames of 16 patches nearly every change reaches everywhere: a step would always do everything.
-layer_step._FULL_ABOVE["cpu"] = 2.0
-
-# Every size of chunks is compiled; that two do what one does is for test_chunk_sizes.py.
-cells._WIDE_CELLS["cpu"] = 10**9
 
 # Prompts of some dozens of positions are prefilled in more than one chunk, too.
 differential_prefill._CHUNK["cpu"] = 8
@@ -67,15 +54,26 @@ def share_programs(folder: Path) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`kit` means: with each of the tiny towers."""
+    """`kit` means: with each of the tiny towers. FastViTHD has sixteen kinds of layers to compile,
+    the toy the same kinds of work in eight."""
     if "kit" in metafunc.fixturenames:
-        metafunc.parametrize("kit", ["fastvithd", "odd", "clip"], indirect=True, scope="session")
+        slow = [pytest.param(name, marks=pytest.mark.slow) for name in ("fastvithd", "odd")]
+        metafunc.parametrize("kit", ["toy", "clip", *slow], indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
 def kit(request: pytest.FixtureRequest):
     """One tiny tower with parameters and compiled functions."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def toy():
+    """56 x 72 px: 4 x 5 patches, of which the last reach beyond the frame; 7 x 9 tokens."""
+    from tiny import Kit
+    from toy import ToyConfig
+
+    return Kit(ToyConfig())
 
 
 @pytest.fixture(scope="session")

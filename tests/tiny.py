@@ -1,10 +1,11 @@
 """Tiny towers with random parameters, edits of their frames, and what tests say about both.
 
-B streams, S pixels along the side of a frame, p along that of a patch, g patches along the side.
+B streams, H x W pixels of a frame, p pixels along the side of a patch.
 """
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from diffvis_jax.checkpoints.architectures import expected_shapes
 from diffvis_jax.checkpoints.store import unflatten
 from diffvis_jax.core.step import jit_encode
 from diffvis_jax.towers import build
+from diffvis_jax.towers.registry import FAMILIES
 
 FASTVITHD = dv.FastViTHDConfig(
     depths=(1, 2, 1, 1, 1),
@@ -55,14 +57,16 @@ def random_params(config, seed: int = 0):
     """
     rng = np.random.default_rng(seed)
     leaves = {}
-    for path, shape in expected_shapes(config).items():
+    tower = type(config) in FAMILIES
+    for path, shape in (build(config).shapes() if tower else expected_shapes(config)).items():
         *_, owner, name = ("", *path.split("/"))
         x = rng.standard_normal(shape)
         if name in ("norm_scale", "scale"):
             x = 1 + 0.1 * x
-        elif name == "kernel":
+        elif name in ("kernel", "weight"):
             gain = {"fc2": 0.5, "output": 0.5, "head": 4.0}.get(owner, 1.5)
-            x *= np.prod(shape[:-1]) ** -0.5 * gain
+            inputs = shape[1] if name == "weight" else np.prod(shape[:-1])
+            x *= inputs**-0.5 * gain
             if owner in ("mixer", "position"):
                 x *= 0.2
                 x[shape[0] // 2, shape[0] // 2] += 1
@@ -80,7 +84,7 @@ class Kit:
     one more compilation.
     """
 
-    config: dv.FastViTHDConfig | dv.CLIPConfig
+    config: Any
 
     @property
     def params(self):
@@ -101,7 +105,7 @@ class Kit:
         return dv.make_step(self.config)
 
     def maps(self, frame):
-        """Every layer's map and the tokens of one frame `[S, S, 3]`, from the full encode."""
+        """Every layer's map and the tokens of one frame `[H, W, 3]`, from the full encode."""
         maps = jit_encode(self.params, frame[None], config=self.config, output="intermediates")
         return {name: np.asarray(x) for name, x in maps.items()}
 
@@ -110,11 +114,16 @@ class Kit:
         return np.concatenate([self.maps(frame)["tokens"] for frame in np.asarray(frames)])
 
     def frames(self, seed: int = 0, batch: int = 2):
-        """`uint8 [B, S, S, 3]`, half flat, half noise, as screens are."""
-        side, rng = self.config.size, np.random.default_rng(seed)
-        frames = rng.integers(0, 256, (batch, side, side, 3), np.uint8)
-        frames[:, side // 2 :] = 250
+        """`uint8 [B, H, W, 3]`, half flat, half noise, as screens are."""
+        rng = np.random.default_rng(seed)
+        frames = rng.integers(0, 256, (batch, *self.tower.frame, 3), np.uint8)
+        frames[:, self.tower.frame[0] // 2 :] = 250
         return frames
+
+    def seen(self, frames):
+        """The pixels that the tower looks at: CLIP ignores what is left of the last patch."""
+        height, width = (cells * self.tower.patch for cells in self.tower.grid)
+        return np.asarray(frames)[:, :height, :width]
 
     def start(self, policy=None, seed: int = 0):
         """Two streams after their first step: frames, tokens, cache."""
@@ -144,8 +153,9 @@ EDITS = ("nothing", "pixel", "faint", "rectangle", "scroll", "everything", "back
 
 
 def edit(frame, kind: str, seed: int, first):
-    """The next frame `[S, S, 3]` of a stream that began with `first`."""
-    rng, side, frame = np.random.default_rng(seed), frame.shape[0], frame.copy()
+    """The next frame `[H, W, 3]` of a stream that began with `first`."""
+    rng, frame = np.random.default_rng(seed), frame.copy()
+    side = min(frame.shape[:2])
     top, left = rng.integers(0, side, 2)
     height, width = rng.integers(1, side // 2, 2)
     spot = frame[top : top + height, left : left + width]
@@ -165,23 +175,15 @@ def edit(frame, kind: str, seed: int, first):
 
 
 def patch_distance(a, b, p: int, metric: str):
-    """What `change.patch_difference` must give, patch by patch; `[B, S, S, 3]` -> `[B, g, g]`."""
+    """What `change.patch_difference` must give, patch by patch; `[B, H, W, 3]` -> `[B, rows, columns]`."""
     difference = np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)) / 255
-    g = -(-a.shape[1] // p), -(-a.shape[2] // p)
-    found = np.zeros((a.shape[0], *g))
+    rows, columns = -(-a.shape[1] // p), -(-a.shape[2] // p)
+    found = np.zeros((a.shape[0], rows, columns))
     for b_ in range(a.shape[0]):
-        for i in range(g[0]):
-            for j in range(g[1]):
+        for i in range(rows):
+            for j in range(columns):
                 patch = difference[b_, i * p : (i + 1) * p, j * p : (j + 1) * p]
                 found[b_, i, j] = patch.max() if metric == "max" else patch.mean()
-    return found
-
-
-def grown(mask, radius: int):
-    """Squares around marked entries of `[H, W]`, one by one."""
-    found = np.zeros_like(mask)
-    for i, j in np.argwhere(mask):
-        found[max(0, i - radius) : i + radius + 1, max(0, j - radius) : j + radius + 1] = True
     return found
 
 

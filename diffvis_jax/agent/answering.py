@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffvis_jax.core.cache import describe
+from diffvis_jax.core.report import describe
 from diffvis_jax.core.policy import Policy
 from diffvis_jax.core.step import jit_encode
 from diffvis_jax.encoder import DifferentialVisionEncoder

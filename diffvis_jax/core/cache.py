@@ -1,7 +1,7 @@
-"""The cache pytree, and the report of a step.
+"""The cache pytree: all state of a tower's streams.
 
-B streams, S pixels along the side of a frame, L layers, P cells, N tokens, D token width, G global
-layers, c positions along the side of a cell.
+B streams, H x W pixels of a frame, L layers, P cells, N tokens, D token width, c positions along
+the side of a cell.
 """
 
 import dataclasses
@@ -12,58 +12,64 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffvis_jax.errors import CacheError, ConfigError
+from diffvis_jax.errors import CacheError
 from diffvis_jax.ops.storage import kept_dtype
-from diffvis_jax.towers import VisionConfig, build
-from diffvis_jax.towers.base import Global, Source
-
-# What `Cache.pending` says of a cell of a layer.
-CLEAN, HELD, PENDING = 0, 1, 2
+from diffvis_jax.towers.base import AttentionLayer, TokenStack
+from diffvis_jax.towers.registry import build, with_size
 
 
 @flax.struct.dataclass(kw_only=True)
 class Cache:
-    """Everything a tower computed for the last frames, and what it still owes.
+    """All state of a tower: features of the last frame, and which of them are out of date.
 
-    Maps reach up to whole cells; what lies beyond the frame is zero.
+    Every array has the streams first. Maps reach up to whole cells and have a border as wide as
+    any window that reads them; what lies beyond the frame is zero. bfloat16 is kept as its bits
+    (see `ops/storage.py`).
 
     Attributes:
-      pixels: the reference (the pixels the maps were computed from, patch by patch), with a
+      pixels: the reference (the pixels the features were computed from, patch by patch), with a
         border where the first layer's windows begin.
-      maps: output of each layer, in the tower's dtype (bfloat16 as its bits, see `ops/storage.py`).
-      keys, values: of each global layer, for every position of the map before it.
+      maps: the outputs of the layers, those of equal shape that follow each other in one array
+        (`Tower.places` says where each is).
+      keys, values: of the attention layers of each segment, or of all blocks of a token stack, by
+        heads and cell by cell.
+      hidden: of a token stack, the rows `[B, num_prefix_tokens + P, D]` of a pass over all of
+        them, as they enter block number `progress`; else of no entries.
+      progress: blocks of a token stack that this pass has done since the last change.
       tokens: the last tokens.
-      scale: RMS of each layer's output at its last dense pass; tolerances are relative to it.
-      pending: CLEAN; HELD: recomputed, but its move was within the tolerance and not written;
-        PENDING: its input changed and it was not recomputed.
-      distance: patches between each cell and the nearest one of the last change (class token: 0).
-      age: steps for which each token has owed something; 0 = up to date.
+      stale: for each layer, the cells whose output may differ from a full encode's.
+      distance: patches between each cell and the nearest one of the last change.
+      age: steps for which each cell has been out of date since it was last computed; 0 = up to
+        date.
       steps: steps since the last full encode.
       filled: whether the stream has been encoded at all.
       config: the tower's config, at the cache's size.
     """
 
-    pixels: jax.Array  # uint8 [B, S', S', 3]
-    maps: tuple[jax.Array, ...]  # L x [B, H, W, C]
-    keys: tuple[jax.Array, ...]  # G x [B, H, W, C]
-    values: tuple[jax.Array, ...]  # G x [B, H, W, C]
+    pixels: jax.Array  # uint8 [B, H', W', 3]
+    maps: tuple[jax.Array, ...]  # [B, S, H, W, C] each
+    keys: tuple[jax.Array, ...]  # [B, n, heads, positions, d] each
+    values: tuple[jax.Array, ...]  # [B, n, heads, d, positions] each
+    hidden: jax.Array  # [B, num_prefix_tokens + P, D]
+    progress: jax.Array  # int32 [B]
     tokens: jax.Array  # float32 [B, N, D]
-    scale: jax.Array  # float32 [B, L]
-    pending: jax.Array  # uint8 [B, L, P]
+    stale: jax.Array  # bool [B, L, P]
     distance: jax.Array  # int32 [B, P]
-    age: jax.Array  # int32 [B, N]
+    age: jax.Array  # int32 [B, P]
     steps: jax.Array  # int32 [B]
     filled: jax.Array  # bool [B]
     config: Any = flax.struct.field(pytree_node=False)
 
     @property
     def reference(self) -> jax.Array:
-        """`uint8 [B, S, S, 3]`, the pixels that the maps were computed from; 0 beyond the last
+        """`uint8 [B, H, W, 3]`, the pixels that the features were computed from; 0 beyond the last
         whole patch (CLIP), where no tower looks."""
-        source = build(self.config).layers[0]
-        assert isinstance(source, Source)
-        start, size = source.border, self.config.size
-        return self.pixels[:, start : start + size, start : start + size]
+        tower = build(self.config)
+        first = tower.layers[0].reach[0]
+        pixels = self.pixels[:, first:, first:]
+        height, width = tower.frame
+        pads = [(0, max(0, side - has)) for side, has in zip(tower.frame, pixels.shape[1:3], strict=True)]
+        return jnp.pad(pixels[:, :height, :width], [(0, 0), *pads, (0, 0)])
 
     @property
     def batch(self) -> int:
@@ -75,96 +81,14 @@ class Cache:
         return sum(leaf.nbytes for leaf in jax.tree.leaves(self))
 
 
-@flax.struct.dataclass(kw_only=True)
-class Report:
-    """What a step did, one entry per stream.
-
-    Attributes:
-      path: 0 reuse (nothing recomputed), 1 partial, 2 full.
-      changed_patches: patches that differ from the reference by more than the threshold.
-      total_patches: patches of a frame.
-      changed: which patches those are.
-      skipped: the change was at most `skip_small_patches` and was left for later.
-      recomputed: MACs done over the MACs of a full encode.
-      cell_recomputed: the same for each cell's own share.
-      stage_recomputed: the same for each cell's own share of each stage.
-      pending: MACs that a recomputation of all pending cells would take, of a full encode's.
-      oldest_age: steps for which the oldest pending patch has waited.
-    """
-
-    path: jax.Array  # int32 [B]
-    changed_patches: jax.Array  # int32 [B]
-    total_patches: jax.Array  # int32 [B]
-    changed: jax.Array  # bool [B, g, g]
-    skipped: jax.Array  # bool [B]
-    recomputed: jax.Array  # float32 [B]
-    cell_recomputed: jax.Array  # float32 [B, P]
-    stage_recomputed: jax.Array  # float32 [B, stages, P]
-    pending: jax.Array  # float32 [B]
-    oldest_age: jax.Array  # int32 [B]
-
-
-PATHS = ("reuse", "partial", "full")
-
-
-def describe(report: Report) -> list[dict[str, Any]]:
-    """The report as plain Python: one dict per stream, without the per-cell arrays.
-
-    Returns:
-      `path`: "reuse", "partial" or "full"; `changed_patches` of `total_patches`; `skipped`: whether
-      the change was left for later; `recomputed` and `pending`: shares of a full encode's MACs that
-      were done, and that are still owed; `oldest_age`: steps for which a patch has waited.
-    """
-    host = jax.tree.map(np.asarray, report)
-    return [
-        {
-            "path": PATHS[host.path[b]],
-            "changed_patches": int(host.changed_patches[b]),
-            "total_patches": int(host.total_patches[b]),
-            "skipped": bool(host.skipped[b]),
-            "recomputed": float(host.recomputed[b]),
-            "pending": float(host.pending[b]),
-            "oldest_age": int(host.oldest_age[b]),
-        }
-        for b in range(host.path.shape[0])
-    ]
-
-
-def stage_pending(cache: Cache) -> np.ndarray:
-    """The share of each cell's MACs of a stage that is still owed, float32 `[B, stages, P]`."""
-    tower = build(cache.config)
-    stages = np.array([layer.stage for layer in tower.layers])
-    macs = np.array([layer.macs for layer in tower.layers], np.float32)
-    share = np.where(stages == np.arange(tower.stages)[:, None], macs, 0)
-    waiting = np.asarray(cache.pending) != CLEAN
-    return (share / share.sum(1, keepdims=True)) @ waiting.astype(np.float32)
-
-
-def with_size(config: VisionConfig, size: int | None) -> VisionConfig:
-    """The config at another size of frames.
-
-    Raises:
-      ConfigError: not a config, or a size that the architecture does not take.
-    """
-    build(config)  # refuses what is no config
-    if size is None or size == config.size:
-        return config
-    from diffvis_jax.towers.clip import CLIPConfig
-
-    if isinstance(config, CLIPConfig):
-        raise ConfigError(
-            f"this CLIP tower has position embeddings for {config.size} px only, not {size}"
-        )
-    return dataclasses.replace(config, size=size)
-
-
-def init_cache(config: VisionConfig, batch: int = 1, size: int | None = None) -> Cache:
+def init_cache(config: Any, batch: int = 1, size: int | tuple[int, int] | None = None) -> Cache:
     """An empty cache; the first step with it is a full encode.
 
     Args:
       config: of the tower.
       batch: B, streams.
-      size: S, pixels along the side of the frames; None = the config's. FastViTHD takes any.
+      size: of the frames in pixels, one side or (height, width); None = the config's. FastViTHD
+        takes any square.
 
     Returns:
       a cache of zeros, to be handed to `encode_step`; `cache.nbytes` is its memory.
@@ -173,32 +97,65 @@ def init_cache(config: VisionConfig, batch: int = 1, size: int | None = None) ->
       CacheError: batch is no whole number from 1 up.
       ConfigError: not a config, or a size that the tower does not take.
     """
-    if not isinstance(batch, int) or batch < 1:
+    if isinstance(batch, bool) or not isinstance(batch, int | np.integer) or batch < 1:
         raise CacheError(f"batch must be a whole number of streams, at least 1, got {batch!r}")
     config = with_size(config, size)
     tower = build(config)
-    source = tower.layers[0]
-    assert isinstance(source, Source)
-    maps, keys, values = [], [], []
-    for layer in tower.layers:
-        shape = (batch, tower.rows * layer.cell, tower.columns * layer.cell, layer.width)
-        maps.append(jnp.zeros(shape, kept_dtype(tower.dtype)))
-        if isinstance(layer, Global):
-            keys.append(jnp.zeros(shape, kept_dtype(tower.dtype)))
-            values.append(jnp.zeros(shape, kept_dtype(tower.dtype)))
-    # The last window may reach beyond the frame; CLIP's ignores what is left of the last patch.
-    side = source.border + max(config.size, tower.grid * tower.patch)
+    kept, (rows, columns) = kept_dtype(tower.dtype), tower.grid
+    before, after = tower.layers[0].reach
+    sides = (before + cells * tower.patch + after for cells in tower.grid)
+    maps = [
+        jnp.zeros((batch, slots, rows * layer.cell + 2 * border, columns * layer.cell + 2 * border, layer.width), kept)
+        for layer, slots, border in tower.map_arrays
+    ]
+    keys, values, hidden = [], [], jnp.zeros((batch, 0, 0), kept)
+    for segment in tower.segments:
+        for layer in segment.layers:
+            if isinstance(layer, AttentionLayer):
+                count, positions, block = segment.repeat, tower.cells * layer.cell**2, layer.block
+            elif isinstance(layer, TokenStack):
+                block, count = layer.block, layer.depth
+                positions = layer.num_prefix_tokens + tower.cells
+                hidden = jnp.zeros((batch, positions, layer.width), kept)
+            else:
+                continue
+            heads, width = block.heads, block.head_width
+            keys.append(jnp.zeros((batch, count, heads, positions, width), kept))
+            values.append(jnp.zeros((batch, count, heads, width, positions), kept))
     return Cache(
-        pixels=jnp.zeros((batch, side, side, 3), jnp.uint8),
+        pixels=jnp.zeros((batch, *sides, 3), jnp.uint8),
         maps=tuple(maps),
         keys=tuple(keys),
         values=tuple(values),
+        hidden=hidden,
+        progress=jnp.zeros((batch,), jnp.int32),
         tokens=jnp.zeros((batch, tower.tokens, tower.token_width), jnp.float32),
-        scale=jnp.zeros((batch, len(tower.layers)), jnp.float32),
-        pending=jnp.zeros((batch, len(tower.layers), tower.cells), jnp.uint8),
+        stale=jnp.zeros((batch, len(tower.layers), tower.cells), bool),
         distance=jnp.zeros((batch, tower.cells), jnp.int32),
-        age=jnp.zeros((batch, tower.tokens), jnp.int32),
+        age=jnp.zeros((batch, tower.cells), jnp.int32),
         steps=jnp.zeros((batch,), jnp.int32),
         filled=jnp.zeros((batch,), bool),
         config=config,
+    )
+
+
+def restart(cache: Cache, which: jax.Array) -> Cache:
+    """The cache with some streams as if they had never been encoded: their next step is full.
+
+    Touches no map: a full step writes all of them. In a jitted step it costs nothing, and other
+    streams are unaffected.
+
+    Args:
+      cache: of B streams.
+      which: bool `[B]`.
+    """
+
+    def clear(x: jax.Array) -> jax.Array:
+        return jnp.where(which.reshape(-1, *[1] * (x.ndim - 1)), jnp.zeros((), x.dtype), x)
+
+    small = ("progress", "stale", "distance", "age", "steps")
+    return dataclasses.replace(
+        cache,
+        **{name: clear(getattr(cache, name)) for name in small},
+        filled=cache.filled & ~which,
     )

@@ -104,28 +104,25 @@ def distance_to(mask: jax.Array) -> jax.Array:
     """Chebyshev distance of every patch to the nearest marked one.
 
     Args:
-      mask: bool `[B, g, g]`.
+      mask: bool `[B, rows, columns]`.
 
     Returns:
-      int32 `[B, g, g]`; where nothing is marked, larger than any distance.
+      int32 `[B, rows, columns]`; where nothing is marked, larger than any distance.
     """
-    g = mask.shape[1]
-    apart = jnp.abs(jnp.arange(g)[:, None] - jnp.arange(g))
-    far = 2 * g + 1
+    rows, columns = mask.shape[1:]
+    far = 2 * max(rows, columns) + 1
+    row_offset, column_offset = (
+        jnp.abs(jnp.arange(n, dtype=jnp.int32)[:, None] - jnp.arange(n, dtype=jnp.int32))
+        for n in (rows, columns)
+    )
     # max(|rows|, |columns|) <= d  <=>  some marked patch lies in the square of radius d: the
     # distance is the smallest of max(row part, column part), found one marked row at a time.
-    by_column = jnp.where(mask[:, :, None, :], apart, far).min(-1)  # nearest in the same row
-    return jnp.maximum(by_column[:, None], apart[None, :, :, None]).min(2).astype(jnp.int32)
+    in_row = jnp.where(mask[:, :, None, :], column_offset, far).min(-1)  # nearest in the same row
+    return jnp.maximum(in_row[:, None], row_offset[None, :, :, None]).min(2)
 
 
-def grow(mask: jax.Array, radius: int) -> jax.Array:
-    """Marks the square of that radius around every marked cell; bool `[B, H, W]` in and out."""
-    if radius == 0:
-        return mask
-    side = 2 * radius + 1
-    padded = jnp.pad(mask, ((0, 0), (radius, radius), (0, 0)))
-    rows = [padded[:, i : i + mask.shape[1]] for i in range(side)]
-    grown = jnp.stack(rows).any(0)
-    padded = jnp.pad(grown, ((0, 0), (0, 0), (radius, radius)))
-    columns = [padded[:, :, i : i + mask.shape[2]] for i in range(side)]
-    return jnp.stack(columns).any(0)
+def shifted(mask: jax.Array) -> jax.Array:
+    """Marks also the neighbours to the right, below and on the diagonal between, of the marked
+    patches; bool `[B, rows, columns]` in and out."""
+    right = mask | jnp.pad(mask, ((0, 0), (0, 0), (1, 0)))[:, :, :-1]
+    return right | jnp.pad(right, ((0, 0), (1, 0), (0, 0)))[:, :-1]

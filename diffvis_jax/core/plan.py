@@ -1,138 +1,287 @@
-"""What a step does: which streams are encoded in full, in part or not at all, and which cells.
+"""What a step does, decided before any arithmetic: which cells each layer computes.
 
-B streams, g patches along the side, P cells.
+B streams, L layers, P cells. A cell of a layer is *stale* where its output may differ from that of
+a full encode of the reference. A change makes stale what it reaches; the policy says which stale
+cells are computed now. A cell is exact again once it is computed from inputs that are.
 """
 
-import math
-from typing import Any
-
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from diffvis_jax.core import cells
-from diffvis_jax.core import recompute as layer_step
-from diffvis_jax.core.cache import CLEAN, Cache
-from diffvis_jax.core.change import distance_to, patch_difference
+from diffvis_jax.core.cache import Cache
+from diffvis_jax.core.change import distance_to, patch_difference, shifted
 from diffvis_jax.core.policy import Policy
-from diffvis_jax.towers.base import Global, Layer, Tower
+from diffvis_jax.core.tuning import Tuning
+from diffvis_jax.towers.base import TokenStack, Tower
 
 
-def make_plan(
-    tower: Tower, cache: Cache, frames: jax.Array, policy: Policy, active: jax.Array
-) -> dict[str, jax.Array]:
-    """Looks at the pixels and decides for each stream: everything, something, or nothing.
+@flax.struct.dataclass(kw_only=True)
+class Change:
+    """How the frames differ from the reference, and what that calls for. Cheap to find out.
 
-    Returns:
-      changed, acted, copy: bool `[B, g, g]`, patches that differ, that differ and are not left for
-      later, and that the reference takes over; distance: int32 `[B, P]`, patches from the nearest
-      of those acted on; full, skipped, idle, active, work: bool `[B]`; count: int32 `[B]`.
+    Attributes:
+      changed: patches that differ by more than the threshold.
+      acted: those of them that are not left for later.
+      count: how many differ.
+      skipped: the change is left for later, as it is small.
+      must: the stream is encoded in full, whatever it costs.
+      idle: nothing to act on.
+      active: the stream takes part.
+      work: there is something to compute.
     """
-    side = tower.grid * tower.patch
-    difference = patch_difference(
-        _crop(frames, side), _crop(cache.reference, side), tower.patch, policy.metric
-    )
+
+    changed: jax.Array  # bool [B, rows, columns]
+    acted: jax.Array  # bool [B, rows, columns]
+    count: jax.Array  # int32 [B]
+    skipped: jax.Array  # bool [B]
+    must: jax.Array  # bool [B]
+    idle: jax.Array  # bool [B]
+    active: jax.Array  # bool [B]
+    work: jax.Array  # bool [B]
+
+
+@flax.struct.dataclass(kw_only=True)
+class StepPlan:
+    """What a step computes.
+
+    Attributes:
+      full: streams that are encoded in full.
+      update: patches that the reference takes over.
+      distance: patches between each cell and the nearest one of the last change.
+      compute: cells that each layer computes.
+      dense: layers computed over a stream's whole map at once.
+      blocks: blocks of a token stack that all rows of a stream go through, from block `start` on.
+      start: the first of those.
+      progress: blocks of a token stack that the pass over all rows has done after the step.
+      stale: what is stale after the step.
+      macs: multiply-accumulates done for each cell of each layer.
+    """
+
+    full: jax.Array  # bool [B]
+    update: jax.Array  # bool [B, rows, columns]
+    distance: jax.Array  # int32 [B, P]
+    compute: jax.Array  # bool [B, L, P]
+    dense: jax.Array  # bool [B, L]
+    blocks: jax.Array  # int32 [B]
+    start: jax.Array  # int32 [B]
+    progress: jax.Array  # int32 [B]
+    stale: jax.Array  # bool [B, L, P]
+    macs: jax.Array  # float32 [B, L, P]
+
+
+def compare(
+    tower: Tower,
+    cache: Cache,
+    frames: jax.Array,
+    policy: Policy,
+    active: jax.Array,
+    focus: jax.Array | None,
+) -> Change:
+    """Looks at the pixels.
+
+    Args:
+      frames: `uint8 [B, H, W, 3]`.
+      active: bool `[B]`.
+      focus: bool `[B, rows, columns]`, places that are to be up to date now; None = none.
+    """
+    rows, columns = (cells * tower.patch for cells in tower.grid)
+    frames, reference = (x[:, :rows, :columns] for x in (frames, cache.reference))
+    difference = patch_difference(frames, reference, tower.patch, policy.metric)
     known = cache.filled & active
     changed = (difference > policy.change_threshold) & known[:, None, None]
     count = changed.sum((1, 2), dtype=jnp.int32)
     due = (policy.keyframe_every > 0) & (cache.steps + 1 >= policy.keyframe_every)
-    full = (~cache.filled | due | (count > policy.max_changed_patches)) & active
-    skipped = ~full & (count > 0) & (count <= policy.skip_small_patches)
+    must = (~cache.filled | due | (count > policy.max_changed_patches)) & active
+    skipped = ~must & (count > 0) & (count <= policy.skip_small_patches)
     acted = changed & ~skipped[:, None, None]
-    distance = to_cells(tower, distance_to(acted), 0)
-    # What a tolerance saves is not known beforehand.
-    most = most_work(tower, distance, policy.margins(tower.stages), policy.attending)
-    foreseen = most > layer_step.full_above()
-    full |= foreseen & acted.any((1, 2)) & (policy.tolerance == 0)
-    pending = (cache.pending != CLEAN).any((1, 2))
-    idle = ~full & ~acted.any((1, 2)) & active
+    idle = active & ~must & ~acted.any((1, 2))
+    stale = cache.stale.any((1, 2))
     spends = (policy.settle > 0) | (policy.refresh_patches > 0)
-    return {
-        "changed": changed,
-        "acted": acted,
-        "distance": distance,
-        "copy": acted | full[:, None, None],
-        "full": full,
-        "skipped": skipped,
-        "idle": idle,
-        "count": count,
-        "active": active,
-        "work": active & (full | ~idle | (pending & spends)),
-    }
+    if focus is not None:
+        spends |= focus.any((1, 2))
+    return Change(
+        changed=changed,
+        acted=acted,
+        count=count,
+        skipped=skipped,
+        must=must,
+        idle=idle,
+        active=active,
+        work=active & (~idle | (stale & spends)),
+    )
 
 
-def most_work(
-    tower: Tower, distance: jax.Array, margins: jax.Array, attending: jax.Array | float = 0.0
-) -> jax.Array:
-    """The share of the dense MACs that a change can cost at most, float32 `[B]`: of each layer the
-    cells that it can reach and that its margin allows, or all where the dense path is taken.
+def make_plan(
+    tower: Tower,
+    cache: Cache,
+    change: Change,
+    policy: Policy,
+    focus: jax.Array | None,
+    tuning: Tuning,
+) -> StepPlan:
+    """Decides which cells each layer computes."""
+    acted = change.acted.any((1, 2))
+    distance = _by_cell(distance_to(change.acted))
+    stale = cache.stale | _reached(tower, change.acted, distance)
+    distance = jnp.where(acted[:, None], distance, cache.distance)
+    chosen = oldest(cache.age, policy.refresh_patches)
+    if focus is not None:
+        chosen |= _by_cell(focus)
+    near = distance[:, None] <= policy.margins(tower)[_stages(tower), None]
+    idle = change.idle[:, None, None]
+    wanted = (near & ~idle) | chosen[:, None]
+    budget = jnp.where(change.idle, policy.settle * float(tower.macs), 0).astype(jnp.float32)
+    blocks, start = _settled_blocks(tower, cache, stale, change, budget)
+    if not _stack(tower):
+        wanted |= idle & within_budget(tower, stale, distance, budget, tuning)
+    compute = stale & wanted & change.active[:, None, None]
 
-    Args:
-      distance: int32 `[B, P]`, of each cell to the change.
-      margins: float32 `[stages]`.
-      attending: share of the cells that attention layers and those after them do besides; what
-        choosing them takes is not counted.
-    """
-    reach, reaches = 0.0, []
-    for layer in tower.layers:
-        reach = math.inf if isinstance(layer, Global) else reach + layer.halo  # type: ignore[attr-defined]
-        reaches.append(reach)
-    stages = np.array([layer.stage for layer in tower.layers])
+    costs, dense = cost(tower, compute, tuning)
+    expensive = costs > tuning.full_above * tower.macs
+    full = change.must | (expensive & acted & change.active)
+    dense = dense | full[:, None]
+    compute = compute | dense[..., None]
+    blocks = jnp.where(dense[:, -1], _depth(tower), blocks)
+    start = jnp.where(dense[:, -1], 0, start)
 
-    def shares(macs: list[int]) -> np.ndarray:
-        key_value = [getattr(layer, "macs_key_value", 0) for layer in tower.layers]
-        total = np.array(macs, np.float64) + np.array(key_value)
-        return (total * tower.cells / tower.macs).astype(np.float32)
-
-    dense = shares([layer.macs for layer in tower.layers])
-    apart = shares([layer.window_macs for layer in tower.layers])
-    limits = jnp.minimum(jnp.array(reaches, jnp.float32), margins[stages])
-    inside = (distance[:, None] <= limits[:, None]).mean(-1)
-    inside = jnp.minimum(1.0, inside + attending * np.isinf(reaches))
-    even = np.array([layer_step.break_even(layer) for layer in tower.layers], np.float32)
-    work = jnp.where(inside > even, dense, inside * apart).sum(-1)
-    return work + tower.readout_macs / tower.macs
-
-
-def _crop(x: jax.Array, side: int) -> jax.Array:
-    return x[:, : min(side, x.shape[1]), : min(side, x.shape[2])]
-
-
-def to_cells(tower: Tower, by_patch: jax.Array, lead: Any) -> jax.Array:
-    """`[B, g, g]` to `[B, P]`; cells that are no patch (the class token) get `lead`."""
-    flat = by_patch.reshape(by_patch.shape[0], -1)
-    return jnp.pad(flat, ((0, 0), (tower.lead, 0)), constant_values=lead)
+    left = stale & ~compute
+    # What is computed from stale inputs stays stale: any of the stream's earlier layers will do, as
+    # margins leave out the surroundings of all that they let in. In a token stack the layer's own.
+    inputs_stale = jnp.cumsum(left.any(-1), axis=1, dtype=jnp.int32)
+    if not _stack(tower):
+        inputs_stale = inputs_stale - left.any(-1)
+    finished = (start + blocks >= _depth(tower)) & (blocks > 0)
+    after = left | (compute & (inputs_stale > 0)[..., None])
+    return StepPlan(
+        full=full,
+        update=change.acted | full[:, None, None],
+        distance=distance,
+        compute=compute,
+        dense=dense,
+        blocks=blocks,
+        start=start,
+        progress=jnp.where(finished | acted, 0, cache.progress + blocks),
+        stale=after & ~(finished & _stack(tower))[:, None, None],
+        macs=_macs_done(tower, compute, dense, blocks),
+    )
 
 
-def oldest(tower: Tower, cache: Cache, patches: jax.Array) -> jax.Array:
-    """The cells of the patches that have waited longest, at most that many; bool `[B, P]`."""
-    chosen = cells.lowest(-cache.age, cache.age > 0, patches)
-    return jnp.pad(chosen, ((0, 0), (tower.lead, 0)), constant_values=patches > 0)
+def _by_cell(by_patch: jax.Array) -> jax.Array:
+    """`[B, rows, columns]` to `[B, P]`."""
+    return by_patch.reshape(by_patch.shape[0], -1)
+
+
+def _stack(tower: Tower) -> bool:
+    return isinstance(tower.layers[-1], TokenStack)
+
+
+def _depth(tower: Tower) -> int:
+    """Blocks of a token stack; of other towers 0."""
+    last = tower.layers[-1]
+    return last.depth if isinstance(last, TokenStack) else 0
+
+
+def _stages(tower: Tower) -> np.ndarray:
+    return np.array([layer.stage for layer in tower.layers])
+
+
+def _reached(tower: Tower, acted: jax.Array, distance: jax.Array) -> jax.Array:
+    """The cells of each layer that a change of these patches can reach; bool `[B, L, P]`."""
+    down, up = np.ceil(np.array(tower.reaches) / tower.patch).T
+    reached = distance[:, None] <= jnp.asarray(down, jnp.float32)[:, None]
+    if down[0] == 1 and up[0] == 0:  # the first layer's windows look to one side only
+        reached = reached.at[:, 0].set(_by_cell(shifted(acted)))
+    return reached & acted.any((1, 2))[:, None, None]
+
+
+def oldest(age: jax.Array, count: jax.Array) -> jax.Array:
+    """The cells that have been out of date for longest, at most `count`; bool `[B, P]`."""
+    order = jnp.argsort(-age, axis=-1, stable=True)
+    rank = jnp.argsort(order, axis=-1, stable=True)
+    return (age > 0) & (rank < count)
 
 
 def within_budget(
-    need: jax.Array, distance: jax.Array, budget: jax.Array, layer: Layer
-) -> tuple[jax.Array, jax.Array]:
-    """The cells that an idle step can pay for, nearest to the last change first.
+    tower: Tower, stale: jax.Array, distance: jax.Array, budget: jax.Array, tuning: Tuning
+) -> jax.Array:
+    """The stale cells that an idle step can pay for: layer by layer, since a layer is exact only
+    after those before it, and in each the nearest to the last change first.
 
     Args:
-      need: bool `[B, P]`, cells of idle streams that need this layer.
+      stale: bool `[B, L, P]`.
       distance: int32 `[B, P]`.
-      budget: float32 `[B]`, MACs left; at least one cell is done if any are left at all.
-      layer: whose cells they are.
+      budget: float32 `[B]`, multiply-accumulates; at least one cell is done if there is any.
+    """
+    window, dense = _window_macs(tower), tower.layer_macs * tower.cells
+    count = stale.sum(-1, dtype=jnp.float32)
+    whole = count * window > tuning.break_even * dense
+    each = jnp.where(whole, dense / jnp.maximum(count, 1), window)
+    order = jnp.argsort(distance, axis=-1, stable=True)[:, None]
+    ordered = jnp.take_along_axis(stale, order, -1)
+    costs = jnp.where(ordered, each[..., None], 0)
+    flat = costs.reshape(costs.shape[0], -1)
+    spent = (jnp.cumsum(flat, -1) - flat).reshape(costs.shape)
+    affordable = ordered & (spent < budget[:, None, None])
+    back = jnp.argsort(order, axis=-1, stable=True)
+    return jnp.take_along_axis(affordable, back, -1)
+
+
+def _settled_blocks(
+    tower: Tower, cache: Cache, stale: jax.Array, change: Change, budget: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """How many blocks of a token stack all rows of an idle stream go through, and from which on."""
+    depth = _depth(tower)
+    none = jnp.zeros_like(cache.progress)
+    if not depth:
+        return none, none
+    affordable = jnp.ceil(budget * (depth / tower.macs)).astype(jnp.int32)
+    affordable = jnp.minimum(affordable, depth - cache.progress)
+    return jnp.where(change.idle & stale.any((1, 2)), affordable, 0), cache.progress
+
+
+def _window_macs(tower: Tower) -> np.ndarray:
+    """Of one cell of each layer by itself, keys and values included; float32 `[L]`."""
+    macs = [layer.window_macs + layer.kv_macs for layer in tower.layers]
+    return np.array(macs, np.float32)
+
+
+def cost(tower: Tower, compute: jax.Array, tuning: Tuning) -> tuple[jax.Array, jax.Array]:
+    """What it costs to compute these cells, and where a pass over the whole map is cheaper.
+
+    Args:
+      compute: bool `[B, L, P]`.
 
     Returns:
-      bool `[B, P]`, and the budget left: what was chosen is paid for by itself, or as a dense pass
-      where it will be one.
+      multiply-accumulates, float32 `[B]`; layers to compute as a whole, bool `[B, L]`.
     """
-    apart = float(layer.window_macs)
+    count = compute.sum(-1, dtype=jnp.float32)
+    window = count * _window_macs(tower)
+    whole = (tower.layer_macs * tower.cells).astype(np.float32)
+    dense = window > tuning.break_even * whole
+    if _stack(tower):
+        dense = count > min(tower.cells // 2, tuning.row_capacities[-1])
+    head = jnp.where(compute[:, -1].any(-1), float(tower.head_macs), 0)
+    return jnp.where(dense, whole, window).sum(-1) + head, dense
 
-    def choose(trip: jax.Array, _: jax.Array) -> jax.Array:
-        mine, far = cells.inside((need, distance), trip)  # else sorted in front of no trips
-        return cells.lowest(far, mine, jnp.ceil(budget / apart)[:, None])
 
-    chosen = lax.fori_loop(0, need.any().astype(jnp.int32), choose, jnp.zeros_like(need))
-    dense = chosen.mean(-1) > layer_step.break_even(layer)
-    cost = jnp.where(dense, need.shape[1] * float(layer.macs), chosen.sum(-1) * apart)
-    return chosen, jnp.maximum(budget - cost, 0)
+def _macs_done(
+    tower: Tower, compute: jax.Array, dense: jax.Array, blocks: jax.Array
+) -> jax.Array:
+    """Multiply-accumulates of each cell of each layer, float32 `[B, L, P]`; the head's count for
+    the last layer."""
+    layers = tower.layers
+    own = np.array([layer.macs for layer in layers], np.float32)
+    window = np.array([layer.window_macs for layer in layers], np.float32)
+    macs = compute * jnp.where(dense, own, window)[..., None]
+    # Keys and values are replaced where the layer before has computed.
+    kv = np.array([layer.kv_macs for layer in layers], np.float32)
+    before = jnp.concatenate([jnp.zeros_like(compute[:, :1]), compute[:, :-1]], 1)
+    macs += before * kv[:, None]
+    head = jnp.where(compute[:, -1].any(-1), tower.head_macs / tower.cells, 0.0)
+    macs = macs.at[:, -1].add(head[:, None])
+    if not _stack(tower):
+        return macs
+    share = jnp.where(dense[:, -1], 0.0, blocks / _depth(tower))
+    return macs.at[:, -1].add(share[:, None] * own[-1])

@@ -1,65 +1,60 @@
-"""When to re-encode what: the knobs of the differential step."""
+"""When to re-encode what: the policy of the differential step."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from diffvis_jax.core.change import METRICS, Metric
 from diffvis_jax.errors import ConfigError
+from diffvis_jax.towers.base import Tower
 from diffvis_jax.utils.validation import checked, concrete
 
-# The last two stages attend globally, so a change reaches every token. On trained weights little of
-# it does, but enough that detections differ elsewhere where it is left out (docs/fidelity.md):
-# faithful recomputes those stages for every token, fast where most of the change is.
-FAITHFUL_MARGIN = (1.0, 1.0, 4.0, 32.0, 32.0)
-FAST_MARGIN = (1.0, 1.0, 2.0, 3.0, 4.0)
+PRESETS = ("faithful", "fast")
 
 _UNLIMITED = 2**30
 
 
-@flax.struct.dataclass
+@jax.tree_util.register_pytree_with_keys_class
+@dataclasses.dataclass(frozen=True)
 class Policy:
-    """What a step may leave out. All but `metric` are traced: sweeping them compiles nothing.
+    """What a step may leave out. All but `metric` and a preset's name are traced: sweeping them
+    compiles nothing.
 
     (`make_step` gives every policy a margin for each stage. In a jitted function of your own one
-    number and five are two shapes, each with a compilation.)
+    number, five, and a preset's name are three structures, each with a compilation.)
 
     Attributes:
       metric: how a patch is compared with its reference, "max" or "mean" (absolute difference).
       change_threshold: a patch changed if it differs by more than this, 0-1; 0 = at all.
       max_changed_patches: more changed patches than this: a full encode; None = never for that
-        reason (layers take their dense path by themselves where that is cheaper).
+        reason (what would cost nearly everything is done in full anyway).
       skip_small_patches: at most this many changed patches: leave the frame for later. The
         reference keeps its old pixels, so the change is not lost. 0 = never.
       margin: patches around a changed patch that may be recomputed: one number, or one for each
-        stage of the tower; None = unlimited. What lies beyond stays pending.
-      attending: share of the cells, 0-1, that are recomputed beyond the margin from the first
-        attention layer on: those that attend most to what changed, there. 0 = none.
-      tolerance: how much a cell's output may move, relative to its layer's RMS, and still be kept
-        as it was (the comparison is with the value last sent on, so small moves add up).
-      settle: share of a full encode's MACs that an idle step (no patch changed) may spend on
-        pending cells; 0 = never settle, 1 = all at once. Keys and values of attention, and the
-        readout, come on top.
-      refresh_patches: so many patches, those that have waited longest, have their pending cells
-        recomputed by every step besides.
+        stage of the tower; None = unlimited; "faithful" or "fast": the tower's own numbers. What
+        lies beyond stays out of date until it is settled.
+      settle: share of a full encode's multiply-accumulates that an idle step (no patch to act on)
+        may spend on what is out of date; 0 = never settle, 1 = all at once. Keys and values of
+        attention, and the head, come on top.
+      refresh_patches: so many patches, those out of date for longest, are recomputed in all layers
+        by every step besides.
       keyframe_every: a full encode after that many steps without one; 0 = never.
 
     Raises:
-      ConfigError: a value out of range; names the field.
+      ConfigError: a value out of range; names the field. (Not when JAX rebuilds a policy: then
+        anything may stand in a field.)
     """
 
-    metric: Metric = flax.struct.field(pytree_node=False, default="max")
+    metric: Metric = "max"
     change_threshold: Any = 0.0
     max_changed_patches: Any = None
     skip_small_patches: Any = 0
-    margin: Any = FAITHFUL_MARGIN
-    attending: Any = 0.0
-    tolerance: Any = 0.0
+    margin: Any = "faithful"
     settle: Any = 0.25
     refresh_patches: Any = 0
     keyframe_every: Any = 0
@@ -69,9 +64,8 @@ class Policy:
             raise ConfigError(f"metric must be one of {METRICS}, got {self.metric!r}")
         if self.max_changed_patches is None:
             object.__setattr__(self, "max_changed_patches", np.int32(_UNLIMITED))
-        for name in ("change_threshold", "attending", "settle"):
+        for name in ("change_threshold", "settle"):
             self._check(name, np.float32, 1)
-        self._check("tolerance", np.float32, math.inf)
         whole = ("max_changed_patches", "skip_small_patches", "refresh_patches", "keyframe_every")
         for name in whole:
             self._check(name, np.int32, _UNLIMITED)
@@ -81,40 +75,67 @@ class Policy:
         object.__setattr__(self, name, checked(name, getattr(self, name), dtype, high))
 
     def _check_margin(self) -> None:
+        if isinstance(self.margin, str) and self.margin in PRESETS:
+            return
         margin = math.inf if self.margin is None else self.margin
         wrong = ConfigError(
-            "margin must be None, one number of patches >= 0, or one for each stage; got "
-            f"{self.margin!r}"
+            f"margin must be None, one of {PRESETS}, one number of patches >= 0, or one for each "
+            f"stage; got {self.margin!r}"
         )
         if isinstance(margin, Sequence | Mapping | Set | int | float | np.ndarray | np.generic):
             try:
                 margin = np.asarray(margin, np.float32)
             except (TypeError, ValueError):
                 raise wrong from None
-            if margin.ndim > 1:
-                raise wrong
-            object.__setattr__(self, "margin", margin)
+        if getattr(margin, "ndim", 0) > 1:
+            raise wrong
+        object.__setattr__(self, "margin", margin)
         values = concrete(margin)
         if values is not None and not (values.size and (values >= 0).all()):
             raise wrong
 
-    def margins(self, stages: int) -> jax.Array:
+    def tree_flatten_with_keys(self):
+        traced = [name for name in _FIELDS if not isinstance(getattr(self, name), str)]
+        static = tuple((n, getattr(self, n)) for n in _FIELDS if n not in traced)
+        keyed = [(jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in traced]
+        return keyed, (tuple(traced), static)
+
+    @classmethod
+    def tree_unflatten(cls, aux, children):
+        traced, static = aux
+        return _unchecked({**dict(zip(traced, children, strict=True)), **dict(static)})
+
+    def margins(self, tower: Tower) -> jax.Array:
         """The margin of each stage, float32 `[stages]`.
 
-        A tower with fewer stages (CLIP has one) takes the first entries.
-
         Raises:
-          ConfigError: fewer entries than stages.
+          ConfigError: another number of entries than the tower has stages.
         """
-        margin = jnp.asarray(self.margin, jnp.float32)
-        if margin.ndim == 0:
-            return jnp.broadcast_to(margin, (stages,))
-        if margin.shape[0] < stages:
+        margin = self.margin
+        if isinstance(margin, str):
+            margin = np.array(tower.margins[margin], np.float32)
+        margin = jnp.asarray(margin, jnp.float32)
+        if margin.ndim and margin.shape[0] != tower.stages:
             raise ConfigError(
-                f"margin has {margin.shape[0]} entries for a tower of {stages} stages: give one "
-                "number, or one for each"
+                f"margin has {margin.shape[0]} entries for a tower of {tower.stages} stages: give "
+                "one number, or one for each stage"
             )
-        return margin[:stages]
+        return jnp.broadcast_to(margin, (tower.stages,))
+
+    def resolved(self, tower: Tower) -> "Policy":
+        """The same with a number for each stage as its margin, so that all policies of a metric
+        share a compilation."""
+        if isinstance(self.margin, np.ndarray) and self.margin.shape == (tower.stages,):
+            return self
+        if isinstance(self.margin, jax.Array):
+            margin = self.margins(tower)
+        else:  # without a trip to the device
+            margin = tower.margins[self.margin] if isinstance(self.margin, str) else self.margin
+            margin = np.asarray(margin, np.float32)
+            if margin.shape not in ((), (tower.stages,)):
+                self.margins(tower)  # says what is wrong
+            margin = np.broadcast_to(margin, (tower.stages,))
+        return _unchecked({**{name: getattr(self, name) for name in _FIELDS}, "margin": margin})
 
     @classmethod
     def exact(cls, **changes: Any) -> "Policy":
@@ -123,16 +144,15 @@ class Policy:
 
     @classmethod
     def faithful(cls, **changes: Any) -> "Policy":
-        """The default: margins that grow with depth. On trained weights 0.003 of a small change
-        is late (median; docs/fidelity.md)."""
+        """The default: the tower's margins at which next to nothing of a change is late
+        (docs/fidelity.md)."""
         return cls(**changes)
 
     @classmethod
     def fast(cls, **changes: Any) -> "Policy":
-        """Narrower margins, for a third of what faithful costs. On the bundled weights 0.14 of a
-        small change is late at the tokens that changed (median), and most of what it does to the
-        others; how much on other weights, scripts/calibrate.py says (docs/fidelity.md)."""
-        return cls(**{"margin": FAST_MARGIN, **changes})
+        """The tower's narrower margins: less work, and more of a change is late. How much on your
+        weights, scripts/calibrate.py says (docs/fidelity.md)."""
+        return cls(**{"margin": "fast", **changes})
 
     @classmethod
     def classic(cls, **changes: Any) -> "Policy":
@@ -148,3 +168,15 @@ class Policy:
                 **changes,
             }
         )
+
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(Policy))
+
+
+def _unchecked(values: Mapping[str, Any]) -> Policy:
+    """A policy with whatever stands in its fields: JAX rebuilds pytrees with all sorts of leaves,
+    and looking at an array's values waits for its device."""
+    policy = object.__new__(Policy)
+    for name, value in values.items():
+        object.__setattr__(policy, name, value)
+    return policy

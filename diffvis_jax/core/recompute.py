@@ -1,294 +1,341 @@
-"""One layer of a step: recompute the selected cells, densely or in chunks, and say what changed.
+"""One layer of a step: what the plan says is computed, as whole maps or as windows.
 
-B streams, P cells, K cells of a chunk, C channels, c positions along the side of a cell.
+B streams, S maps of equal shape, P cells, K cells of a chunk, C channels, c positions along the
+side of a cell, H heads of width d, N = P * c * c positions. Keys and values are kept cell by cell:
+those of a cell lie together, so that one update replaces them.
 """
 
 import dataclasses
-from collections.abc import Iterable
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from diffvis_jax.core import cells
+from diffvis_jax.core.tuning import Tuning
+from diffvis_jax.core.windows import (
+    Cells,
+    Grid,
+    for_each_chunk,
+    for_each_stream,
+    opaque,
+    put_blocks,
+    quotient,
+    read,
+    write,
+)
+from diffvis_jax.ops.attention import attention, key_heads, query_heads, value_heads
 from diffvis_jax.ops.storage import keep, value_dtype, values_of
-from diffvis_jax.towers.base import Global, Layer, Local, Params, Source, Tower, zero_outside
-
-# Share of a layer's cells above which one dense pass over the stream's map is cheaper than windows
-# (docs/benchmarks.md): windows repeat their halo and cost copies, more so where cells are small.
-_BREAK_EVEN = {"cpu": 0.7}
-_BREAK_EVEN_ELSEWHERE = 0.5
+from diffvis_jax.towers.base import AttentionLayer, ConvLayer, Tower, zero_outside
+from diffvis_jax.towers.forward import extent
+from diffvis_jax.towers.params import Params
 
 
-def break_even(layer: Layer) -> float:
-    share = _BREAK_EVEN.get(jax.default_backend(), _BREAK_EVEN_ELSEWHERE)
-    return share * layer.macs / layer.window_macs
-
-
-# Share of the dense MACs above which a step does everything, which is exact besides.
-_FULL_ABOVE = {"cpu": 0.85}
-_FULL_ABOVE_ELSEWHERE = 0.85
-
-
-def full_above() -> float:
-    return _FULL_ABOVE.get(jax.default_backend(), _FULL_ABOVE_ELSEWHERE)
-
-
-@flax.struct.dataclass
-class Outcome:
-    """What recomputing did: the new map, and per cell whether it moved.
+@dataclasses.dataclass(frozen=True)
+class Maps:
+    """One map among several of equal shape.
 
     Attributes:
-      map: the layer's output.
-      written: cells whose output was replaced by a different one.
-      held: cells that moved within the tolerance, and were kept as they were.
-      scale: RMS of the output, renewed where the pass was dense.
+      array: `[B, S, H + 2 * border, W + 2 * border, C]`, zero around the image.
+      slot: int32 [] or int, which of the S maps.
+      border: zeros before the first position.
     """
 
-    map: jax.Array  # [B, H, W, C]
-    written: jax.Array  # bool [B, P]
-    held: jax.Array  # bool [B, P]
-    scale: jax.Array  # float32 [B]
+    array: jax.Array
+    slot: jax.Array | int
+    border: int
+
+    def grid(self, step: int, before: int = 0) -> Grid:
+        """Where the windows of cells begin that reach so many positions before them."""
+        return Grid(self.slot, step, self.border - before)
 
 
-@flax.struct.dataclass
-class Geometry:
-    """Where the cells of a layer are: static facts, gathered once."""
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What one layer computes in this step, or each of several.
 
-    tower: Tower = flax.struct.field(pytree_node=False)
-    index: int = flax.struct.field(pytree_node=False)
+    Attributes:
+      cells: those computed by themselves.
+      dense: streams whose whole map is computed.
+    """
 
-    @property
-    def layer(self) -> Layer:
-        return self.tower.layers[self.index]
+    cells: Cells
+    dense: Cells
 
-    @property
-    def chunks(self) -> tuple[int, ...]:
-        attending = isinstance(self.layer, Global)
-        return cells.chunk_sizes(self.layer.cell**2, self.tower.cells, attending=attending)
-
-    def locate(self, index: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Flat cell indices `[K]` over `[B, P]` -> stream, row, column, each `[K]`."""
-        return cells.located(index, self.tower.rows, self.tower.columns)
-
-    @property
-    def whole(self) -> bool:
-        """Whether every cell lies inside the image (else some positions must stay zero)."""
-        height, width = self.layer.shape
-        cell = self.layer.cell
-        return (height, width) == (self.tower.rows * cell, self.tower.columns * cell)
+    def of(self, layer: jax.Array | int) -> "Work":
+        """That of one layer, where the first axis of the lists is layers."""
+        return Work(self.cells.of(layer), self.dense.of(layer))
 
 
-def _settle_chunk(
-    outcome: Outcome, geometry: Geometry, new: jax.Array, index: jax.Array, tolerance: jax.Array
-) -> Outcome:
-    """Compares recomputed cells `[K, c, c, C]` with the cached ones and writes what moved by more
-    than the tolerance, float32 `[B, P]`."""
-    layer = geometry.layer
-    stream, row, column = geometry.locate(index)
-    at_row, at_column = row * layer.cell, column * layer.cell
-    if not geometry.whole:
-        new = zero_outside(new, at_row, at_column, layer.shape[0])
-    new = new.astype(value_dtype(outcome.map))
-    height, width = new.shape[1:3]
-    count = cells.present(index)
-    old = cells.read(outcome.map, stream, at_row, at_column, height, width, count=count)
-    change = new.astype(jnp.float32) - old.astype(jnp.float32)
-    # The strongest position decides: a caret in a large cell must not drown in its mean.
-    move = jnp.sqrt(jnp.square(change).mean(-1)).max((1, 2))
-    # Written so that a NaN is sent on, not swallowed.
-    written = ~(move <= tolerance.reshape(-1)[index] * outcome.scale[stream])
-    kept = jnp.where(written[:, None, None, None], new, old)
-    # Places without a cell stand for the first one, and say of it what it says.
-    here = jnp.arange(index.size) < count
-    written, moved = (jnp.where(here, of, of[0]) for of in (written, move > 0))
-    marks = outcome.written.reshape(-1), outcome.held.reshape(-1)
-    return dataclasses.replace(
-        outcome,
-        map=cells.write(outcome.map, kept, stream, at_row, at_column, count),
-        written=marks[0].at[index].set(written).reshape(outcome.written.shape),
-        held=marks[1].at[index].set(~written & moved).reshape(outcome.held.shape),
-    )
+def conv_step(
+    layer: ConvLayer, params: Params, source: Maps, target: Maps, work: Work, tower: Tower, tuning: Tuning
+) -> jax.Array:
+    """A convolutional layer: reads `source`, returns `target.array` with its map renewed.
 
+    The two may be slots of one array.
+    """
+    same, batch = source.array is target.array, target.array.shape[0]
 
-def _settle_dense(outcome: Outcome, geometry: Geometry, new: jax.Array, b: jax.Array) -> Outcome:
-    """Writes a whole new map `[1, H, W, C]` of stream b; every cell that differs is written."""
-    layer, tower = geometry.layer, geometry.tower
-    height, width = tower.rows * layer.cell, tower.columns * layer.cell
-    scale = jnp.sqrt(jnp.square(new).mean())
-    new = new.astype(value_dtype(outcome.map))
-    new = jnp.pad(new, ((0, 0), (0, height - new.shape[1]), (0, width - new.shape[2]), (0, 0)))
-    old = values_of(lax.dynamic_slice_in_dim(outcome.map, b, 1))
-    by_cell = (tower.rows, layer.cell, tower.columns, layer.cell, layer.width)
-    differs = (new != old).reshape(by_cell).any((1, 3, 4)).reshape(1, -1)
+    def of(array: jax.Array) -> jax.Array:
+        return array if same else source.array
 
-    def put(_: jax.Array, into: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        return _pair(
-            lax.dynamic_update_slice(old, part, (b, *[0] * (old.ndim - 1)))
-            for old, part in zip(into, (keep(new, outcome.map), differs), strict=True)
-        )
+    def whole(array: jax.Array, b: jax.Array) -> jax.Array:
+        height, width = extent(layer, tower.grid)
+        around = layer.before + layer.after
+        sides = height * layer.stride + around, width * layer.stride + around
+        x = _slab(of(array), source, b, source.border - layer.before, sides)
+        origin = jnp.zeros((1,), jnp.int32)
+        y = layer.apply(params, x, origin, origin)
+        return _put_slab(array, y[:, : layer.shape[0], : layer.shape[1]], target, b)
 
-    # A loop, whose trips hang on the comparison: else XLA copies the old map to compare with.
-    map, written = lax.fori_loop(
-        0, differs.any().astype(jnp.int32), put, (outcome.map, outcome.written)
-    )
-    return dataclasses.replace(
-        outcome, map=map, written=written, scale=outcome.scale.at[b].set(scale)
-    )
-
-
-def source_step(
-    own: Params, geometry: Geometry, pixels: jax.Array, select, dense, outcome, tolerance
-) -> Outcome:
-    """The first layer: `pixels` is `uint8 [B, S', S', 3]`, bordered."""
-    layer = geometry.layer
-    assert isinstance(layer, Source)
-
-    def whole(outcome: Outcome, b: jax.Array) -> Outcome:
-        size = layer.border, geometry.tower.config.size
-        frame = lax.dynamic_slice(pixels, (b, size[0], size[0], 0), (1, size[1], size[1], 3))
-        held, frame = cells.inside((own, frame), b)
-        return _settle_dense(outcome, geometry, layer.dense(held, frame), b)
-
-    def chunk(outcome: Outcome, index: jax.Array) -> Outcome:
-        stream, row, column = geometry.locate(index)
-        at, sides = layer.start(row, column), (layer.window, layer.window)
-        window = cells.read(pixels, stream, *at, *sides, count=cells.present(index))
-        new = layer.cells(cells.inside(own, index), window, row, column)
-        return _settle_chunk(outcome, geometry, new, index, tolerance)
-
-    outcome = cells.for_each_stream(dense, whole, outcome)
-    return cells.for_each_chunk(select & ~dense[:, None], geometry.chunks, chunk, outcome)
-
-
-def local_step(
-    own: Params, geometry: Geometry, before: jax.Array, select, dense, outcome, tolerance
-) -> Outcome:
-    """A convolutional layer: `before` is the map it reads, `[B, H, W, C]`."""
-    layer = geometry.layer
-    assert isinstance(layer, Local)
-    reach = max(layer.before, layer.after)
-
-    def whole(outcome: Outcome, b: jax.Array) -> Outcome:
-        x = cells.inside((own, lax.dynamic_slice_in_dim(before, b, 1)), b)
-        return _settle_dense(outcome, geometry, layer.dense(x[0], values_of(x[1])), b)
-
-    def chunk(outcome: Outcome, index: jax.Array) -> Outcome:
-        stream, row, column = geometry.locate(index)
+    def chunk(array: jax.Array, at: jax.Array, count: jax.Array) -> jax.Array:
         step = layer.cell * layer.stride
         side = layer.before + step + layer.after
-        at = row * step - layer.before, column * step - layer.before
-        window = cells.read(before, stream, *at, side, side, reach, cells.present(index))
-        new = layer.cells(cells.inside(own, index), window, row, column)
-        return _settle_chunk(outcome, geometry, new, index, tolerance)
+        x = read(of(array), source.grid(step, layer.before), at, side, count, tuning)
 
-    outcome = cells.for_each_stream(dense, whole, outcome)
-    return cells.for_each_chunk(select & ~dense[:, None], geometry.chunks, chunk, outcome)
+        def apply(x: jax.Array, at: jax.Array) -> jax.Array:
+            row, column = at[0] * layer.cell, at[1] * layer.cell
+            return _clipped(layer.apply(params, x, row, column), row, column, layer, tower)
+
+        y = _at_size(apply, x, at[1:], count, sizes).astype(value_dtype(array))
+        return write(array, y, target.grid(layer.cell), at, count, tuning)
+
+    sizes = tuning.window_sizes(layer.cell**2, batch * tower.cells)
+    array = for_each_stream(work.dense, whole, target.array)
+    return for_each_chunk(work.cells, sizes[-1], chunk, array)
+
+
+def _at_size(
+    apply, x: jax.Array, at: jax.Array, count: jax.Array, sizes: tuple[int, ...]
+) -> jax.Array:
+    """`apply` to the first `count` of K windows, as few as it is compiled for; the rest is zero.
+
+    Args:
+      apply: (x `[K, ...]`, at `[2, K]`) -> `[K, ...]`.
+    """
+    if len(sizes) == 1:
+        return apply(x, at)
+
+    def of(size: int):
+        def run(x: jax.Array, at: jax.Array) -> jax.Array:
+            y = apply(x[:size], at[:, :size])
+            return jnp.pad(y, [(0, sizes[-1] - size), *[(0, 0)] * (y.ndim - 1)])
+
+        return run
+
+    which = sum((count > size).astype(jnp.int32) for size in sizes[:-1])
+    return lax.switch(which, [of(size) for size in sizes], x, at)
+
+
+def _clipped(
+    y: jax.Array, row: jax.Array, column: jax.Array, layer: ConvLayer | AttentionLayer, tower: Tower
+) -> jax.Array:
+    """Cells `[K, c, c, C]` with zeros where they reach beyond the image."""
+    if layer.shape == (tower.grid[0] * layer.cell, tower.grid[1] * layer.cell):
+        return y
+    return zero_outside(y, row, column, layer.shape)
+
+
+def _slab(
+    array: jax.Array, maps: Maps, b: jax.Array, start: int, sides: tuple[int, int]
+) -> jax.Array:
+    """`[1, h, w, C]` of stream b's map, from position `start` of the array on."""
+    at = (b, jnp.asarray(maps.slot, jnp.int32), *[jnp.int32(start)] * 2, jnp.int32(0))
+    size = (1, 1, *sides, array.shape[-1])
+    return values_of(lax.dynamic_slice(array, at, size, allow_negative_indices=False)[:, 0])
+
+
+def _put_slab(array: jax.Array, y: jax.Array, maps: Maps, b: jax.Array) -> jax.Array:
+    """Writes stream b's whole map, `[1, h, w, C]`."""
+    y = keep(y.astype(value_dtype(array)), array)[:, None]
+    at = (b, jnp.asarray(maps.slot, jnp.int32), *[jnp.int32(maps.border)] * 2, jnp.int32(0))
+    return lax.dynamic_update_slice(array, y, at, allow_negative_indices=False)
+
+
+# ---- attention --------------------------------------------------------------------------------
 
 
 def key_value_step(
-    own: Params,
-    geometry: Geometry,
-    before: jax.Array,
-    dirty: jax.Array,
-    held: tuple[jax.Array, jax.Array],
-) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-    """Replaces the keys and values `[B, H, W, C]` of dirty cells; also says which were computed."""
-    layer = geometry.layer
-    assert isinstance(layer, Global)
-    dense = dirty.mean(-1) > break_even(layer)
+    layer: AttentionLayer,
+    params: Params,
+    source: Maps,
+    keys: jax.Array,
+    values: jax.Array,
+    number: jax.Array | int,
+    work: Work,
+    tower: Tower,
+    tuning: Tuning,
+) -> tuple[jax.Array, jax.Array]:
+    """Replaces the keys and values of the cells whose input the step has renewed.
 
-    def whole(held, b):
-        x = lax.dynamic_slice_in_dim(before, b, 1)
-        own_now, x = cells.inside((own, x), b)
-        new = layer.key_value(own_now, values_of(x))
+    Args:
+      source: the map that the layer reads.
+      keys, values: `[B, n, H, N, d]` and `[B, n, H, d, N]`, of n layers.
+      number: which of the n.
+      work: what the layer before has computed.
+    """
+    block, area = layer.block, layer.cell**2
+    origin = jnp.zeros((1,), jnp.int32)
+    dtype = value_dtype(keys)
+
+    def whole(carry, b):
+        rows, columns = tower.grid
+        sides = rows * layer.cell, columns * layer.cell
+        x = _slab(source.array, source, b, source.border, sides)
+        key, value = block.key_value(params, x, origin, origin)
+
+        def by_cell(x: jax.Array) -> jax.Array:
+            x = x.reshape(rows, layer.cell, columns, layer.cell, -1).swapaxes(1, 2)
+            return x.reshape(1, rows * columns * area, -1)
+
+        new = (
+            key_heads(by_cell(key), block.head_width, dtype),
+            value_heads(by_cell(value), block.head_width, dtype),
+        )
+        zero = jnp.int32(0)
+        at = (b, jnp.asarray(number, jnp.int32), zero, zero, zero)
         return _pair(
-            lax.dynamic_update_slice(old, keep(part, old), (b, 0, 0, 0))
-            for old, part in zip(held, new, strict=True)
+            lax.dynamic_update_slice(old, keep(part, old)[:, None], at, allow_negative_indices=False)
+            for old, part in zip(carry, new, strict=True)
         )
 
-    def chunk(held, index):
-        stream, row, column = geometry.locate(index)
-        row, column, (height, width) = row * layer.cell, column * layer.cell, _cell_sides(geometry)
-        count = cells.present(index)
-        x = cells.read(before, stream, row, column, height, width, count=count)
-        new = layer.key_value(cells.inside(own, index), x)
-        return _pair(
-            cells.write(old, part, stream, row, column, count)
-            for old, part in zip(held, new, strict=True)
-        )
+    def chunk(carry, at, count):
+        old_keys, old_values = carry
+        x = read(source.array, source.grid(layer.cell), at, layer.cell, count, tuning)
+        key, value = block.key_value(params, x, at[1] * layer.cell, at[2] * layer.cell)
 
-    held = cells.for_each_stream(dense, whole, held)
-    held = cells.for_each_chunk(dirty & ~dense[:, None], geometry.chunks, chunk, held)
-    return held, dirty | dense[:, None]
+        def first(at: jax.Array) -> jax.Array:
+            return (at[1] * tower.grid[1] + at[2]) * area
+
+        new = keep(key_heads(key, block.head_width, dtype), old_keys)[:, None]
+        corner = lambda at: (at[0], number, 0, first(at), 0)  # noqa: E731
+        old_keys = put_blocks(old_keys, new, corner, at, count, tuning)
+        new = keep(value_heads(value, block.head_width, dtype), old_values)[:, None]
+        corner = lambda at: (at[0], number, 0, 0, first(at))  # noqa: E731
+        return old_keys, put_blocks(old_values, new, corner, at, count, tuning)
+
+    size = tuning.window_sizes(area, keys.shape[0] * tower.cells)[-1]
+    carry = for_each_stream(work.dense, whole, (keys, values))
+    return for_each_chunk(work.cells, size, chunk, carry)
 
 
-def global_step(
-    own: Params,
-    geometry: Geometry,
-    before: jax.Array,
-    key_value: tuple[jax.Array, jax.Array],
-    select: jax.Array,
-    dense: jax.Array,
-    outcome: Outcome,
-    tolerance: jax.Array,
-) -> Outcome:
-    """Attention: the selected cells of a stream against all of that stream's keys and values."""
-    layer, tower = geometry.layer, geometry.tower
-    assert isinstance(layer, Global)
-    height, width = key_value[0].shape[1:3]
-    mask = visible(geometry, height, width)
+def attention_step(
+    layer: AttentionLayer,
+    params: Params,
+    source: Maps,
+    target: Maps,
+    keys: jax.Array,
+    values: jax.Array,
+    number: jax.Array | int,
+    work: Work,
+    tower: Tower,
+    tuning: Tuning,
+) -> jax.Array:
+    """Attention of the planned cells of each stream to all its keys and values: reads `source`,
+    returns `target.array` with its map renewed. Both are slots of one array."""
+    block, (rows, columns) = layer.block, tower.grid
+    sides = rows * layer.cell, columns * layer.cell
+    mask = _visible(layer, tower)
 
     def memory(b: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return _pair(memory_of(part, b) for part in key_value)
-
-    def whole(outcome: Outcome, b: jax.Array) -> Outcome:
-        x = lax.dynamic_slice_in_dim(before, b, 1)
-        held, x = cells.inside((own, x.reshape(1, height * width, -1)), b)
-        new = layer.attend(held, values_of(x), *memory(b), mask)
-        new = new.reshape(1, height, width, -1)[:, : layer.shape[0], : layer.shape[1]]
-        return _settle_dense(outcome, geometry, new, b)
-
-    def one_stream(outcome: Outcome, b: jax.Array) -> Outcome:
-        key, value = memory(b)
-
-        def chunk(outcome: Outcome, index: jax.Array) -> Outcome:
-            index += b * tower.cells
-            stream, row, column = geometry.locate(index)
-            at = row * layer.cell, column * layer.cell
-            x = cells.read(before, stream, *at, *_cell_sides(geometry), count=cells.present(index))
-            new = layer.attend(
-                cells.inside(own, index), x.reshape(1, -1, x.shape[-1]), key, value, mask
+        zero = jnp.int32(0)
+        at = (b, jnp.asarray(number, jnp.int32), zero, zero, zero)
+        return _pair(
+            values_of(
+                lax.dynamic_slice(x, at, (1, 1, *x.shape[2:]), allow_negative_indices=False)[:, 0]
             )
-            return _settle_chunk(outcome, geometry, new.reshape(x.shape), index, tolerance)
+            for x in (keys, values)
+        )
 
-        mine = lax.dynamic_slice_in_dim(select, b, 1)
-        return cells.for_each_chunk(mine, geometry.chunks, chunk, outcome)
+    def attended(x, row, column, key, value) -> jax.Array:
+        query = block.query(params, x, row, column)
+        query = query_heads(query.reshape(1, -1, query.shape[-1]), block.head_width, key.dtype)
+        mixed = attention(query, key, value, mask).reshape(*x.shape[:3], -1)
+        return _clipped(block.finish(params, x, mixed, row, column), row, column, layer, tower)
 
-    outcome = cells.for_each_stream(dense, whole, outcome)
-    return cells.for_each_stream(select.any(-1) & ~dense, one_stream, outcome)
+    def whole(array: jax.Array, b: jax.Array) -> jax.Array:
+        x = _slab(array, source, b, source.border, sides)
+        origin = jnp.zeros((1,), jnp.int32)
+        y = attended(x, origin, origin, *memory(b))
+        return _put_slab(array, y[:, : layer.shape[0], : layer.shape[1]], target, b)
+
+    array = for_each_stream(work.dense, whole, target.array)
+    size = max(1, min(tuning.query_rows // layer.cell**2, tower.cells))
+    runs = runs_of_streams(work.cells, keys.shape[0], size)
+
+    def run(trip: jax.Array, array: jax.Array) -> jax.Array:
+        b, at, count = runs.at(opaque(trip))
+        x = read(array, source.grid(layer.cell), at, layer.cell, count, tuning)
+        y = attended(x, at[1] * layer.cell, at[2] * layer.cell, *memory(b))
+        y = y.astype(value_dtype(array))
+        return write(array, y, target.grid(layer.cell), at, count, tuning)
+
+    return lax.fori_loop(0, runs.total, run, array)
 
 
-def memory_of(part: jax.Array, b: jax.Array) -> jax.Array:
-    """Stream b's keys, or values, `[B, H, W, C]` -> `[1, H * W, C]`."""
-    mine = lax.dynamic_slice_in_dim(part, b, 1)
-    return values_of(cells.inside(mine.reshape(1, -1, mine.shape[-1]), b))
+@dataclasses.dataclass(frozen=True)
+class Runs:
+    """Listed cells cut into runs of one stream each.
+
+    Attributes:
+      cells: all of them.
+      first: int32 `[B]`, where each stream's cells begin in the list.
+      ends: int32 `[B]`, runs up to and with each stream.
+      count: int32 `[B]`, cells of each stream.
+      size: cells of a run; the last of a stream may have fewer.
+    """
+
+    cells: Cells
+    first: jax.Array
+    ends: jax.Array
+    count: jax.Array
+    size: int
+
+    @property
+    def total(self) -> jax.Array:
+        return self.ends[-1]
+
+    def start(self, number: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Stream, first entry in the list, and how many cells a run has."""
+        if self.ends.shape[0] == 1:
+            start = number * self.size
+            return jnp.int32(0), start, jnp.minimum(self.size, self.count[0] - start)
+        b = (self.ends <= number).sum(dtype=jnp.int32)
+        start = (number - jnp.where(b > 0, self.ends[b - 1], 0)) * self.size
+        return b, self.first[b] + start, jnp.minimum(self.size, self.count[b] - start)
+
+    def at(self, number: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Stream, cells `[3, size]`, and how many of them a run has."""
+        b, start, count = self.start(number)
+        size, zero = (3, self.size), jnp.int32(0)
+        at = lax.dynamic_slice(self.cells.at, (zero, start), size, allow_negative_indices=False)
+        return b, at, count
 
 
-def visible(geometry: Geometry, height: int, width: int) -> jax.Array | None:
-    """Which of H x W keys lie in the image, bool `[H * W]`; None = all."""
-    if geometry.whole:
+def runs_of_streams(cells: Cells, batch: int, size: int) -> Runs:
+    """Cuts listed cells, which have room for one more run, into runs of at most `size` cells of one
+    stream."""
+    if batch == 1:
+        count, first = cells.count[None], jnp.zeros((1,), jnp.int32)
+        return Runs(cells, first, quotient(count + size - 1, size), count, size)
+    listed = jnp.arange(cells.at.shape[1], dtype=jnp.int32) < cells.count
+    stream = jnp.arange(batch, dtype=jnp.int32)[:, None]
+    count = (listed & (cells.at[0] == stream)).sum(1, dtype=jnp.int32)
+    ends = jnp.cumsum(quotient(count + size - 1, size), dtype=jnp.int32)
+    return Runs(cells, jnp.cumsum(count, dtype=jnp.int32) - count, ends, count, size)
+
+
+def _visible(layer: AttentionLayer, tower: Tower) -> jax.Array | None:
+    """Which keys lie in the image, bool `[N]`, cell by cell; None = all."""
+    rows, columns, cell = *tower.grid, layer.cell
+    if layer.shape == (rows * cell, columns * cell):
         return None
-    rows, columns = geometry.layer.shape
-    inside = (jnp.arange(height)[:, None] < rows) & (jnp.arange(width) < columns)
-    return inside.reshape(-1)
+    inside = [
+        (jnp.arange(cells * cell) < side).reshape(cells, cell)
+        for cells, side in zip((rows, columns), layer.shape, strict=True)
+    ]
+    return (inside[0][:, None, :, None] & inside[1][None, :, None, :]).reshape(-1)
 
 
-def _pair(parts: Iterable[jax.Array]) -> tuple[jax.Array, jax.Array]:
+def _pair(parts) -> tuple[jax.Array, jax.Array]:
     first, second = parts
     return first, second
-
-
-def _cell_sides(geometry: Geometry) -> tuple[int, int]:
-    return geometry.layer.cell, geometry.layer.cell

@@ -5,7 +5,7 @@ nearest: in place if it differs little, else in the slot that was not used for l
 becomes a copy of the nearest, so that the screen that was left stays as it is (long-term reference
 frames, as video codecs have them).
 
-B streams, K slots, S pixels along the side of a frame, g patches along the side.
+B streams, K slots, H x W pixels of a frame.
 """
 
 from collections.abc import Callable
@@ -15,14 +15,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from diffvis_jax.core import cells
-from diffvis_jax.core.cache import Cache, Report, init_cache
+from diffvis_jax.core.cache import Cache, init_cache
 from diffvis_jax.core.change import patch_difference
 from diffvis_jax.core.policy import Policy
-from diffvis_jax.core.step import check_cache, check_frames, encode_step, one_shape
+from diffvis_jax.core.report import Report
+from diffvis_jax.core.step import check_cache, check_frames, encode_step
+from diffvis_jax.core.windows import for_each_stream, listed
 from diffvis_jax.errors import ConfigError, FrameError
-from diffvis_jax.towers import VisionConfig, build
-from diffvis_jax.towers.base import Params
+from diffvis_jax.towers.params import Params
+from diffvis_jax.towers.registry import VisionConfig, build
 
 NEVER = -1
 
@@ -52,7 +53,11 @@ class SlotCache:
 
 
 def init_slots(
-    config: VisionConfig, batch: int = 1, *, slots: int = 2, size: int | None = None
+    config: VisionConfig,
+    batch: int = 1,
+    *,
+    slots: int = 2,
+    size: int | tuple[int, int] | None = None,
 ) -> SlotCache:
     """Empty slots; their memory is `slots` times that of a cache.
 
@@ -60,7 +65,7 @@ def init_slots(
       config: of the tower.
       batch: B, streams.
       slots: K, screens that each stream remembers.
-      size: S, pixels along the side of the frames; None = the config's.
+      size: of the frames in pixels, one side or (height, width); None = the config's.
 
     Raises:
       ConfigError: fewer than one slot, not a config, or a size that the tower does not take.
@@ -89,7 +94,7 @@ def encode_slots(
     Args:
       params: of the vision tower.
       slots: from `init_slots`, or from the last step.
-      frames: `uint8 [B, S, S, 3]`, one frame for each stream.
+      frames: `uint8 [B, H, W, 3]`, one frame for each stream.
       config: of the tower; static.
       policy: what may be left out; None = `Policy()`.
       new_slot_above: share of the patches, 0-1; a frame that differs from the nearest slot in more
@@ -138,12 +143,12 @@ def encode_slots(
 def _nearest(slots: SlotCache, every: jax.Array, policy: Policy) -> tuple[jax.Array, jax.Array]:
     """The slot that differs in the fewest patches, int32 `[B]`, and in what share of them."""
     tower = build(slots.cache.config)
-    side = min(tower.grid * tower.patch, every.shape[1])
-    reference = slots.cache.reference[:, :side, :side]
-    difference = patch_difference(every[:, :side, :side], reference, tower.patch, policy.metric)
+    rows, columns = (cells * tower.patch for cells in tower.grid)
+    pixels = (x[:, :rows, :columns] for x in (every, slots.cache.reference))
+    difference = patch_difference(*pixels, tower.patch, policy.metric)
     share = (difference > policy.change_threshold).mean((1, 2)).reshape(slots.used.shape)
     share = jnp.where(slots.used == NEVER, 2.0, share)
-    # Of equals the one used last: it owes the least.
+    # On a tie the most recently used slot: least is out of date there.
     order = share - 1e-6 * (slots.used / jnp.maximum(slots.clock, 1))
     nearest = jnp.argmin(order, 1)
     return nearest, jnp.take_along_axis(share, nearest[:, None], 1)[:, 0]
@@ -159,7 +164,7 @@ def _copy(cache: Cache, source: jax.Array, target: jax.Array, which: jax.Array) 
 
         return jax.tree.map(leaf, cache)
 
-    return cells.for_each_stream(which, one, cache)
+    return for_each_stream(listed(which[:, None], (1, 1)), one, cache)
 
 
 def make_slot_step(
@@ -169,12 +174,12 @@ def make_slot_step(
 
     It returns what `encode_slots` does. The slots are donated, as the cache is by `make_step`.
     """
-    stages = build(config).stages
+    tower = build(config)
     step = _donating if donate else _keeping
 
     def run(params, slots, frames, policy=None, new_slot_above=0.1):
-        above = jnp.float32(new_slot_above)
-        return step(params, slots, frames, config, one_shape(policy, stages), above)
+        policy = (Policy() if policy is None else policy).resolved(tower)
+        return step(params, slots, frames, config, policy, jnp.float32(new_slot_above))
 
     return run
 

@@ -1,7 +1,9 @@
-"""The whole story: `encode`, `encode_step` and `audit`. `plan` decides, `walk` does.
+"""The whole story: `encode`, `encode_step` and `audit`.
 
-B streams, S pixels along the side of a frame, g patches along the side, L layers, P cells, N
-tokens, D token width.
+`plan.compare` looks at the pixels, `plan.make_plan` decides which cells each layer computes, and
+`execute.execute` computes them.
+
+B streams, H x W pixels of a frame, L layers, P cells, N tokens, D token width.
 """
 
 import dataclasses
@@ -13,16 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from diffvis_jax.core.cache import CLEAN, Cache, Report, with_size
-from diffvis_jax.core.execute import advance, nothing_done
-from diffvis_jax.core.plan import make_plan
+from diffvis_jax.core.cache import Cache
+from diffvis_jax.core.execute import execute
+from diffvis_jax.core.plan import compare, make_plan
 from diffvis_jax.core.policy import Policy
+from diffvis_jax.core.report import FULL, PARTIAL, REUSE, Report, by_stage, stage_macs
+from diffvis_jax.core.tuning import CPU, GPU, TPU, Tuning
+from diffvis_jax.core.windows import loop_if
 from diffvis_jax.errors import CacheError, ConfigError, FrameError
-from diffvis_jax.towers import VisionConfig, build, clip
-from diffvis_jax.towers.base import Global, Local, Params, Source, Tower
-from diffvis_jax.towers.clip import CLIPConfig
-
-FULL, PARTIAL, REUSE = 2, 1, 0
+from diffvis_jax.towers.base import Tower
+from diffvis_jax.towers.forward import encode_layers
+from diffvis_jax.towers.params import Params
+from diffvis_jax.towers.registry import VisionConfig, build, family_of, with_size
 
 
 # ---- the full encode --------------------------------------------------------------------------
@@ -35,7 +39,7 @@ def encode(
 
     Args:
       params: of the vision tower.
-      frames: `uint8 [B, S, S, 3]`; FastViTHD takes any S, CLIP the config's.
+      frames: `uint8 [B, H, W, 3]`; FastViTHD takes any square, CLIP the config's.
       config: of the tower; static.
       output: "tokens": what the tower gives the projector; "intermediates": a dict of every
         layer's map `[B, H, W, C]` by name, and the tokens. CLIP also has "patch" (the tokens),
@@ -50,35 +54,15 @@ def encode(
     """
     frames = jnp.asarray(frames)
     check_frames(frames)
-    config = with_size(config, frames.shape[1])
-    if output == "tokens":
-        return encode_layers(params, frames, build(config))[0]
-    if output == "intermediates":
+    config = with_size(config, (frames.shape[1], frames.shape[2]))
+    if output in ("tokens", "intermediates"):
         tokens, maps = encode_layers(params, frames, build(config))
-        return {**maps, "tokens": tokens}
-    if isinstance(config, CLIPConfig):
-        found = clip.outputs(params, frames, config)
-        if output in found:
-            return found[output]
-        raise ConfigError(f"output must be 'tokens', 'intermediates' or one of {sorted(found)}")
-    raise ConfigError(f"output must be 'tokens' or 'intermediates', got {output!r}")
-
-
-def encode_layers(
-    params: Params, x: jax.Array, tower: Tower
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Tokens `[B, N, D]` and every layer's map `[B, H, W, C]` by name, from what the first layer
-    takes: frames, or in a tower without its first layers the map of the last of those."""
-    maps: dict[str, jax.Array] = {}
-    for layer in tower.layers:
-        if isinstance(layer, Global):
-            x = layer.dense(layer.own(params), x, tower.dtype)
-        else:
-            assert isinstance(layer, Source | Local)
-            x = layer.dense(layer.own(params), x)
-        x = x.astype(tower.dtype)
-        maps[layer.name] = x
-    return tower.readout(tower.readout_own(params), x), maps
+        return tokens if output == "tokens" else {**maps, "tokens": tokens}
+    outputs = family_of(config).outputs
+    named = outputs(params, frames, config) if outputs else {}
+    if output not in named:
+        raise ConfigError(f"output must be one of {['tokens', 'intermediates', *named]}, got {output!r}")
+    return named[output]
 
 
 # ---- the differential step --------------------------------------------------------------------
@@ -92,6 +76,8 @@ def encode_step(
     config: VisionConfig,
     policy: Policy | None = None,
     active: jax.Array | None = None,
+    focus: jax.Array | None = None,
+    tuning: Tuning | None = None,
 ) -> tuple[jax.Array, Cache, Report]:
     """Encodes frames, recomputing only what changed since the cache's reference.
 
@@ -100,72 +86,101 @@ def encode_step(
     Args:
       params: of the vision tower.
       cache: from `init_cache`, or from the last step.
-      frames: `uint8 [B, S, S, 3]`, one frame for each stream.
+      frames: `uint8 [B, H, W, 3]`, one frame for each stream.
       config: of the tower; static.
       policy: what may be left out; None = `Policy()`.
       active: bool `[B]`, streams that take part: the others stay as they are, whatever their frame
         is, and their report is that of nothing done. None = all.
+      focus: bool `[B, rows, columns]` over the patches (`build(config).grid`): places that are to
+        be up to date now, whatever the policy leaves out. None = none.
+      tuning: how the step is laid out; static. None = as suits the platform it is lowered for.
 
     Returns:
       tokens `[B, N, D]` float32, the new cache, and the report.
 
     Raises:
-      FrameError: frames of another size, dtype or batch than the cache.
+      FrameError: frames of another size, dtype or batch than the cache, or a focus of another
+        shape than the patches.
       CacheError: a cache of another config.
-      ConfigError: margins for fewer stages than the tower has.
+      ConfigError: margins for another number of stages than the tower has.
     """
     policy = Policy() if policy is None else policy
     frames = jnp.asarray(frames)
     check_frames(frames)
     check_cache(cache, frames, config)
     tower = build(cache.config)
-    here = jnp.ones_like(cache.filled) if active is None else jnp.asarray(active, bool)
-    plan = make_plan(tower, cache, frames, policy, here)
+    active = jnp.ones_like(cache.filled) if active is None else jnp.asarray(active, bool)
+    if focus is not None:
+        focus = jnp.asarray(focus)
+        check_focus(focus, (cache.batch, *tower.grid))
+    operands = (params, cache, frames, policy, active, focus)
 
-    def work(_: jax.Array, state: tuple[Cache, jax.Array]) -> tuple[Cache, jax.Array]:
-        return advance(params, tower, state[0], frames, policy, plan)
+    def tuned(tuning: Tuning):
+        return lambda *operands: _tuned_step(tower, tuning, *operands)
 
-    # A loop of one trip or none: a conditional that leaves the maps where they are.
-    done = nothing_done(tower, cache)
-    needed = plan["work"].any().astype(jnp.int32)
-    cache, done = lax.fori_loop(0, needed, work, (cache, done))
+    if tuning is not None:
+        return tuned(tuning)(*operands)
+    return lax.platform_dependent(
+        *operands, cpu=tuned(CPU), tpu=tuned(TPU), default=tuned(GPU)
+    )
 
+
+def _tuned_step(
+    tower: Tower,
+    tuning: Tuning,
+    params: Params,
+    cache: Cache,
+    frames: jax.Array,
+    policy: Policy,
+    active: jax.Array,
+    focus: jax.Array | None,
+) -> tuple[jax.Array, Cache, Report]:
+    change = compare(tower, cache, frames, policy, active, focus)
+
+    def work(state: tuple[Cache, jax.Array, jax.Array]) -> tuple[Cache, jax.Array, jax.Array]:
+        cache, *_ = state
+        plan = make_plan(tower, cache, change, policy, focus, tuning)
+        cache = execute(params, tower, cache, frames, plan, tuning)
+        cache = dataclasses.replace(
+            cache,
+            stale=plan.stale,
+            distance=plan.distance,
+            progress=plan.progress,
+            age=jnp.where(plan.compute[:, -1], 0, cache.age),
+        )
+        return cache, by_stage(tower, plan.macs), plan.full
+
+    # Zeros that vary over devices as the cache does.
+    nothing = jnp.zeros_like(cache.distance, jnp.float32)[:, None].repeat(tower.stages, 1)
+    state = cache, nothing, jnp.zeros_like(active)
+    cache, done, full = loop_if(change.work.any(), work, state)
     macs = done.sum((1, 2))
-    apart = np.array([layer.window_macs for layer in tower.layers], np.float32)
-    dense = np.array([layer.macs for layer in tower.layers], np.float32) * tower.cells
-    owed = jnp.minimum((cache.pending != CLEAN).sum(-1) * apart, dense).sum(-1)
-    waiting = (cache.pending != CLEAN).any(1)[:, tower.lead :]
+    window = np.array([layer.window_macs + layer.kv_macs for layer in tower.layers], np.float32)
+    dense = (tower.layer_macs * tower.cells).astype(np.float32)
+    pending = jnp.minimum(cache.stale.sum(-1, dtype=jnp.float32) * window, dense).sum(-1)
     cache = dataclasses.replace(
         cache,
-        age=jnp.where(waiting, cache.age + here[:, None], 0),
-        steps=jnp.where(plan["full"], 0, cache.steps + here),
-        filled=cache.filled | here,
+        age=jnp.where(cache.stale[:, -1], cache.age + active[:, None], 0),
+        steps=jnp.where(full, 0, cache.steps + active),
+        filled=cache.filled | active,
     )
+    partial = jnp.where(macs > 0, PARTIAL, REUSE)
     report = Report(
-        path=jnp.where(plan["full"], FULL, jnp.where(macs > 0, PARTIAL, REUSE)).astype(jnp.int32),
-        changed_patches=plan["count"],
-        total_patches=jnp.full((cache.batch,), tower.grid**2, jnp.int32),
-        changed=plan["changed"],
-        skipped=plan["skipped"],
+        path=jnp.where(full, FULL, partial).astype(jnp.int32),
+        changed_patches=change.count,
+        total_patches=jnp.full((cache.batch,), tower.cells, jnp.int32),
+        changed=change.changed,
+        skipped=change.skipped,
         recomputed=macs / float(tower.macs),
         cell_recomputed=done.sum(1) / (tower.macs / tower.cells),
-        stage_recomputed=done / _stage_macs(tower)[:, None],
-        pending=owed / float(tower.macs),
+        stage_recomputed=done / stage_macs(tower)[:, None],
+        pending=pending / float(tower.macs),
         oldest_age=cache.age.max(-1),
     )
     return cache.tokens, cache, report
 
 
-def _stage_macs(tower: Tower) -> np.ndarray:
-    """MACs of a cell in each stage; those of the readout count for the last. Float32 `[stages]`."""
-    found = np.zeros(tower.stages)
-    for layer in tower.layers:
-        found[layer.stage] += layer.macs + getattr(layer, "macs_key_value", 0)
-    found[-1] += tower.readout_macs / tower.cells
-    return found.astype(np.float32)
-
-
-# ---- the truth about it -----------------------------------------------------------------------
+# ---- audit and serving ---------------------------------------------------------------------------
 
 
 def audit(
@@ -177,7 +192,7 @@ def audit(
       params: of the vision tower.
       cache: from the last step.
       config: of the tower; static.
-      frames: `uint8 [B, S, S, 3]`, those of the last step; None = the cache's reference. The two
+      frames: `uint8 [B, H, W, 3]`, those of the last step; None = the cache's reference. The two
         differ in changes that a policy did not take over (`change_threshold`,
         `skip_small_patches`), and only the frames themselves show what those cost.
 
@@ -199,51 +214,54 @@ def audit(
 
 
 def make_step(
-    config: VisionConfig, *, donate: bool = True
+    config: VisionConfig, *, donate: bool = True, tuning: Tuning | None = None
 ) -> Callable[..., tuple[jax.Array, Cache, Report]]:
-    """The jitted step for serving: `step(params, cache, frames, policy) -> tokens, cache, report`.
+    """The jitted step for serving: `step(params, cache, frames, policy=None, *, active=None,
+    focus=None) -> tokens, cache, report`.
 
     What goes in and comes out is that of `encode_step`. The cache is donated: its buffers are
     reused, and the one passed in cannot be used again (`donate=False` keeps it). Tokens stay valid
     when later steps run. One compilation serves all policies of one metric.
     """
-    stages = build(config).stages
+    tower = build(config)
     step = _donating_step if donate else _keeping_step
 
-    def run(params: Params, cache: Cache, frames: jax.Array, policy: Policy | None = None):
-        return step(params, cache, frames, config, one_shape(policy, stages))
+    def run(params, cache, frames, policy=None, *, active=None, focus=None):
+        policy = (Policy() if policy is None else policy).resolved(tower)
+        return step(params, cache, frames, policy, active, focus, config=config, tuning=tuning)
 
     return run
 
 
-def one_shape(policy: Policy | None, stages: int) -> Policy:
-    """With a margin for each stage, so that all policies of a metric share a compilation."""
-    policy = Policy() if policy is None else policy
-    if isinstance(policy.margin, np.ndarray) and policy.margin.shape == (stages,):
-        return policy
-    return dataclasses.replace(policy, margin=np.asarray(policy.margins(stages)))
+def _step(params, cache, frames, policy, active, focus, *, config, tuning):
+    return encode_step(
+        params,
+        cache,
+        frames,
+        config=config,
+        policy=policy,
+        active=active,
+        focus=focus,
+        tuning=tuning,
+    )
 
 
-def _step(params, cache, frames, config, policy):
-    return encode_step(params, cache, frames, config=config, policy=policy)
-
-
-_donating_step = jax.jit(_step, static_argnames="config", donate_argnums=1)
-_keeping_step = jax.jit(_step, static_argnames="config")
+_donating_step = jax.jit(_step, static_argnames=("config", "tuning"), donate_argnums=1)
+_keeping_step = jax.jit(_step, static_argnames=("config", "tuning"))
 jit_encode = functools.partial(jax.jit, static_argnames=("config", "output"))(encode)
 jit_audit = functools.partial(jax.jit, static_argnames="config")(audit)
 
 
-# ---- what does not fit ------------------------------------------------------------------------
+# ---- input checks -----------------------------------------------------------------------------
 
 
 def check_frames(frames: jax.Array | np.ndarray) -> None:
-    """Raises a FrameError unless these are square uint8 pictures `[B, S, S, 3]`."""
+    """Raises a FrameError unless these are uint8 pictures `[B, H, W, 3]`."""
     shape = list(frames.shape)
     if frames.dtype != jnp.uint8:
         raise FrameError(f"frames must be uint8 pixels (0-255), got {frames.dtype} {shape}")
-    if frames.ndim != 4 or shape[1] != shape[2] or shape[3] != 3 or 0 in shape:
-        raise FrameError(f"frames must be [B, S, S, 3], got {shape}; dv.preprocess makes such")
+    if frames.ndim != 4 or shape[3] != 3 or 0 in shape:
+        raise FrameError(f"frames must be [B, H, W, 3], got {shape}; dv.preprocess makes such")
 
 
 def check_cache(
@@ -251,10 +269,12 @@ def check_cache(
 ) -> None:
     """Raises a CacheError for a cache of another config, a FrameError for frames of another size
     or batch. `maker`: the function that makes such a cache, for the error."""
-    size = cache.config.size
-    # CLIP has one size: a cache of another is a cache of another config.
-    resizable = type(config) is type(cache.config) and not isinstance(config, CLIPConfig)
-    if cache.config != with_size(config, size if resizable else None):
+    height, width = build(cache.config).frame
+    try:
+        same = cache.config == with_size(config, (height, width))
+    except ConfigError:  # this tower has another size, and only that
+        same = False
+    if not same:
         raise CacheError(
             f"the cache was made for {cache.config}, not for {config}: make one with {maker}"
         )
@@ -263,8 +283,18 @@ def check_cache(
             f"{frames.shape[0]} frames for a cache of {cache.batch} streams: make another with "
             f"{maker}(config, batch={frames.shape[0]})"
         )
-    if frames.shape[1] != size:
+    if frames.shape[1:3] != (height, width):
         raise FrameError(
-            f"frames of {frames.shape[1]} px for a cache of {size} px: make another with "
-            f"{maker}(config, batch, size={frames.shape[1]})"
+            f"frames of {frames.shape[1]} x {frames.shape[2]} px (height x width) for a cache of "
+            f"{height} x {width} px: make another with {maker}(config, batch, "
+            f"size={frames.shape[1:3]})"
+        )
+
+
+def check_focus(focus: jax.Array, shape: tuple[int, ...]) -> None:
+    """Raises a FrameError unless the focus is bool over all patches, `[B, rows, columns]`."""
+    if focus.dtype != bool or focus.shape != shape:
+        raise FrameError(
+            f"focus must be bool {list(shape)}, one entry for each patch; got {focus.dtype} "
+            f"{list(focus.shape)}"
         )

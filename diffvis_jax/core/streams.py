@@ -14,15 +14,16 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from diffvis_jax.core import cells
-from diffvis_jax.core.cache import CLEAN, Cache, Report, init_cache
+from diffvis_jax.core.cache import Cache, init_cache, restart
 from diffvis_jax.core.policy import Policy
-from diffvis_jax.core.step import encode, encode_step, one_shape
+from diffvis_jax.core.report import Report
+from diffvis_jax.core.step import encode, encode_step
+from diffvis_jax.core.windows import for_each_chunk, listed
 from diffvis_jax.errors import ConfigError
 from diffvis_jax.grounding.find import map_indices, map_names
 from diffvis_jax.grounding.head import HeadConfig
-from diffvis_jax.towers import VisionConfig, build
-from diffvis_jax.towers.base import Params
+from diffvis_jax.towers.params import Params
+from diffvis_jax.towers.registry import VisionConfig, build
 
 AXIS = "data"
 
@@ -30,30 +31,6 @@ AXIS = "data"
 # enough to fill the device, few enough for the maps of the full-size tower.
 _DENSE_FRAMES = {"cpu": 1}
 _DENSE_FRAMES_ELSEWHERE = 8
-
-
-def restart(cache: Cache, which: jax.Array) -> Cache:
-    """The cache with some streams as if they had never been encoded: their next step is full.
-
-    Touches no map: a full step writes all of them. In a jitted step it costs nothing, and other
-    streams are none the wiser.
-
-    Args:
-      cache: of B streams.
-      which: bool `[B]`.
-    """
-
-    def clear(x: jax.Array, value: int) -> jax.Array:
-        return jnp.where(which.reshape(-1, *[1] * (x.ndim - 1)), jnp.asarray(value, x.dtype), x)
-
-    return dataclasses.replace(
-        cache,
-        pending=clear(cache.pending, CLEAN),
-        distance=clear(cache.distance, 0),
-        age=clear(cache.age, 0),
-        steps=clear(cache.steps, 0),
-        filled=cache.filled & ~which,
-    )
 
 
 def advance(
@@ -135,7 +112,7 @@ def make_stream_step(
     Each device advances its own streams, with its own trip counts, and waits for no other. The
     cache is donated. One compilation serves all policies of one metric.
     """
-    stages = build(config).stages
+    tower = build(config)
 
     def local(params, cache, frames, fresh, active, policy):
         return advance(params, cache, frames, fresh, active, config=config, policy=policy)
@@ -152,7 +129,8 @@ def make_stream_step(
     )
 
     def step(params, cache, frames, fresh, active, policy=None):
-        return run(params, cache, frames, fresh, active, one_shape(policy, stages))
+        policy = (Policy() if policy is None else policy).resolved(tower)
+        return run(params, cache, frames, fresh, active, policy)
 
     return step
 
@@ -175,14 +153,17 @@ def make_full_step(
     names = map_names(config, head) if head else ()
 
     def local(params, last, frames, active):
-        def some(last, index):
-            own, pictures = cells.inside((params, frames[index]), index)
-            found = encode(own, pictures, config=config, output="intermediates")
+        def some(last, at, count):
+            index = at[0]
+            found = encode(params, frames[index], config=config, output="intermediates")
             assert isinstance(found, dict)
             new = found["tokens"], tuple(found[name] for name in names)
-            return jax.tree.map(lambda old, x: old.at[index].set(x), last, new)
+            # Places beyond the count are of some stream that exists: not written.
+            to = jnp.where(jnp.arange(index.size) < count, index, frames.shape[0])
+            return jax.tree.map(lambda old, x: old.at[to].set(x, mode="drop"), last, new)
 
-        return cells.for_each_chunk(active, (min(size, frames.shape[0]),), some, last)
+        many = min(size, frames.shape[0])
+        return for_each_chunk(listed(active[:, None], (1, 1), many), many, some, last)
 
     shards = P(AXIS)
     return jax.jit(

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from diffvis_jax.core.cache import PATHS
+from diffvis_jax.core.report import PATHS
 from diffvis_jax.core.change import patch_difference
 from diffvis_jax.core.policy import Policy
 from diffvis_jax.core.streams import (

@@ -16,7 +16,7 @@ from diffvis_jax.language.config import QwenConfig
 from diffvis_jax.language.generate import Generation
 from diffvis_jax.language.kv_cache import KVCache
 from diffvis_jax.language.sampling import Sampling, make_sampling
-from diffvis_jax.towers.base import Params
+from diffvis_jax.towers.params import Params
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ from diffvis_jax.language.generate import Stops
 from diffvis_jax.language.kv_cache import KVCache
 from diffvis_jax.language.qwen2 import embed, forward, read_out
 from diffvis_jax.language.sampling import within_vocabulary
-from diffvis_jax.towers.base import Params
+from diffvis_jax.towers.params import Params
 
 _IMPOSSIBLE = -1e9
 

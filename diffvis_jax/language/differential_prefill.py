@@ -34,7 +34,7 @@ from diffvis_jax.language.config import QwenConfig
 from diffvis_jax.language.generate import prefill
 from diffvis_jax.language.kv_cache import KVCache, init_kv_cache
 from diffvis_jax.language.qwen2 import forward, read_out
-from diffvis_jax.towers.base import Params
+from diffvis_jax.towers.params import Params
 from diffvis_jax.utils.validation import checked
 
 # C. On CPU a row costs hardly more in a chunk of 32 than in a dense pass (docs/language.md), and

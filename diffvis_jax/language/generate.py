@@ -23,7 +23,7 @@ from diffvis_jax.language.config import QwenConfig
 from diffvis_jax.language.kv_cache import KVCache, init_kv_cache
 from diffvis_jax.language.qwen2 import embed, forward, read_out
 from diffvis_jax.language.sampling import Sampling, choose
-from diffvis_jax.towers.base import Params
+from diffvis_jax.towers.params import Params
 
 # Prompts are padded to one of these, so that a session compiles a few prefills and no more. A
 # FastVLM prompt is 256 tokens of image and at least 24 of text: 320.

@@ -7,7 +7,7 @@ from pathlib import Path
 from diffvis_jax.errors import CheckpointError
 from diffvis_jax.language.config import QwenConfig
 from diffvis_jax.language.tokenizer import Tokenizer, load_tokenizer
-from diffvis_jax.towers.base import Params
+from diffvis_jax.towers.params import Params
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from diffvis_jax.language.config import QwenConfig
 from diffvis_jax.language.kv_cache import KVCache, write_rows, write_run
 from diffvis_jax.ops.attention import attention_weights, grouped_attention, rms_norm
 from diffvis_jax.ops.pointwise import linear
-from diffvis_jax.towers.base import Params
+from diffvis_jax.towers.params import Params
 
 
 def forward(

@@ -23,7 +23,7 @@ from diffvis_jax.language.language_model import Language
 from diffvis_jax.language.prompt import IMAGE_TOKEN
 from diffvis_jax.language.qwen2 import embed
 from diffvis_jax.ops.pointwise import gelu, linear
-from diffvis_jax.towers.base import Params
+from diffvis_jax.towers.params import Params
 
 Ids = Any  # int [L], [B, L], or a list of lists of ints
 

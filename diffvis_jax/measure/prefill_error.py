@@ -14,7 +14,7 @@ from diffvis_jax.language.answer import AnswerOptions, answers
 from diffvis_jax.language.config import QwenConfig
 from diffvis_jax.language.differential_prefill import Prompt, PromptCache
 from diffvis_jax.language.kv_cache import KVCache, init_kv_cache
-from diffvis_jax.towers.base import Params
+from diffvis_jax.towers.params import Params
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffvis_jax.core.cache import describe, init_cache, stage_pending
+from diffvis_jax.core.cache import init_cache
 from diffvis_jax.core.change import compute_patch_diff
 from diffvis_jax.core.policy import Policy
+from diffvis_jax.core.report import describe, stage_pending
 from diffvis_jax.core.step import jit_encode, make_step
 from diffvis_jax.errors import FrameError
 from diffvis_jax.grounding.decode import Element

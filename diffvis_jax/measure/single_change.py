@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffvis_jax.core.cache import Cache, Report, init_cache
+from diffvis_jax.core.cache import Cache, init_cache
 from diffvis_jax.core.change import compute_patch_diff
 from diffvis_jax.core.policy import Policy
+from diffvis_jax.core.report import Report
 from diffvis_jax.core.step import jit_encode, make_step
 from diffvis_jax.measure.recording_run import changed_tokens, missed_change
 from diffvis_jax.model import Model

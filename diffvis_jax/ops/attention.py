@@ -1,17 +1,10 @@
-"""Attention of a few query rows over all tokens: multi-head, and grouped causal (decoders)."""
-
-from contextlib import nullcontext
+"""Attention of some query rows over all tokens: multi-head, and grouped causal (decoders)."""
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from diffvis_jax.ops.precision import precision_of
-
-# With so many keys to each query or more, sorting keys and values by head takes longer on CPU than
-# cutting each head out where it lies (docs/benchmarks.md).
-_MANY_KEYS = 8
-
 
 def _product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.einsum(
@@ -20,96 +13,60 @@ def _product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def attention(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    *,
-    heads: int,
-    mask: jax.Array | None = None,
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None = None
 ) -> jax.Array:
-    """Softmax attention with scale `(C / heads) ** -0.5`; softmax and sums in float32.
+    """Softmax attention with scale `d ** -0.5`; softmax and sums in float32.
 
+    Keys and values come by heads, values transposed, so that both products read them as they lie.
     On CPU one head at a time, so that the scores (4 MB at 1024 x 1024) stay in the cache: six
-    times as fast as one einsum over all heads (`docs/benchmarks.md`).
+    times as fast as one einsum over all heads (docs/benchmarks.md).
 
     Args:
-      query: `[B, R, C]`.
-      key, value: `[B, N, C]`.
-      heads: number of heads; C must divide by it.
+      query: `[B, R, H, d]`.
+      key: `[B, H, N, d]`.
+      value: `[B, H, d, N]`.
       mask: bool `[N]`, True = may be attended to; None = all.
 
     Returns:
-      `[B, R, C]` float32.
+      `[B, R, H * d]` float32.
     """
-    head_width = query.shape[-1] // heads
     bias = None if mask is None else jnp.where(mask, 0.0, -1e30)
 
-    def split(x: jax.Array) -> jax.Array:
-        return x.reshape(*x.shape[:-1], heads, head_width)
-
     def one_head(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        """`[B, R, d]`, `[B, N, d]`, `[B, N, d]` -> `[B, R, d]`."""
-        scores = _product("bqd,bkd->bqk", q, k)
-        scores *= head_width**-0.5
+        """`[B, R, d]`, `[B, N, d]`, `[B, d, N]` -> `[B, R, d]`."""
+        scores = _product("brd,bnd->brn", q, k)
+        scores *= query.shape[-1] ** -0.5
         if bias is not None:
             scores += bias
         weights = jnp.exp(scores - lax.stop_gradient(scores.max(-1, keepdims=True)))
-        mixed = _product("bqk,bkd->bqd", weights.astype(v.dtype), v)
+        mixed = _product("brn,bdn->brd", weights.astype(v.dtype), v)
         return mixed / weights.sum(-1, keepdims=True)
 
-    def head_by_head(*operands: jax.Array) -> jax.Array:
-        def cut(x: jax.Array, head: jax.Array) -> jax.Array:
-            return lax.dynamic_slice_in_dim(x, head * head_width, head_width, axis=2)
-
-        if key.shape[1] >= _MANY_KEYS * query.shape[1]:
-            mixed = lax.map(
-                lambda head: one_head(*(cut(x, head) for x in operands)), jnp.arange(heads)
-            )
-        else:
-            by_head = tuple(jnp.moveaxis(split(x), 2, 0) for x in operands)
-            mixed = lax.map(lambda parts: one_head(*parts), by_head)
-        return jnp.moveaxis(mixed, 0, 2).reshape(query.shape)
+    def head_by_head(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        by_head = (jnp.moveaxis(q, 2, 0), jnp.moveaxis(k, 1, 0), jnp.moveaxis(v, 1, 0))
+        mixed = lax.map(lambda parts: one_head(*parts), by_head)
+        return jnp.moveaxis(mixed, 0, 2)
 
     def all_heads(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        visible = None if mask is None else mask[None, None, None, :]
-        # It takes no precision of its own.
-        exact = jax.default_matmul_precision("highest") if precision_of(q, k, v) else nullcontext()
-        with exact:
-            mixed = jax.nn.dot_product_attention(split(q), split(k), split(v), mask=visible)
-        return mixed.reshape(q.shape).astype(jnp.float32)
+        return jax.vmap(one_head, in_axes=(2, 1, 1), out_axes=2)(q, k, v)
 
-    return lax.platform_dependent(query, key, value, cpu=head_by_head, default=all_heads)
+    mixed = lax.platform_dependent(query, key, value, cpu=head_by_head, default=all_heads)
+    return mixed.reshape(*query.shape[:2], -1)
 
 
-def attention_to(
-    query: jax.Array,
-    key: jax.Array,
-    marked: jax.Array,
-    *,
-    heads: int,
-    mask: jax.Array | None = None,
-) -> jax.Array:
-    """How much of what each query attends to in `attention` is marked; the mean over the heads.
+def query_heads(x: jax.Array, width: int, dtype: jnp.dtype) -> jax.Array:
+    """Queries `[B, ..., H * d]` as `attention` takes them, `[B, R, H, d]`."""
+    return x.reshape(x.shape[0], -1, x.shape[-1] // width, width).astype(dtype)
 
-    Args:
-      query: `[B, R, C]`.
-      key: `[B, N, C]`.
-      marked: float32 `[B, N]`, 1 for marked keys and 0 for others.
-      heads: number of heads; C must divide by it.
-      mask: bool `[N]`, True = may be attended to; None = all.
 
-    Returns:
-      float32 `[B, R]`, 0-1.
-    """
-    width = query.shape[-1] // heads
-    bias = 0.0 if mask is None else jnp.where(mask, 0.0, -1e30)
+def key_heads(x: jax.Array, width: int, dtype: jnp.dtype) -> jax.Array:
+    """Keys `[B, ..., H * d]` as `attention` takes them, `[B, H, N, d]`."""
+    return query_heads(x, width, dtype).swapaxes(1, 2)
 
-    def one_head(operands: tuple[jax.Array, jax.Array]) -> jax.Array:
-        scores = _product("bqd,bkd->bqk", *operands)
-        return _product("bqk,bk->bq", jax.nn.softmax(scores * width**-0.5 + bias), marked)
 
-    by_head = (jnp.moveaxis(x.reshape(*x.shape[:-1], heads, width), 2, 0) for x in (query, key))
-    return lax.map(one_head, tuple(by_head)).mean(0)
+def value_heads(x: jax.Array, width: int, dtype: jnp.dtype) -> jax.Array:
+    """Values `[B, ..., H * d]` as `attention` takes them, `[B, H, d, N]`."""
+    return query_heads(x, width, dtype).transpose(0, 2, 3, 1)
 
 
 def grouped_attention(

@@ -1,58 +1,18 @@
-"""Matrix products and the feed-forward network: operands in the compute dtype, sums in float32."""
+"""Activations, and the feed-forward network."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from diffvis_jax.ops.precision import precision_of
+from diffvis_jax.ops.matmul import linear
 from diffvis_jax.ops.storage import bits_of, values_of
 
 # Rows x hidden floats of one feed-forward chunk on CPU: 6 MiB stays in the cache between the two
 # products and is not paged in anew; twice as fast as one pass at 256x256x96 (docs/benchmarks.md).
 _CPU_HIDDEN_FLOATS = 6 * 2**20 // 4
-
-# Rows that a product in bfloat16 has at least on CPU. With one row XLA:CPU takes a loop of its own
-# that is 10 to 20 times as slow as the product of 4 rows (docs/language.md).
-_CPU_BFLOAT16_ROWS = 4
-
-
-def linear(
-    x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, *, transposed: bool = False
-) -> jax.Array:
-    """`x @ kernel + bias` with `x` cast to the kernel's dtype and a float32 result.
-
-    Args:
-      x: `[..., I]`.
-      kernel: `[I, O]`; its dtype (float32 or bfloat16) is the compute dtype.
-      bias: `[O]` or None.
-      transposed: whether the kernel is `[O, I]`, as an embedding that is also the head.
-
-    Returns:
-      `[..., O]` float32.
-    """
-    over = (((x.ndim - 1,), (1 if transposed else 0,)), ((), ()))
-
-    def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        precision = precision_of(x, kernel)
-        return lax.dot_general(
-            x, kernel, over, precision=precision, preferred_element_type=jnp.float32
-        )
-
-    def padded(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        pads = [(0, 0, 0)] * x.ndim
-        pads[-2] = (0, _CPU_BFLOAT16_ROWS - x.shape[-2], 0)
-        y = product(lax.pad(x, jnp.zeros((), x.dtype), pads), kernel)
-        return lax.slice_in_dim(y, 0, x.shape[-2], axis=-2)
-
-    x = x.astype(kernel.dtype)
-    few = x.ndim > 1 and x.size // x.shape[-1] < _CPU_BFLOAT16_ROWS
-    if few and kernel.dtype == jnp.bfloat16:
-        y = lax.platform_dependent(x, kernel, cpu=padded, default=product)
-    else:
-        y = product(x, kernel)
-    return y if bias is None else y + bias.astype(jnp.float32)
 
 
 def gelu(x: jax.Array) -> jax.Array:
@@ -80,8 +40,8 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 def feed_forward(
     x: jax.Array,
     residual: jax.Array,
-    fc1: dict[str, jax.Array],
-    fc2: dict[str, jax.Array],
+    fc1: dict[str, Any],
+    fc2: dict[str, Any],
     activation: Callable[[jax.Array], jax.Array] = gelu,
     *,
     inset: int = 0,
@@ -91,12 +51,12 @@ def feed_forward(
     Args:
       x: `[..., C]`; with an inset `[B, H, W, C]`.
       residual: as `x`, and wider by `inset` positions on all four sides of the map.
-      fc1, fc2: `{"kernel": [C, F], "bias": [F]}` and `{"kernel": [F, C], "bias": [C]}`.
+      fc1, fc2: `{"weight": [F, C], "bias": [F]}` and `{"weight": [C, F], "bias": [C]}`.
       activation: applied to the hidden layer in float32.
       inset: positions of the residual before the first one of `x`, in both directions.
 
     Returns:
-      As `x`, summed in float32 and rounded to the kernels' dtype.
+      As `x`, summed in float32 and rounded to the weights' dtype.
     """
     width = x.shape[-1]
 
@@ -104,12 +64,12 @@ def feed_forward(
         return residual[:, inset:-inset, inset:-inset] if inset else residual
 
     def forward(x: jax.Array, residual: jax.Array) -> jax.Array:
-        hidden = activation(linear(x, fc1["kernel"], fc1["bias"]))
-        y = residual.astype(jnp.float32) + linear(hidden, fc2["kernel"], fc2["bias"])
-        return y.astype(fc2["kernel"].dtype)
+        hidden = activation(linear(x, **fc1))
+        y = residual.astype(jnp.float32) + linear(hidden, **fc2)
+        return y.astype(fc2["weight"].dtype)
 
     def chunked(x: jax.Array, residual: jax.Array) -> jax.Array:
-        chunk = max(1, _CPU_HIDDEN_FLOATS // fc1["kernel"].shape[1])
+        chunk = max(1, _CPU_HIDDEN_FLOATS // fc1["weight"].shape[0])
         if x.size // width < 2 * chunk:
             return forward(x, trim(residual))
         if x.ndim == 4 and x.shape[1] * x.shape[2] > chunk:

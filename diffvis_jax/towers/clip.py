@@ -1,21 +1,23 @@
-"""CLIP's vision transformer, and SigLIP's, as one list of global layers over a row of tokens.
+"""CLIP's vision transformer, and SigLIP's: one stack of blocks over rows of tokens.
 
-Source: CLIP (arXiv 2103.00020), transformers `modeling_clip.py`. The map of this tower is
-`[B, L, 1, D]`: L = 1 + N tokens, the class token first (SigLIP has none: L = N); a cell is a token.
+Source: CLIP (arXiv 2103.00020), transformers `modeling_clip.py`. K rows, D width, N patches; before
+the patches stands the class token (SigLIP has none).
 """
 
 import dataclasses
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from diffvis_jax.errors import ConfigError
 from diffvis_jax.images.geometry import PreprocessConfig
-from diffvis_jax.ops.attention import attention, attention_to, layer_norm
-from diffvis_jax.ops.pointwise import ACTIVATIONS, feed_forward, linear
-from diffvis_jax.towers.base import Global, Params, Source, Tower
+from diffvis_jax.ops.attention import layer_norm
+from diffvis_jax.ops.matmul import linear
+from diffvis_jax.ops.pointwise import ACTIVATIONS, feed_forward
+from diffvis_jax.towers.base import AttentionBlock, Segment, TokenStack, Tower
+from diffvis_jax.towers.forward import hidden_states
+from diffvis_jax.towers.params import Param, Params, Specs, affine, norm, normal
 from diffvis_jax.utils.config_checks import require_positive
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -78,223 +80,169 @@ class CLIPConfig:
     def preprocess(self) -> PreprocessConfig:
         return PreprocessConfig(size=self.size, mode=self.resize_mode, pad_color=self.pad_color)  # type: ignore[arg-type]
 
+    def resized(self, height: int, width: int) -> "CLIPConfig":
+        """The same architecture for frames of that size, which can only be the one it has.
+
+        Raises:
+          ConfigError: any other size: there are no position embeddings for it.
+        """
+        if (height, width) != (self.size, self.size):
+            raise ConfigError(
+                f"this CLIP tower has position embeddings for {self.size} x {self.size} pixels "
+                f"only, not for {height} x {width}"
+            )
+        return self
+
     @property
     def grid(self) -> int:
         """Patches along the side of a frame (pixels beyond the last whole one are not seen)."""
         return self.size // self.patch
 
     @property
-    def lead(self) -> int:
+    def num_prefix_tokens(self) -> int:
         """Tokens before the first patch."""
         return int(self.class_token)
 
     @property
     def length(self) -> int:
-        """L: all tokens, the class token included."""
-        return self.lead + self.grid**2
+        """All tokens, the class token included."""
+        return self.num_prefix_tokens + self.grid**2
 
 
-class _Linear(nn.Module):
-    shape: tuple[int, int]
-    gain: float = 1.0
-    use_bias: bool = True
-
-    @nn.compact
-    def __call__(self) -> Params:
-        init = nn.initializers.variance_scaling(self.gain**2, "fan_in", "normal")
-        held = {"kernel": self.param("kernel", init, self.shape)}
-        if self.use_bias:
-            held["bias"] = self.param("bias", nn.initializers.zeros, self.shape[-1:])
-        return held
+# ---- parameters -------------------------------------------------------------------------------
 
 
-class LayerNorm(nn.Module):
-    """Scale and bias named as this library's trees name them."""
-
-    width: int
-    epsilon: float
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        scale = self.param("norm_scale", nn.initializers.ones, (self.width,))
-        bias = self.param("norm_bias", nn.initializers.zeros, (self.width,))
-        return layer_norm(x, scale, bias, self.epsilon)
+def _embed_specs(c: CLIPConfig) -> Specs:
+    specs: dict[str, Specs | Param] = {
+        "patch": affine(c.width, c.patch * c.patch * 3, bias=c.patch_bias),
+        "position": Param((c.length, c.width), normal(0.02)),
+    }
+    if c.class_token:
+        specs |= {"class_token": Param((c.width,), normal(0.02)), **norm(c.width)}
+    return specs
 
 
-class Embed(nn.Module):
-    """Patch embedding, class token, position embedding and, for CLIP, the norm after them."""
-
-    config: CLIPConfig
-
-    @nn.compact
-    def __call__(self, pixels: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
-        """`uint8 [K, p, p, 3]` of the tokens `row` (0 = class token) -> `[K, 1, 1, D]`."""
-        c = self.config
-        x = (pixels.astype(jnp.float32) / 255 - jnp.array(c.mean)) / jnp.array(c.std)
-        shape = (c.patch * c.patch * 3, c.width)
-        patch = _Linear(shape, use_bias=c.patch_bias, name="patch")()
-        x = linear(x.reshape(x.shape[0], -1), **patch)
-        normal = nn.initializers.normal(0.02)
-        if c.class_token:
-            token = self.param("class_token", normal, (c.width,))
-            x = jnp.where((row == 0)[:, None], token.astype(jnp.float32), x)
-        position = self.param("position", normal, (c.length, c.width))
-        x = x + position[row].astype(jnp.float32)
-        if c.class_token:
-            norm = LayerNorm(c.width, c.norm_epsilon)
-            nn.share_scope(self, norm)
-            x = norm(x)
-        return x[:, None, None]
+def _block_specs(c: CLIPConfig) -> Specs:
+    gain = c.layers**-0.5
+    return {
+        "attention": {
+            **norm(c.width),
+            "query": affine(c.width, c.width),
+            "kv": affine(2 * c.width, c.width),
+            "output": affine(c.width, c.width, gain),
+        },
+        "mlp": {
+            **norm(c.width),
+            "fc1": affine(c.mlp_width, c.width),
+            "fc2": affine(c.width, c.mlp_width, gain),
+        },
+    }
 
 
-class _Attention(nn.Module):
-    config: CLIPConfig
-
-    def setup(self):
-        c = self.config
-        self.norm = LayerNorm(c.width, c.norm_epsilon)
-        nn.share_scope(self, self.norm)
-        self.query = _Linear((c.width, c.width))
-        self.kv = _Linear((c.width, 2 * c.width))
-        self.output = _Linear((c.width, c.width), c.layers**-0.5)
-
-    def key_value(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        key, value = jnp.split(linear(self.norm(x), **self.kv()), 2, axis=-1)
-        return key, value
-
-    def __call__(self, x, key, value, mask):
-        mixed = attention(self.queries(x, key), key, value, heads=self.config.heads, mask=mask)
-        return x.astype(jnp.float32) + linear(mixed, **self.output())
-
-    def attention_to(self, x, key, marked, mask):
-        return attention_to(self.queries(x, key), key, marked, heads=self.config.heads, mask=mask)
-
-    def queries(self, x: jax.Array, key: jax.Array) -> jax.Array:
-        """Of positions, in the dtype of the keys."""
-        return linear(self.norm(x), **self.query()).astype(key.dtype)
+def _other_specs(c: CLIPConfig, blocks: int) -> Specs:
+    """What `outputs` needs and the tokens do not: blocks that are left out, the last norm."""
+    specs: dict[str, Specs] = {f"block_{i}": _block_specs(c) for i in range(blocks, c.layers)}
+    specs["post"] = norm(c.width)
+    if c.projection_width:
+        specs["projection"] = affine(c.projection_width, c.width, bias=False)
+    return specs
 
 
-class _Mlp(nn.Module):
-    config: CLIPConfig
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        c = self.config
-        norm = LayerNorm(c.width, c.norm_epsilon)
-        nn.share_scope(self, norm)
-        fc1 = _Linear((c.width, c.mlp_width), name="fc1")()
-        fc2 = _Linear((c.mlp_width, c.width), c.layers**-0.5, name="fc2")()
-        return feed_forward(norm(x), x, fc1, fc2, ACTIVATIONS[c.activation])
+# ---- blocks on rows ---------------------------------------------------------------------------
 
 
-class Block(nn.Module):
-    """`x += attention(ln1 x)`, `x += mlp(ln2 x)` for some tokens against all keys and values."""
-
-    config: CLIPConfig
-
-    def setup(self):
-        self.attention = _Attention(self.config)
-        self.mlp = _Mlp(self.config)
-
-    def key_value(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return self.attention.key_value(x)
-
-    def __call__(self, x, key, value, mask=None):
-        return self.mlp(self.attention(x, key, value, mask))
-
-    def attention_to(self, x, key, marked, mask=None) -> jax.Array:
-        return self.attention.attention_to(x, key, marked, mask)
+def _norm(c: CLIPConfig, params: Params, x: jax.Array) -> jax.Array:
+    return layer_norm(x, params["norm_scale"], params["norm_bias"], c.norm_epsilon)
 
 
-class Patches(nn.Module):
-    """Drops the class token: what LLaVA gives its projector."""
+def _embed(c: CLIPConfig, params: Params, pixels: jax.Array, index: jax.Array) -> jax.Array:
+    """`uint8 [K, p, p, 3]` of the patches `index` -> `[K, D]`: patch and position embedding, and
+    CLIP's norm after them."""
+    x = (pixels.astype(jnp.float32) / 255 - jnp.array(c.mean)) / jnp.array(c.std)
+    x = linear(x.reshape(x.shape[0], -1), **params["patch"])
+    x = x + params["position"][c.num_prefix_tokens + index]
+    return _norm(c, params, x) if c.class_token else x
 
-    lead: int
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return x[:, self.lead :, 0].astype(jnp.float32)
+def _prefix(c: CLIPConfig, params: Params) -> jax.Array:
+    """The class token as it enters the first block, `[1, D]`; SigLIP: `[0, D]`."""
+    if not c.class_token:
+        return jnp.zeros((0, c.width))
+    return _norm(c, params, params["class_token"][None] + params["position"][:1])
+
+
+def _query(c: CLIPConfig, params: Params, x, row, column) -> jax.Array:
+    own = params["attention"]
+    return linear(_norm(c, own, x), **own["query"])
+
+
+def _key_value(c: CLIPConfig, params: Params, x, row, column) -> tuple[jax.Array, jax.Array]:
+    own = params["attention"]
+    key, value = jnp.split(linear(_norm(c, own, x), **own["kv"]), 2, axis=-1)
+    return key, value
+
+
+def _finish(c: CLIPConfig, params: Params, x, mixed, row, column) -> jax.Array:
+    """`x += attention(ln1 x)`, `x += mlp(ln2 x)`."""
+    x = x.astype(jnp.float32) + linear(mixed, **params["attention"]["output"])
+    own = params["mlp"]
+    activation = ACTIVATIONS[c.activation]
+    return feed_forward(_norm(c, own, x), x, own["fc1"], own["fc2"], activation)
+
+
+def _tokens(params: Params, x: jax.Array) -> jax.Array:
+    """The patches' rows as they are: what LLaVA gives its projector."""
+    return x.reshape(x.shape[0], -1, x.shape[-1]).astype(jnp.float32)
+
+
+# ---- the tower --------------------------------------------------------------------------------
+
+
+def stack(c: CLIPConfig, blocks: int) -> TokenStack:
+    """The first `blocks` blocks, and the embedding before them."""
+    width, length = c.width, c.length
+    block_macs = 4 * width * width + 2 * length * width + 2 * width * c.mlp_width
+    return TokenStack(
+        path=("embed",),
+        specs=_embed_specs(c),
+        stage=0,
+        shape=(c.grid, c.grid),
+        cell=1,
+        width=width,
+        macs=3 * c.patch**2 * width + blocks * block_macs,
+        depth=blocks,
+        block=AttentionBlock(
+            heads=c.heads,
+            head_width=width // c.heads,
+            query=functools.partial(_query, c),
+            key_value=functools.partial(_key_value, c),
+            finish=functools.partial(_finish, c),
+        ),
+        block_path=("block_{}",),
+        block_specs=_block_specs(c),
+        embed=functools.partial(_embed, c),
+        prefix=functools.partial(_prefix, c),
+        num_prefix_tokens=c.num_prefix_tokens,
+    )
 
 
 @functools.lru_cache(maxsize=64)
-def tower(config: CLIPConfig, blocks: int | None = None) -> Tower:
-    """The tower up to and including `blocks` blocks; None = all but the last, as LLaVA takes it."""
-    blocks = config.layers - 1 if blocks is None else blocks
-    width, length = config.width, config.length
+def tower(config: CLIPConfig) -> Tower:
+    """The tower up to the last block but one, as LLaVA takes it."""
+    blocks, side = config.layers - 1, config.grid * config.patch
     return Tower(
         config=config,
-        rows=length,
-        columns=1,
-        lead=config.lead,
-        grid=config.grid,
+        frame=(config.size, config.size),
         patch=config.patch,
-        layers=(_embed(config), *(_block(config, i) for i in range(blocks))),
-        readout_module=Patches(config.lead),
-        readout_path=(),
-        readout_macs=0,
-        tokens=length - config.lead,
-        token_width=width,
+        token=config.patch,
+        segments=(Segment(layers=(stack(config, blocks),)),),
+        margins={"faithful": (1.0,), "fast": (0.0,)},
+        head=_tokens,
+        extra_specs=_other_specs(config, blocks),
+        token_width=config.width,
+        token_grid=(config.grid, config.grid),
         dtype=jnp.dtype(config.dtype),
     )
-
-
-def _embed(config: CLIPConfig) -> Source:
-    grid, patch, lead = config.grid, config.patch, config.lead
-
-    def start(row: jax.Array, column: jax.Array) -> tuple[jax.Array, jax.Array]:
-        index = jnp.maximum(row - lead, 0)  # the class token looks at some pixels and ignores them
-        return index // grid * patch, index % grid * patch
-
-    def dense_windows(frames: jax.Array):
-        side = grid * patch
-        x = frames[:, :side, :side].reshape(-1, grid, patch, grid, patch, 3)
-        x = x.swapaxes(2, 3).reshape(-1, grid * grid, patch, patch, 3)
-        x = jnp.concatenate([x[:, :lead], x], axis=1)
-        row = jnp.tile(jnp.arange(config.length), frames.shape[0])
-        return x.reshape(-1, patch, patch, 3), row, jnp.zeros_like(row)
-
-    return Source(
-        path=("embed",),
-        module=Embed(config),
-        stage=0,
-        shape=(config.length, 1),
-        cell=1,
-        width=config.width,
-        macs=3 * patch * patch * config.width,
-        window=patch,
-        start=start,
-        border=0,
-        dense_windows=dense_windows,
-        dense_merge=lambda x: x.reshape(-1, config.length, 1, config.width),
-        halo=0,
-    )
-
-
-def _block(config: CLIPConfig, index: int) -> Global:
-    width, length = config.width, config.length
-    return Global(
-        path=(f"block_{index}",),
-        module=Block(config),
-        stage=0,
-        shape=(length, 1),
-        cell=1,
-        width=width,
-        macs=2 * width * width + 2 * length * width + 2 * width * config.mlp_width,
-        macs_key_value=2 * width * width,
-    )
-
-
-def hidden_states(params: Params, frames: jax.Array, config: CLIPConfig) -> list[jax.Array]:
-    """All of them, `[B, L, D]` float32: after the embedding, then after every block."""
-    full = tower(config, config.layers)
-    source = full.layers[0]
-    assert isinstance(source, Source)
-    x = source.dense(source.own(params), frames)
-    states = [x]
-    for layer in full.layers[1:]:
-        assert isinstance(layer, Global)
-        x = layer.dense(layer.own(params), x, full.dtype)
-        states.append(x)
-    return [x[:, :, 0] for x in states]
 
 
 def outputs(params: Params, frames: jax.Array, config: CLIPConfig) -> dict[str, jax.Array]:
@@ -305,18 +253,12 @@ def outputs(params: Params, frames: jax.Array, config: CLIPConfig) -> dict[str, 
       "last_hidden_state": after the last block (SigLIP: and the post norm); "pooled": the post
       norm of the class token; "embedding": its projection, if the checkpoint has one.
     """
-    states = hidden_states(params, frames, config)
-    found = {"patch": states[-2][:, config.lead :], "cls_patch": states[-2]}
-    norm = LayerNorm(config.width, config.norm_epsilon)
-
-    def post(x: jax.Array) -> jax.Array:
-        y = norm.apply({"params": params["post"]}, x)
-        assert isinstance(y, jax.Array)
-        return y
-
+    states = hidden_states(params, stack(config, config.layers), frames, tower(config))
+    *_, penultimate, last = (x.astype(jnp.float32) for x in states)
+    named = {"patch": penultimate[:, config.num_prefix_tokens :], "cls_patch": penultimate}
     if not config.class_token:
-        return found | {"last_hidden_state": post(states[-1])}
-    found |= {"last_hidden_state": states[-1], "pooled": post(states[-1][:, 0])}
+        return named | {"last_hidden_state": _norm(config, params["post"], last)}
+    named |= {"last_hidden_state": last, "pooled": _norm(config, params["post"], last[:, 0])}
     if config.projection_width:
-        found["embedding"] = linear(found["pooled"], **params["projection"])
-    return found
+        named["embedding"] = linear(named["pooled"], **params["projection"])
+    return named

@@ -1,33 +1,33 @@
 """FastViTHD, the vision tower of FastVLM, in its fused inference form.
 
 Source: FastVLM (arXiv 2412.13303), apple/ml-fastvlm `mobileclip/mci.py`; timm `fastvit_mci3`.
-BatchNorm and layer scale are folded into the neighbouring kernels by the converter. Every module
-maps a halo'd window `[K, h + halo, w + halo, C]` to `[K, h, w, C]` with VALID convolutions: the
-full encode is one big window, the differential step many small ones.
+BatchNorm and layer scale are folded into the neighbouring kernels by the converter. Every function
+maps windows `[K, h + halo, w + halo, C]` to `[K, h, w, C]` with VALID convolutions: the full encode
+is one big window, the differential step many small ones.
 """
 
 import dataclasses
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from diffvis_jax.errors import ConfigError
 from diffvis_jax.images.geometry import PreprocessConfig
-from diffvis_jax.ops.attention import attention, attention_to, layer_norm
+from diffvis_jax.ops.attention import layer_norm
 from diffvis_jax.ops.depthwise import depthwise_conv
-from diffvis_jax.ops.pointwise import feed_forward, gelu, linear
+from diffvis_jax.ops.matmul import linear
+from diffvis_jax.ops.pointwise import feed_forward, gelu
 from diffvis_jax.towers.base import (
-    Global,
-    Joined,
-    Layer,
-    Local,
-    Params,
-    Source,
+    AttentionBlock,
+    AttentionLayer,
+    ConvLayer,
+    FusedLayers,
+    Segment,
     Tower,
     zero_outside,
 )
+from diffvis_jax.towers.params import Param, Params, Specs, affine, norm
 from diffvis_jax.utils.config_checks import require_positive
 
 TOKEN_STRIDE = 64  # input pixels per token: six halvings
@@ -111,71 +111,69 @@ class FastViTHDConfig:
         """Tokens along the side of a frame."""
         return -(-self.size // TOKEN_STRIDE)
 
+    def resized(self, height: int, width: int) -> "FastViTHDConfig":
+        """The same architecture for frames of another size; any square will do.
+
+        Raises:
+          ConfigError: not a square.
+        """
+        if height != width:
+            raise ConfigError(f"FastViTHD takes square frames, not {height} x {width} pixels")
+        return dataclasses.replace(self, size=height)
+
     def side(self, halvings: int) -> int:
         """Positions along the side of the map after that many halvings."""
         return -(-self.size // 2**halvings)
 
 
-def _he(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """Normal with the variance 1 / fan-in, fan-in being all axes but the last."""
-    fan_in = 1
-    for n in shape[:-1]:
-        fan_in *= n
-    return jax.random.normal(key, shape, dtype) * fan_in**-0.5
+# ---- parameters -------------------------------------------------------------------------------
 
 
-def _near_identity(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+def _conv(side: int, width: int, multiplier: int = 1, init=None, **kwargs) -> Specs:
+    """Kernel `[k, k, 1, C]` and bias of a depthwise convolution."""
+    init = init or (lambda key, shape: jax.random.normal(key, shape) / side)
+    kernel = Param((side, side, 1, width * multiplier), init, **kwargs)
+    return {"kernel": kernel, "bias": Param((width * multiplier,))}
+
+
+def _near_identity(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """A fused RepMixer or position kernel: the folded residual in the centre plus a little."""
     k = shape[0]
-    return (0.3 / k * jax.random.normal(key, shape, dtype)).at[k // 2, k // 2].add(1.0)
+    return (0.3 / k * jax.random.normal(key, shape)).at[k // 2, k // 2].add(1.0)
 
 
-def _scaled(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """A branch's last kernel with a layer scale of 0.1-0.5 folded in."""
-    kernel_key, scale_key = jax.random.split(key)
-    scale = jax.random.uniform(scale_key, shape[-1:], dtype, 0.1, 0.5)
+def _scaled(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """A branch's last matrix `[O, I]` with a layer scale of 0.1-0.5 folded in."""
+    key, scale_key = jax.random.split(key)
+    scale = jax.random.uniform(scale_key, shape[:1], minval=0.1, maxval=0.5)
     # 0.65 is the RMS of gelu(x) for standard normal x.
-    return _he(kernel_key, shape, dtype) / 0.65 * scale
+    return jax.random.normal(key, shape) * shape[1] ** -0.5 / 0.65 * scale[:, None]
 
 
-class _Affine(nn.Module):
-    """Holds `kernel` and `bias`; how they are applied is the caller's business."""
-
-    shape: tuple[int, ...]
-    initializer: nn.initializers.Initializer = _he
-    use_bias: bool = True
-
-    @nn.compact
-    def __call__(self) -> Params:
-        held = {"kernel": self.param("kernel", self.initializer, self.shape)}
-        if self.use_bias:
-            held["bias"] = self.param("bias", nn.initializers.zeros, self.shape[-1:])
-        return held
+def _scaled_affine(outputs: int, inputs: int) -> Specs:
+    weight = Param((outputs, inputs), _scaled)
+    return {"weight": weight, "bias": Param((outputs,))}
 
 
-class Stem(nn.Module):
-    """conv 3x3 s2, GELU, depthwise 3x3 s2, GELU, 1x1, GELU: pixels to the /4 map."""
+def _with_scale(specs: Specs, name: str) -> Specs:
+    """The same, of which this parameter sets the scale of the layer's output."""
+    return {**specs, name: dataclasses.replace(specs[name], sets_scale=True)}
 
-    width: int
-    size: int
-    patch: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
 
-    @nn.compact
-    def __call__(self, pixels: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
-        """`uint8 [K, 4h + 3, 4w + 3, 3]` of the cells at (row, column) -> `[K, h, w, C]`."""
-        x = (pixels.astype(jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.std)
-        if any(self.mean):  # else the border's zeros are already the padding's zeros
-            x = zero_outside(x, row * self.patch - 3, column * self.patch - 3, self.size)
-        first = _Affine((3, 3, 3, self.width), name="conv_0")()
-        x = _dense_conv(x, first["kernel"]) + first["bias"]
-        half = -(-self.size // 2)
-        start = self.patch // 2
-        x = zero_outside(gelu(x), row * start - 1, column * start - 1, half)
-        second = _Affine((3, 3, 1, self.width), name="conv_1")()
-        x = gelu(depthwise_conv(x, second["kernel"], second["bias"], stride=2))
-        return gelu(linear(x, **_Affine((self.width, self.width), name="conv_2")()))
+# ---- blocks on windows ------------------------------------------------------------------------
+
+
+def _stem(config: FastViTHDConfig, params: Params, pixels, row, column) -> jax.Array:
+    """conv 3x3 s2, GELU, depthwise 3x3 s2, GELU, 1x1, GELU: `uint8 [K, 4h + 3, 4w + 3, 3]` to
+    `[K, h, w, C]`, the /4 map."""
+    x = (pixels.astype(jnp.float32) / 255 - jnp.array(config.mean)) / jnp.array(config.std)
+    if any(config.mean):  # else the border's zeros are already the padding's zeros
+        x = zero_outside(x, row * 4 - 3, column * 4 - 3, (config.size, config.size))
+    x = _dense_conv(x, params["conv_0"]["kernel"]) + params["conv_0"]["bias"]
+    half = -(-config.size // 2)
+    x = zero_outside(gelu(x), row * 2 - 1, column * 2 - 1, (half, half))
+    x = gelu(depthwise_conv(x, **params["conv_1"], stride=2))
+    return gelu(linear(x, **params["conv_2"]))
 
 
 def _dense_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -194,185 +192,160 @@ def _dense_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
     even, odd = row(0), row(1)
     taps = jnp.concatenate([even[:, :-1], odd[:, :-1], even[:, 1:]], -1)
-    return linear(taps, kernel.reshape(-1, kernel.shape[-1]))
+    return linear(taps, kernel.reshape(-1, kernel.shape[-1]).T)
 
 
-class ConvFfn(nn.Module):
-    """x + depthwise 7x7 (BatchNorm folded) -> 1x1 -> GELU -> 1x1 (layer scale folded)."""
-
-    width: int
-    hidden: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`[K, h + 6, w + 6, C]` -> `[K, h, w, C]`."""
-        conv = _Affine((7, 7, 1, self.width), name="conv")()
-        fc1 = _Affine((self.width, self.hidden), name="fc1")()
-        fc2 = _Affine((self.hidden, self.width), _scaled, name="fc2")()
-        return feed_forward(depthwise_conv(x, **conv), x, fc1, fc2, inset=3)
+def _conv_ffn(params: Params, x: jax.Array) -> jax.Array:
+    """x + depthwise 7x7 (BatchNorm folded) -> 1x1 -> GELU -> 1x1 (layer scale folded); halo 3."""
+    return feed_forward(
+        depthwise_conv(x, **params["conv"]), x, params["fc1"], params["fc2"], gelu, inset=3
+    )
 
 
-class RepMixerBlock(nn.Module):
+def _conv_ffn_specs(width: int, hidden: int) -> Specs:
+    return {
+        "conv": _conv(7, width),
+        "fc1": affine(hidden, width),
+        "fc2": _scaled_affine(width, hidden),
+    }
+
+
+def _repmixer(side: int, params: Params, x, row, column) -> jax.Array:
     """depthwise 3x3 (its residual folded into the centre), then the residual ConvFFN; halo 4."""
-
-    width: int
-    hidden: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array, row: jax.Array, column: jax.Array, side: int) -> jax.Array:
-        mixed = depthwise_conv(x, **_Affine((3, 3, 1, self.width), _near_identity, name="mixer")())
-        mixed = zero_outside(mixed, row - 3, column - 3, side)
-        return ConvFfn(self.width, self.hidden, name="ffn")(mixed)
+    mixed = depthwise_conv(x, **params["mixer"])
+    return _conv_ffn(params["ffn"], zero_outside(mixed, row - 3, column - 3, (side, side)))
 
 
-class Downsample(nn.Module):
+def _downsample(params: Params, x, row, column) -> jax.Array:
     """depthwise 7x7 s2, GELU, 1x1, GELU; halo 3 before, 2 after."""
-
-    width: int
-    multiplier: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array, row: jax.Array, column: jax.Array, side: int) -> jax.Array:
-        conv = _Affine((7, 7, 1, self.width), name="conv")()
-        x = gelu(depthwise_conv(x, **conv, stride=2))
-        return gelu(linear(x, **_Affine((self.width, self.width), name="project")()))
+    x = gelu(depthwise_conv(x, **params["conv"], stride=2))
+    return gelu(linear(x, **params["project"]))
 
 
-class DepthwiseLayer(nn.Module):
+def _depthwise(params: Params, x, row, column) -> jax.Array:
     """One depthwise convolution: the position encoding (residual folded), the head's expansion."""
-
-    kernel_side: int
-    width: int
-    initializer: nn.initializers.Initializer = _near_identity
-
-    @nn.compact
-    def __call__(self, x: jax.Array, row: jax.Array, column: jax.Array, side: int) -> jax.Array:
-        shape = (self.kernel_side, self.kernel_side, 1, self.width)
-        affine = _Affine(shape, self.initializer)
-        nn.share_scope(self, affine)
-        return depthwise_conv(x, **affine())
+    return depthwise_conv(x, **params)
 
 
-class AttentionResidual(nn.Module):
+def _ffn_residual(params: Params, x, row, column) -> jax.Array:
+    return _conv_ffn(params, x)
+
+
+def _normalise(params: Params, x: jax.Array) -> jax.Array:
+    return layer_norm(x, params["norm_scale"], params["norm_bias"], 1e-5)
+
+
+def _query(params: Params, x, row, column) -> jax.Array:
+    return linear(_normalise(params, x), **params["query"])
+
+
+def _key_value(params: Params, x, row, column) -> tuple[jax.Array, jax.Array]:
+    key, value = jnp.split(linear(_normalise(params, x), **params["kv"]), 2, axis=-1)
+    return key, value
+
+
+def _output(params: Params, x, mixed, row, column) -> jax.Array:
     """`x + proj(attention(layer_norm(x)))`, layer scale folded into proj."""
-
-    width: int
-    heads: int
-
-    def setup(self):
-        self.norm_scale = self.param("norm_scale", nn.initializers.ones, (self.width,))
-        self.norm_bias = self.param("norm_bias", nn.initializers.zeros, (self.width,))
-        self.query = _Affine((self.width, self.width), use_bias=False)
-        self.kv = _Affine((self.width, 2 * self.width), use_bias=False)
-        self.output = _Affine((self.width, self.width), _scaled)
-
-    def _normalise(self, x: jax.Array) -> jax.Array:
-        return layer_norm(x, self.norm_scale, self.norm_bias, 1e-5)
-
-    def key_value(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        key, value = jnp.split(linear(self._normalise(x), **self.kv()), 2, axis=-1)
-        return key, value
-
-    def __call__(
-        self, x: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None = None
-    ) -> jax.Array:
-        mixed = attention(self.queries(x, key), key, value, heads=self.heads, mask=mask)
-        return x.astype(jnp.float32) + linear(mixed, **self.output())
-
-    def attention_to(self, x, key, marked, mask=None) -> jax.Array:
-        return attention_to(self.queries(x, key), key, marked, heads=self.heads, mask=mask)
-
-    def queries(self, x: jax.Array, key: jax.Array) -> jax.Array:
-        """Of positions, in the dtype of the keys."""
-        return linear(self._normalise(x), **self.query()).astype(key.dtype)
+    return x.astype(jnp.float32) + linear(mixed, **params["output"])
 
 
-class FfnResidual(nn.Module):
-    """`x + ConvFFN(x)` of an attention stage; halo 3."""
-
-    width: int
-    hidden: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array, row: jax.Array, column: jax.Array, side: int) -> jax.Array:
-        ffn = ConvFfn(self.width, self.hidden)
-        nn.share_scope(self, ffn)
-        return ffn(x)
+def _squeeze_excite(params: Params, x: jax.Array) -> jax.Array:
+    """Channel gates from the mean over the map, then GELU: `[B, H, W, D]` -> `[B, H * W, D]`."""
+    x = x.astype(jnp.float32)
+    squeezed = jax.nn.relu(linear(x.mean((1, 2)), **params["reduce"]))
+    gate = linear(squeezed, **params["expand"])
+    tokens = gelu(x * jax.nn.sigmoid(gate)[:, None, None])
+    return tokens.reshape(x.shape[0], -1, x.shape[-1])
 
 
-class SqueezeExcite(nn.Module):
-    """Channel gates from the mean over the map, then GELU: the last map to tokens."""
-
-    width: int
-    hidden: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`[B, H, W, D]` -> `[B, H * W, D]` float32."""
-        x = x.astype(jnp.float32)
-        pooled = x.mean((1, 2))
-        squeezed = nn.relu(linear(pooled, **_Affine((self.width, self.hidden), name="reduce")()))
-        gate = linear(squeezed, **_Affine((self.hidden, self.width), name="expand")())
-        tokens = gelu(x * nn.sigmoid(gate)[:, None, None])
-        return tokens.reshape(x.shape[0], -1, self.width)
+# ---- the tower --------------------------------------------------------------------------------
 
 
 @functools.lru_cache(maxsize=64)
 def tower(config: FastViTHDConfig) -> Tower:
     """The tower's layers, in the order in which they run."""
-    layers: list[Layer] = [_stem(config)]
+    segments = [Segment(layers=(_stem_layer(config),))]
     for stage in range(len(config.depths)):
-        layers += _stage(config, stage)
+        segments += _stage(config, stage)
     width, last = config.token_width, len(config.depths) - 1
-    expand = DepthwiseLayer(3, width, initializer=_he)
-    layers.append(_local(config, last, ("head", "conv"), expand, width, 9 * width, (1, 1)))
+    expand = _layer(
+        config,
+        last,
+        ("head", "conv"),
+        _depthwise,
+        _conv(3, config.widths[-1], width // config.widths[-1], sets_scale=True),
+        width=width,
+        macs=9 * width,
+        reach=(1, 1),
+    )
     return Tower(
         config=config,
-        rows=config.grid,
-        columns=config.grid,
-        lead=0,
-        grid=config.grid,
+        frame=(config.size, config.size),
         patch=TOKEN_STRIDE,
-        layers=tuple(layers),
-        readout_module=SqueezeExcite(width, config.squeeze_width),
-        readout_path=("head", "gate"),
-        readout_macs=2 * width * config.squeeze_width,
-        tokens=config.grid**2,
+        token=TOKEN_STRIDE,
+        segments=(*segments, Segment(layers=(expand,))),
+        # The last two stages attend globally, so a change reaches every token. On trained weights
+        # little of it does, but enough that detections differ elsewhere where it is left out:
+        # faithful recomputes those stages for every token, fast where most of the change is
+        # (docs/fidelity.md).
+        margins={"faithful": (1.0, 1.0, 4.0, 32.0, 32.0), "fast": (1.0, 1.0, 2.0, 3.0, 4.0)},
+        head=_squeeze_excite,
+        head_path=("head", "gate"),
+        head_specs={
+            "reduce": affine(config.squeeze_width, width),
+            "expand": affine(width, config.squeeze_width),
+        },
+        head_macs=2 * width * config.squeeze_width,
         token_width=width,
+        token_grid=(config.grid, config.grid),
         dtype=jnp.dtype(config.dtype),
     )
 
 
-def _stage(config: FastViTHDConfig, stage: int) -> list[Layer]:
+def _stage(config: FastViTHDConfig, stage: int) -> list[Segment]:
     """Downsampling, position encoding and blocks of one stage, as far as it has them."""
-    width = config.widths[stage]
+    width, depth = config.widths[stage], config.depths[stage]
     hidden = width * config.mlp_ratio
-    ffn_macs = width * (49 + 2 * hidden)
-    local = functools.partial(_local, config, stage, width=width)
+    ffn_macs, ffn_specs = width * (49 + 2 * hidden), _conv_ffn_specs(width, hidden)
+    layer = functools.partial(_layer, config, stage, width=width)
     name = f"stage_{stage}"
-    layers: list[Layer] = []
+    segments: list[Segment] = []
     if stage:
-        module = Downsample(width, width // config.widths[stage - 1])
-        macs = width * (49 + width)
-        path = (name, "downsample")
-        layers.append(local(path=path, module=module, macs=macs, reach=(3, 2), stride=2))
+        before = config.widths[stage - 1]
+        specs = {
+            "conv": _conv(7, before, width // before),
+            "project": _with_scale(affine(width, width), "weight"),
+        }
+        macs, path = width * (49 + width), (name, "downsample")
+        down = layer(path, _downsample, specs, macs=macs, reach=(3, 2), stride=2)
+        segments.append(Segment(layers=(down,)))
+    path = (name, "block_{}")
     if stage < len(config.depths) - config.attention_stages:
-        module, macs = RepMixerBlock(width, hidden), 9 * width + ffn_macs
-        blocks = [
-            local(path=(name, f"block_{block}"), module=module, macs=macs, reach=(4, 4))
-            for block in range(config.depths[stage])
-        ]
-        together = (*config.blocks_per_map, *[1] * 5)[stage]
-        joined = (blocks[i : i + together] for i in range(0, len(blocks), together))
-        return [*layers, *map(Joined.of, joined)]
-    position = DepthwiseLayer(7, width)
-    layers.append(local(path=(name, "position"), module=position, macs=49 * width, reach=(3, 3)))
-    for block in range(config.depths[stage]):
-        path = (name, f"block_{block}")
-        layers.append(_attention(config, stage, (*path, "attention")))
-        module = FfnResidual(width, hidden)
-        layers.append(local(path=(*path, "ffn"), module=module, macs=ffn_macs, reach=(3, 3)))
-    return layers
+        apply = functools.partial(_repmixer, config.side(2 + stage))
+        mixer = _with_scale(_conv(3, width, init=_near_identity), "kernel")
+        specs, macs = {"mixer": mixer, "ffn": ffn_specs}, 9 * width + ffn_macs
+        block = layer(path, apply, specs, macs=macs, reach=(4, 4))
+        return segments + _fused(block, depth, (*config.blocks_per_map, *[1] * 5)[stage])
+    specs = _with_scale(_conv(7, width, init=_near_identity), "kernel")
+    position = layer((name, "position"), _depthwise, specs, macs=49 * width, reach=(3, 3))
+    attention = _attention(config, stage, (*path, "attention"))
+    ffn = layer((*path, "ffn"), _ffn_residual, ffn_specs, macs=ffn_macs, reach=(3, 3))
+    blocks = Segment(layers=(attention, ffn), repeat=depth)
+    return [*segments, Segment(layers=(position,)), blocks]
+
+
+def _fused(block: ConvLayer, depth: int, together: int) -> list[Segment]:
+    """The blocks of a stage, so many of them computed together, and those left over."""
+    if together == 1:
+        return [Segment(layers=(block,), repeat=depth)]
+    whole, rest = divmod(depth, together)
+    segments = []
+    if whole:
+        segments.append(Segment(layers=(FusedLayers.of((block,) * together),), repeat=whole))
+    if rest:
+        left = Segment(layers=(block,), repeat=rest, first_block=whole * together)
+        segments.append(left)
+    return segments
 
 
 def _cell(stage: int) -> int:
@@ -380,70 +353,79 @@ def _cell(stage: int) -> int:
     return TOKEN_STRIDE // 4 // 2**stage
 
 
-def _local(
+def _layer(
     config: FastViTHDConfig,
     stage: int,
     path: tuple[str, ...],
-    module: nn.Module,
+    apply,
+    specs: Specs,
+    *,
     width: int,
     macs: int,
     reach: tuple[int, int],
     stride: int = 1,
-) -> Local:
+) -> ConvLayer:
     """A convolutional layer; `macs` are those of one output position."""
-    return Local(
+    return ConvLayer(
         path=path,
-        module=module,
+        specs=specs,
         stage=stage,
         shape=(config.side(2 + stage), config.side(2 + stage)),
         cell=_cell(stage),
         width=width,
         macs=_cell(stage) ** 2 * macs,
+        apply=apply,
         stride=stride,
         before=reach[0],
         after=reach[1],
     )
 
 
-def _attention(config: FastViTHDConfig, stage: int, path: tuple[str, ...]) -> Global:
+def _attention(config: FastViTHDConfig, stage: int, path: tuple[str, ...]) -> AttentionLayer:
     width, side = config.widths[stage], config.side(2 + stage)
     positions = _cell(stage) ** 2
-    return Global(
+    output = {"weight": Param((width, width), _scaled), "bias": Param((width,))}
+    return AttentionLayer(
         path=path,
-        module=AttentionResidual(width, width // config.head_width),
+        specs={
+            **norm(width),
+            "query": affine(width, width, bias=False),
+            "kv": affine(2 * width, width, bias=False),
+            "output": output,
+        },
         stage=stage,
         shape=(side, side),
         cell=_cell(stage),
         width=width,
         macs=positions * (2 * width * width + 2 * side * side * width),
-        macs_key_value=positions * 2 * width * width,
+        kv_macs=positions * 2 * width * width,
+        block=AttentionBlock(
+            heads=width // config.head_width,
+            head_width=config.head_width,
+            query=_query,
+            key_value=_key_value,
+            finish=_output,
+        ),
     )
 
 
-def _stem(config: FastViTHDConfig) -> Source:
-    width = config.widths[0]
-    side, patch = config.side(2), TOKEN_STRIDE
-
-    def dense_windows(frames: jax.Array):
-        after = 4 * side - frames.shape[1]
-        window = jnp.pad(frames, ((0, 0), (3, after), (3, after), (0, 0)))
-        origin = jnp.zeros((frames.shape[0],), jnp.int32)
-        return window, origin, origin
-
-    # Per /4 position: four /2 positions of the first convolution, one of the others.
-    macs = width * (4 * 27 + 9 + width)
-    return Source(
+def _stem_layer(config: FastViTHDConfig) -> ConvLayer:
+    width, side, cell = config.widths[0], config.side(2), _cell(0)
+    first = Param((3, 3, 3, width), lambda key, shape: jax.random.normal(key, shape) / 27**0.5)
+    return ConvLayer(
         path=("stem",),
-        module=Stem(width, config.size, patch, config.mean, config.std),
+        specs={
+            "conv_0": {"kernel": first, "bias": Param((width,))},
+            "conv_1": _conv(3, width),
+            "conv_2": _with_scale(affine(width, width), "weight"),
+        },
         stage=0,
         shape=(side, side),
-        cell=patch // 4,
+        cell=cell,
         width=width,
-        macs=(patch // 4) ** 2 * macs,
-        window=patch + 3,
-        start=lambda row, column: (row * patch, column * patch),
-        border=3,
-        dense_windows=dense_windows,
-        dense_merge=lambda x: x,
-        halo=1,
+        # Per /4 position: four /2 positions of the first convolution, one of the others.
+        macs=cell**2 * width * (4 * 27 + 9 + width),
+        apply=functools.partial(_stem, config),
+        stride=4,
+        before=3,
     )

@@ -1,0 +1,127 @@
+"""The full encode of a tower: every layer over its whole map, nothing kept.
+
+B streams, H x W positions of a map, C width, N tokens, D token width.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from diffvis_jax.ops.attention import attention, key_heads, query_heads, value_heads
+from diffvis_jax.towers.base import (
+    AttentionLayer,
+    ConvLayer,
+    Layer,
+    Shape2,
+    TokenStack,
+    Tower,
+)
+from diffvis_jax.towers.params import Params, subtree
+
+
+def encode_layers(
+    params: Params, x: jax.Array, tower: Tower, first: int = 0
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Tokens, and every layer's map.
+
+    Args:
+      params: of the tower.
+      x: `uint8 [B, H, W, 3]` frames; with `first`, the map before that layer.
+      tower: whose layers.
+      first: number of the first layer to run.
+
+    Returns:
+      tokens `[B, N, D]` float32, and the maps `[B, H, W, C]` by name.
+    """
+    maps: dict[str, jax.Array] = {}
+    number = 0
+    for segment in tower.segments:
+        for repetition in range(segment.repeat):
+            own = segment.params(params, repetition)
+            for layer, layer_params in zip(segment.layers, own, strict=True):
+                if number >= first:
+                    x = run_layer(params, layer, layer_params, x, tower).astype(tower.dtype)
+                    maps[tower.names[number]] = x
+                number += 1
+    return tower.head(subtree(params, tower.head_path), x), maps
+
+
+def run_layer(
+    params: Params, layer: Layer, own: Params, x: jax.Array, tower: Tower
+) -> jax.Array:
+    """One layer over the whole map before it: `[B, H, W, C]` -> `[B, H', W', C']`."""
+    if isinstance(layer, ConvLayer):
+        return run_conv(layer, own, x, tower.grid)
+    if isinstance(layer, AttentionLayer):
+        return run_attention(layer, own, x, tower)
+    assert isinstance(layer, TokenStack)
+    *_, last = hidden_states(params, layer, x, tower)
+    patches = last[:, layer.num_prefix_tokens :]
+    return patches.reshape(patches.shape[0], *layer.shape, layer.width)
+
+
+def extent(layer: ConvLayer, grid: Shape2) -> Shape2:
+    """(H, W) of what a pass over the whole map computes."""
+    if layer.whole_cells:
+        return grid[0] * layer.cell, grid[1] * layer.cell
+    return layer.shape
+
+
+def run_conv(layer: ConvLayer, own: Params, x: jax.Array, grid: Shape2) -> jax.Array:
+    """One big window around the map `[B, H, W, C]`."""
+    sides = extent(layer, grid)
+    needed = [side * layer.stride + layer.after for side in sides]
+    pads = [(layer.before, n - side, 0) for n, side in zip(needed, x.shape[1:3], strict=True)]
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
+    origin = jnp.zeros((x.shape[0],), jnp.int32)
+    return layer.apply(own, x, origin, origin)[:, : layer.shape[0], : layer.shape[1]]
+
+
+def run_attention(layer: AttentionLayer, own: Params, x: jax.Array, tower: Tower) -> jax.Array:
+    """All positions of the map `[B, H, W, C]` against each other."""
+    batch, height, width, _ = x.shape
+    rows, columns = (side * layer.cell for side in tower.grid)
+    x = jnp.pad(x, ((0, 0), (0, rows - height), (0, columns - width), (0, 0)))
+    origin = jnp.zeros((batch,), jnp.int32)
+    block = layer.block
+    key, value = block.key_value(own, x, origin, origin)
+    mixed = attention(
+        query_heads(block.query(own, x, origin, origin), block.head_width, tower.dtype),
+        key_heads(key, block.head_width, tower.dtype),
+        value_heads(value, block.head_width, tower.dtype),
+        inside_mask((rows, columns), layer.shape),
+    )
+    y = block.finish(own, x, mixed.reshape(*x.shape[:3], -1), origin, origin)
+    return y[:, :height, :width]
+
+
+def hidden_states(
+    params: Params, stack: TokenStack, frames: jax.Array, tower: Tower
+) -> list[jax.Array]:
+    """`[B, num_prefix_tokens + N, D]`, in the tower's dtype: as embedded, and after every block."""
+    x = stack.embed_all(params, frames, tower.patch).astype(tower.dtype)
+    states = [x]
+    for number in range(stack.depth):
+        x = run_block(stack, stack.block_params(params, number), x).astype(tower.dtype)
+        states.append(x)
+    return states
+
+
+def run_block(stack: TokenStack, own: Params, x: jax.Array) -> jax.Array:
+    """One block of a stack, all rows `[B, R, D]` against each other."""
+    block, at = stack.block, jnp.zeros((x.shape[0],), jnp.int32)
+    key, value = block.key_value(own, x, at, at)
+    mixed = attention(
+        query_heads(block.query(own, x, at, at), block.head_width, x.dtype),
+        key_heads(key, block.head_width, x.dtype),
+        value_heads(value, block.head_width, x.dtype),
+    )
+    return block.finish(own, x, mixed, at, at)
+
+
+def inside_mask(sides: Shape2, shape: Shape2) -> jax.Array | None:
+    """Which positions of a map of these sides lie in the image, bool `[H * W]`; None = all."""
+    if sides == shape:
+        return None
+    rows, columns = (jnp.arange(side) < valid for side, valid in zip(sides, shape, strict=True))
+    return (rows[:, None] & columns).reshape(-1)

@@ -1,0 +1,90 @@
+"""Which towers there are: a tower is one file, one key table for its checkpoints, and one row here."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+
+from diffvis_jax.errors import ConfigError
+from diffvis_jax.images.geometry import PreprocessConfig
+from diffvis_jax.towers import clip, fastvithd
+from diffvis_jax.towers.base import Tower
+from diffvis_jax.towers.params import Params
+
+
+class VisionConfig(Protocol):
+    """What the library asks of every tower's config, a frozen dataclass."""
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def preprocess(self) -> PreprocessConfig: ...
+
+    def resized(self, height: int, width: int) -> Any: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """One architecture.
+
+    Attributes:
+      name: under which its weights are stored.
+      config: class of its configs.
+      build: a config -> the tower.
+      outputs: (params, frames, config) -> further outputs of `encode` by name; None = there are
+        none.
+    """
+
+    name: str
+    config: type
+    build: Callable[[Any], Tower]
+    outputs: Callable[[Params, jax.Array, Any], dict[str, jax.Array]] | None = None
+
+
+FAMILIES: dict[type, Family] = {}
+
+
+def register(family: Family) -> None:
+    """Makes a tower known to the library."""
+    FAMILIES[family.config] = family
+
+
+register(Family("fastvithd", fastvithd.FastViTHDConfig, fastvithd.tower))
+register(Family("clip", clip.CLIPConfig, clip.tower, clip.outputs))
+
+
+def family_of(config: Any) -> Family:
+    """The family of a config.
+
+    Raises:
+      ConfigError: not a config of a known tower.
+    """
+    family = FAMILIES.get(type(config))
+    if family is None:
+        known = ", ".join(known.__name__ for known in FAMILIES)
+        raise ConfigError(f"config must be one of {known}; got {type(config).__name__}")
+    return family
+
+
+def build(config: Any) -> Tower:
+    """The tower of a config.
+
+    Raises:
+      ConfigError: not a config of a known tower.
+    """
+    return family_of(config).build(config)
+
+
+def with_size(config: Any, size: int | tuple[int, int] | None) -> Any:
+    """The config at another size of frames: a side, (height, width), or None for its own.
+
+    Raises:
+      ConfigError: not a config, or a size that the architecture does not take.
+    """
+    family_of(config)
+    if size is None:
+        return config
+    height, width = (size, size) if isinstance(size, int) else size
+    return config if build(config).frame == (height, width) else config.resized(height, width)
