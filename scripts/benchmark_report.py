@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from plots import pyplot
+from plots import pyplot, save
 
 from diffvis_jax.report.plain_page import (
     captioned,
@@ -32,7 +32,7 @@ def draw_changes(rows: list[dict[str, Any]], target: Path) -> None:
     top.legend()
     bottom.set(ylabel="missed change at changed tokens", ylim=(0, None))
     bottom.set_xticks(range(len(scenarios)), scenarios, rotation=25, ha="right")
-    _save(figure, target)
+    save(figure, target)
 
 
 def draw_efficiency(rows: list[dict[str, Any]], target: Path) -> None:
@@ -49,7 +49,7 @@ def draw_efficiency(rows: list[dict[str, Any]], target: Path) -> None:
     right.axhline(0.6, color="gray", ls=":", lw=1)
     right.set(xlabel="share of dense MACs, %", ylabel="efficiency", ylim=(0, 1.3))
     left.legend()
-    _save(figure, target)
+    save(figure, target)
 
 
 def draw_settling(rows: list[dict[str, Any]], target: Path) -> None:
@@ -66,13 +66,7 @@ def draw_settling(rows: list[dict[str, Any]], target: Path) -> None:
     axes.set(xlabel="ms of steps since the change", ylabel="missed change at changed tokens")
     axes.set_ylim(0, None)
     axes.legend(fontsize=7)
-    _save(figure, target)
-
-
-def _save(figure: Any, target: Path) -> None:
-    figure.tight_layout()
-    figure.savefig(target, dpi=80)
-    pyplot().close(figure)
+    save(figure, target)
 
 
 def write_report(result: dict[str, Any], tables: list[str], directory: Path) -> Path:

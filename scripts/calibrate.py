@@ -27,7 +27,7 @@ import numpy as np
 from bundled import BUNDLED
 from command_line import check_file, run_script, write_json
 from named_weights import HELP, TRAINED, find_weights
-from plots import pyplot
+from plots import pyplot, save
 
 import diffvis_jax as dv
 from diffvis_jax.images.recording import read_recording
@@ -151,9 +151,7 @@ def draw(rows: list[dict[str, Any]], chosen: dict[str, Any], missed: float, targ
         xlabel="share of dense MACs, %", ylabel="missed change at changed tokens", ylim=(-0.02, 1.1)
     )
     axes.legend()
-    figure.tight_layout()
-    figure.savefig(target, dpi=90)
-    plt.close(figure)
+    save(figure, target)
 
 
 def main() -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from plots import pyplot
+from plots import pyplot, save
 
 from diffvis_jax.datasets.records import Image, Screen, Stream, read_image
 from diffvis_jax.evaluation.summary import ALL, FULL, good_frames, results_table, show, times_table
@@ -104,9 +104,7 @@ def draw(frames: Sequence[Mapping[str, Any]], measured: Mapping[str, Any], targe
     )
     if streams:
         draw_clicks(axes[2], frames, list(streams), [FULL, *measured[ALL]])
-    figure.tight_layout()
-    figure.savefig(target, dpi=80)
-    plt.close(figure)
+    save(figure, target)
 
 
 def draw_clicks(

@@ -22,7 +22,7 @@ import numpy as np
 from bundled import BUNDLED
 from command_line import check_directory, run_script, write_json
 from named_weights import HELP, TRAINED, find_weights
-from plots import pyplot
+from plots import pyplot, save
 
 import diffvis_jax as dv
 from diffvis_jax.core.change import distance_to
@@ -242,8 +242,7 @@ def draw(results: list[dict[str, Any]], target: Path) -> None:
             ylim=(-2, 102),
         )
         bottom.legend()
-    figure.tight_layout()
-    figure.savefig(target, dpi=80)
+    save(figure, target)
 
 
 def main() -> int:

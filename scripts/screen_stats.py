@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from command_line import check_directory, run_script, write_json
-from plots import pyplot
+from plots import pyplot, save
 
 from diffvis_jax.datasets import Screen, Stream, merged, open_dataset
 from diffvis_jax.datasets.records import read_image
@@ -192,9 +192,7 @@ def draw(sessions: Sequence[Session], sizes: Sequence[int], target: Path) -> Non
         at, [session.name.rpartition("/")[2] for session in sessions], rotation=40, ha="right"
     )
     right.legend()
-    figure.tight_layout()
-    figure.savefig(target, dpi=90)
-    plt.close(figure)
+    save(figure, target)
 
 
 def main() -> int:

@@ -20,6 +20,7 @@ from diffvis_jax.images.recording import open_screenshot
 from diffvis_jax.measure.recording_run import FrameResult, SessionResult
 from diffvis_jax.report.plain_page import data_url
 from diffvis_jax.towers import VisionConfig, build
+from diffvis_jax.utils.atomic_file import write_whole
 
 # Pictures are made narrower until all of them fit: a page has to open at once.
 PICTURE_WIDTHS = (1440, 1280, 960, 720, 480, 320)
@@ -90,7 +91,7 @@ def write_page(
     }.items():
         filled = filled.replace(f"<!--{name}-->", text)
     written = Path(target)
-    written.write_text(filled, encoding="utf-8")
+    write_whole(written, filled)
     return written
 
 
