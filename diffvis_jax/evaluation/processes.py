@@ -1,7 +1,7 @@
-"""Several processes, on one host or many: JAX's own coordination, and nothing beside it.
+"""Several processes, on one host or many, coordinated by `jax.distributed` only.
 
-Each process advances its own streams on its own devices, and writes its own file of results;
-between them goes only what they are about to do, and that they have done it.
+Each process advances its own streams on its own devices and writes its own file of results. The
+processes compare what they are about to do, and wait for one another at the end.
 """
 
 import contextlib
@@ -62,8 +62,8 @@ def agree(what: str) -> None:
 
     digest = np.frombuffer(hashlib.sha256(what.encode()).digest()[:16], np.int32)
     with _all_there():
-        said = np.asarray(process_allgather(digest)).reshape(jax.process_count(), -1)
-    if other := [p for p in range(len(said)) if (said[p] != said[0]).any()]:
+        digests = np.asarray(process_allgather(digest)).reshape(jax.process_count(), -1)
+    if other := [p for p in range(len(digests)) if (digests[p] != digests[0]).any()]:
         raise ConfigError(
             f"processes {other} were started with other arguments, data or weights than process 0"
         )
@@ -93,8 +93,8 @@ def _all_there() -> Iterator[None]:
         ) from error
 
 
-def mine(count: int) -> range:
-    """Of so many streams, those that this process advances."""
+def local_streams(count: int) -> range:
+    """The numbers of the streams that this process advances, of `count`."""
     return range(jax.process_index(), count, jax.process_count())
 
 

@@ -119,13 +119,23 @@ def find_elements(
     return decode(head.config, answers, threshold=threshold)
 
 
-def on_screenshot(elements: list[Element], placement: Placement) -> list[Element]:
-    """The same elements in pixels of the original screenshot, clipped to it."""
-    if not elements:
-        return []
-    boxes = placement.box_to_original(np.array([element.box for element in elements]))
-    boxes = boxes.clip(0, [placement.width, placement.height] * 2)
+def visible(elements: Sequence[Element], placement: Placement) -> list[Element]:
+    """The elements of a frame but for those that lie in the padding around the screenshot."""
+    boxes = _clipped(elements, placement)
+    return [e for e, box in zip(elements, boxes, strict=True) if (box[2:] > box[:2]).all()]
+
+
+def on_screenshot(elements: Sequence[Element], placement: Placement) -> list[Element]:
+    """The visible elements in pixels of the original screenshot, clipped to it."""
+    elements = visible(elements, placement)
     return [
         dataclasses.replace(element, box=tuple(box.tolist()))
-        for element, box in zip(elements, boxes, strict=True)
+        for element, box in zip(elements, _clipped(elements, placement), strict=True)
     ]
+
+
+def _clipped(elements: Sequence[Element], placement: Placement) -> np.ndarray:
+    """Boxes `[n, 4]` in pixels of the original screenshot."""
+    frame_boxes = np.array([element.box for element in elements]).reshape(-1, 4)
+    boxes = placement.box_to_original(frame_boxes)
+    return boxes.clip(0, [placement.width, placement.height] * 2)
