@@ -46,16 +46,10 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     """Rows of text, the first their heads."""
 
     def row(cells: Sequence[str], tag: str) -> str:
-        return "".join(f"<{tag}>{html.escape(cell.strip())}</{tag}>" for cell in cells)
+        return "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
 
     body = "".join(f"<tr>{row(cells, 'td')}</tr>" for cells in rows[1:])
     return f'<div class="wide"><table><tr>{row(rows[0], "th")}</tr>{body}</table></div>'
-
-
-def markdown_table(text: str) -> str:
-    """The same of a table in Markdown."""
-    head, _, *rows = (line.strip().strip("|").split("|") for line in text.strip().splitlines())
-    return table([head, *rows])
 
 
 def captioned(url: str, caption: str) -> str:
