@@ -273,7 +273,7 @@ def tell(text: str) -> None:
 def write_outputs(
     args: argparse.Namespace, model: Any, policy: Any, recording: Any, result: Any
 ) -> None:
-    """Writes pictures, page and JSON, and says where they are."""
+    """Writes pictures, page and JSON, and prints their paths."""
     from diffvis_jax.core.policy_file import policy_fields
     from diffvis_jax.report.table import machine_text, tower_text
 

@@ -54,7 +54,7 @@ def write_report(
             captioned(
                 png_url(plot),
                 "What steps cost and miss, a dot for each; how the missed change is distributed; "
-                "clicks by stream, where any are asked for.",
+                "clicks by stream, where there are queries.",
             )
         )
         for group, values in measured["groups"].items():
@@ -78,7 +78,7 @@ def draw(frames: Sequence[Mapping[str, Any]], measured: Mapping[str, Any], targe
     """Cost against missed change, its distribution, and clicks by stream."""
     plt = pyplot()
     streams = dict.fromkeys(frame["stream"] for frame in frames if frame["queries"])
-    count = 3 if streams else 2  # where nothing is asked there are no clicks
+    count = 3 if streams else 2  # no clicks without queries
     figure, axes = plt.subplots(1, count, figsize=(5 * count, 4.5))
     left, middle = axes[:2]
     for policy in measured[ALL]:

@@ -23,7 +23,7 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
     """Joins the other processes of the run; before anything else is done with JAX.
 
     Args:
-      coordinator: "host:port" of process 0, or "auto" where the cluster says it all (Slurm, Cloud
+      coordinator: "host:port" of process 0, or "auto" on a cluster that JAX knows (Slurm, Cloud
         TPU, ..); None = this process is alone.
       processes: how many there are.
       process: which of them this is, from 0.
@@ -50,10 +50,10 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
 
 
 def agree(what: str) -> None:
-    """Compares what all processes are about to do.
+    """Compares a text between all processes.
 
     Raises:
-      ConfigError: they do not say the same.
+      ConfigError: their texts differ.
       ProcessLost: one of them does not answer any more.
     """
     if jax.process_count() == 1:

@@ -27,10 +27,10 @@ def open_run(directory: Path, run: Mapping[str, Any]) -> None:
 
     Args:
       directory: new, empty, or of the same run.
-      run: plain data that says what is evaluated, and on what; not on which machine.
+      run: plain data that describes models, policies and data; not the machine.
 
     Raises:
-      ResultsError: it holds something else, or another run; says in what that differs.
+      ResultsError: it holds something else, or another run; names the differences.
     """
     file = directory / RUN
     wanted = json.loads(json.dumps({"format": FORMAT, **run}))
@@ -40,10 +40,10 @@ def open_run(directory: Path, run: Mapping[str, Any]) -> None:
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ResultsError(f"'{file}' cannot be read: {error}") from error
         old, new = _flat(there), _flat(wanted)
-        differing = [n for n in sorted({*old, *new}) if old.get(n) != new.get(n)]
-        if differing:
+        changed = [n for n in sorted({*old, *new}) if old.get(n) != new.get(n)]
+        if changed:
             shown = "; ".join(
-                f"{n}: {_short(old, n)} there, {_short(new, n)} now" for n in differing[:_SHOWN]
+                f"{n}: {_short(old, n)} there, {_short(new, n)} now" for n in changed[:_SHOWN]
             )
             raise ResultsError(
                 f"'{directory}' holds another run ({shown}): take another directory, "

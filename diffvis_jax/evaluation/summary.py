@@ -125,7 +125,7 @@ def groups_of(frames: Iterable[Row]) -> dict[str, list[str]]:
 
 def in_group(frames: Iterable[Row], name: str, value: str) -> list[dict[str, Any]]:
     """The frames of a group, with those of their queries that are in it."""
-    found = []
+    members = []
     for frame in frames:
         kept = [i for i, q in enumerate(frame["queries"]) if q["groups"].get(name) == value]
         if kept or frame["groups"].get(name) == value:
@@ -137,8 +137,8 @@ def in_group(frames: Iterable[Row], name: str, value: str) -> list[dict[str, Any
                 for policy, run in frame["runs"].items()
             }
             queries = [frame["queries"][i] for i in kept]
-            found.append({**frame, "queries": queries, "runs": runs})
-    return found
+            members.append({**frame, "queries": queries, "runs": runs})
+    return members
 
 
 def summarise(lines: Sequence[Row], policies: Sequence[str], seed: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A trained head applied to what a tower sees: what can be clicked on a screen."""
+"""Detects the clickable elements of a screen with a trained head."""
 
 import dataclasses
 import functools
@@ -39,7 +39,7 @@ def head_answers(
     *,
     config: HeadConfig,
 ) -> dict[str, jax.Array]:
-    """What the head says of tokens `[B, N, D]` and maps; see `GroundingHead`."""
+    """Applies the head to tokens `[B, N, D]` and maps; see `GroundingHead`."""
     answers = GroundingHead(config).apply({"params": params}, tokens, maps)
     assert isinstance(answers, dict)
     return answers
@@ -104,7 +104,7 @@ def find_elements(
     *,
     threshold: float | None = None,
 ) -> list[list[Element]]:
-    """The clickable elements of B frames, in pixels of the frames, the surest first.
+    """The clickable elements of B frames, in pixels of the frames, by falling score.
 
     Args:
       head: trained with the tower that made the tokens.

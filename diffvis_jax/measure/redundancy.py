@@ -161,10 +161,10 @@ def _by_patch(x: np.ndarray, p: int) -> np.ndarray:
 def _line_shifts(before: np.ndarray, now: np.ndarray) -> list[int]:
     """By how many lines most lines of a picture `[n, m, 3]` have moved; not by 0."""
     old, new = ([hash(line.tobytes()) for line in part] for part in (before, now))
-    # A line that stands in many places (an empty one) says nothing.
+    # A line that occurs several times (an empty one) proves no shift.
     rare = {line for line, count in Counter(old).items() if count == 1}
-    place = {line: i for i, line in enumerate(old) if line in rare}
-    shifts = Counter(i - place[line] for i, line in enumerate(new) if line in place)
+    position = {line: i for i, line in enumerate(old) if line in rare}
+    shifts = Counter(i - position[line] for i, line in enumerate(new) if line in position)
     shifts.pop(0, None)
     return [shift for shift, _ in shifts.most_common(_CANDIDATES)]
 
