@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Full encodes side by side (ours, PyTorch's), and single changes: how much faster, how wrong.
 
-Everything is measured in one process after warm-up, `block_until_ready` on every result, medians,
-the contenders taking turns. A change goes from a fresh full encode of one recorded frame to the
-next frame; its missed change is judged against a full encode in the same dtype.
+Everything is measured in one process after warm-up, `block_until_ready` on every result, the
+contenders taking turns. A change goes from a fresh full encode of one recorded frame to the next
+frame; its missed change is measured against a full encode in the same dtype.
 """
 
 import argparse
@@ -31,7 +31,10 @@ from plots import pyplot
 
 import diffvis_jax as dv
 from diffvis_jax.images.recording import read_recording
-from diffvis_jax.measure.single_change import MEASURED, Measured, SingleChange, median_of
+from diffvis_jax.measure.single_change import Measured, SingleChange, tails_of
+from diffvis_jax.metrics import tails
+from diffvis_jax.report.table import print_table
+from diffvis_jax.report.text import TAILS, decimal, milliseconds, percent, tails_text, times
 from diffvis_jax.utils.progress import Progress
 
 # Scenario -> pairs of frames of the bundled session (its session.json says what happens).
@@ -85,7 +88,7 @@ def change_of(model: dv.Model, before: Path, after: Path) -> SingleChange:
 
 
 def changes(args: argparse.Namespace, model: dv.Model) -> list[dict[str, Any]]:
-    """One row for each scenario and policy: medians over its pairs and rounds."""
+    """One row for each scenario and policy: `tails` over its pairs and rounds."""
     pairs = chosen_pairs(args)
     policies = find_policies(args.policies)
     rows = []
@@ -108,26 +111,15 @@ def changes(args: argparse.Namespace, model: dv.Model) -> list[dict[str, Any]]:
                         progress(f"{scenario} {name}")
             full_ms = statistics.median(full_times)
             for name, results in seen.items():
-                ms, share = median_of(results, "step_ms"), median_of(results, "recomputed")
-                assert ms is not None  # these two are measured every time
-                assert share is not None
-                rows.append(
-                    {
-                        "scenario": scenario,
-                        "policy": name,
-                        "full_ms": full_ms,
-                        **{key: median_of(results, key) for key in MEASURED},
-                        "step_p90_ms": float(np.quantile([x.step_ms for x in results], 0.9)),
-                        "speed_up": full_ms / ms,
-                        "efficiency": share * full_ms / ms if share else None,
-                    }
-                )
+                row = {"scenario": scenario, "policy": name, **tails_of(results)}
+                share, speed_up = row["recomputed"]["median"], full_ms / row["step_ms"]["median"]
+                row |= {"full_ms": tails(full_times), "speed_up": speed_up}
+                rows.append(row | {"efficiency": share * speed_up if share else None})
     return rows
 
 
 def settling(args: argparse.Namespace, model: dv.Model) -> list[dict[str, Any]]:
-    """How what was left out arrives while the screen holds still: one row for each scenario and
-    policy, medians over pairs."""
+    """How pending work is delivered in idle steps: one row for each scenario and policy."""
     pairs, policies = chosen_pairs(args), find_policies(args.policies)
     rows = []
     with Progress(sum(map(len, pairs.values())) * len(policies), "settling") as progress:
@@ -138,86 +130,78 @@ def settling(args: argparse.Namespace, model: dv.Model) -> list[dict[str, Any]]:
                 for name, policy in policies.items():
                     runs[name].append(change.settle(policy, args.settling))
                     progress(f"{scenario} {name}")
-            for name, found in runs.items():
+            for name, measured in runs.items():
                 row: dict[str, Any] = {"scenario": scenario, "policy": name}
                 for idle in range(args.settling + 1):
-                    at = [run[idle] for run in found]
-                    row[f"missed after {idle}"] = median_of(at, "missed_changed")
-                    row[f"ms {idle}"] = median_of(at, "step_ms")
-                waits = [sum(step.pending > 0 for step in run) for run in found]
-                row["idle steps"] = statistics.median(waits)
-                row["idle ms"] = statistics.median(
+                    at = tails_of(run[idle] for run in measured)
+                    row[f"missed after {idle}"] = at["missed_changed"]
+                    row[f"ms {idle}"] = at["step_ms"]
+                waits = [sum(step.pending > 0 for step in run) for run in measured]
+                row["idle steps"] = tails(waits)
+                row["idle ms"] = tails(
                     sum(step.step_ms for step in run[1 : 1 + wait])
-                    for run, wait in zip(found, waits, strict=True)
+                    for run, wait in zip(measured, waits, strict=True)
                 )
                 rows.append(row)
     return rows
 
 
-def idle_step(model: dv.Model, frame: np.ndarray, rounds: int) -> dict[str, float]:
-    """Milliseconds, medians, of a step in which nothing changes and nothing is owed, and of a full
-    encode. Unlike in `changes` no copy of a cache comes before each step: so a stream is served."""
+def idle_step(model: dv.Model, frame: np.ndarray, rounds: int) -> dict[str, Any]:
+    """Milliseconds of a step in which nothing changes and nothing is pending, and of a full encode.
+
+    Unlike in `changes`, no copy of a cache comes before each step: so a stream is served.
+    """
     still = SingleChange(model, frame, frame)
     steps = still.settle(dv.Policy(), IDLE_STEPS)[1:]
     assert not any(step.recomputed for step in steps)
-    full = statistics.median(still.time_full() for _ in range(rounds))
-    return {"full_ms": full, "step_ms": statistics.median(step.step_ms for step in steps)}
+    full = tails(still.time_full() for _ in range(rounds))
+    return {"full_ms": full, "step_ms": tails(step.step_ms for step in steps)}
 
 
-def show(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
-
-
-def markdown(head: list[str], rows: list[list[str]]) -> str:
-    """A table, printed as well."""
-    lines = ["| " + " | ".join(cells) + " |" for cells in (head, *rows)]
-    text = "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
-    print(text)
-    return text
-
-
-def changes_table(rows: list[dict[str, Any]]) -> str:
+def changes_table(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """Rows of text, the first their heads."""
     head = [
-        *("scenario", "policy", "patches changed", "recomputed", "full ms"),
-        *("step ms", "90 %", "speed-up"),
-        *("efficiency", "missed at changed tokens", "missed over all"),
+        *("scenario", "policy", "patches changed", "recomputed", f"full encode: {TAILS}"),
+        *(f"step: {TAILS}", "speed-up", "efficiency"),
+        *(f"missed at changed tokens: {TAILS}", f"missed over all: {TAILS}"),
     ]
     cells = [
         [
             row["scenario"],
             row["policy"],
-            f"{row['changed']:.1%}",
-            f"{row['recomputed']:.1%}",
-            f"{row['full_ms']:.0f}",
-            f"{row['step_ms']:.1f}",
-            f"{row['step_p90_ms']:.1f}",
-            f"{row['speed_up']:.1f}x",
-            show(row["efficiency"], ".2f"),
-            show(row["missed_changed"], ".3f"),
-            show(row["missed_all"], ".3f"),
+            percent(row["changed"]["median"]),
+            percent(row["recomputed"]["median"]),
+            tails_text(row["full_ms"], milliseconds),
+            tails_text(row["step_ms"], milliseconds),
+            times(row["speed_up"]),
+            decimal(row["efficiency"], ".2f"),
+            tails_text(row["missed_changed"]),
+            tails_text(row["missed_all"]),
         ]
         for row in rows
     ]
-    return markdown(head, cells)
+    return [head, *cells]
 
 
 IDLE_STEPS = 40
 SHOWN_AFTER = (0, 1, 2, 4, 8, 16)  # idle steps
 
 
-def settling_table(rows: list[dict[str, Any]], idle: int) -> str:
+def settling_table(rows: list[dict[str, Any]], idle: int) -> list[list[str]]:
+    """Rows of text, the first their heads."""
     after = [n for n in SHOWN_AFTER if n <= idle]
     head = [
         *("scenario", "policy"),
-        *(f"missed after {n} idle steps" if n else "missed after the step" for n in after),
-        *("idle steps until exact", "their ms"),
+        *(f"missed after {f'{n} idle steps' if n else 'the step'}: {TAILS}" for n in after),
+        *(f"idle steps until exact: {TAILS}", f"their time: {TAILS}"),
     ]
     cells = []
     for row in rows:
-        missed = [show(row[f"missed after {n}"], ".3f") for n in after]
-        steps = f"{row['idle steps']:g}" if row["idle steps"] <= idle else f"more than {idle}"
-        cells.append([row["scenario"], row["policy"], *missed, steps, f"{row['idle ms']:.0f}"])
-    return markdown(head, cells)
+        missed = [tails_text(row[f"missed after {n}"]) for n in after]
+        steps = tails_text(row["idle steps"], lambda n: f">{idle}" if n and n > idle else f"{n:g}")
+        ms = tails_text(row["idle ms"], milliseconds)
+        cells.append([row["scenario"], row["policy"], *missed, steps, ms])
+    return [head, *cells]
 
 
 def main() -> int:
@@ -301,7 +285,7 @@ def load_model(args: argparse.Namespace, dtype: str) -> dv.Model:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Measures what was asked for and prints the tables."""
+    """Measures the parts that the arguments name, and prints the tables."""
     first_path = read_recording(args.frames).paths[0]
     model = load_model(args, args.dtype)
     size = model.config.size
@@ -310,38 +294,41 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "device": jax.devices()[0].device_kind,
         "arguments": {k: str(v) for k, v in vars(args).items()},
     }
-    print(f"jax {result['jax']} on {result['device']}, {size} px, medians of {args.rounds}\n")
-    tables: list[str] = []
+    print(f"jax {result['jax']} on {result['device']}, {size} px, {args.rounds} rounds\n")
+    tables: list[list[list[str]]] = []
     if not args.skip_full:
         load = functools.partial(load_model, args)
         result["full"] = full_encodes(load, first_path, args.rounds, args.torch)
-        head, *cells = full_rows(result["full"])
-        tables.append(markdown(head, cells))
+        tables.append(full_rows(result["full"]))
+        print_table(tables[-1])
         print(f"\npeak resident memory so far: {peak_memory_mb():.0f} MB\n")
     if not args.weights and (args.batch or not args.skip_changes):
         print("seeded random weights: the missed change says nothing about trained ones\n")
     if not args.skip_changes:
         result["changes"] = changes(args, model)
         tables.append(changes_table(result["changes"]))
+        print_table(tables[-1])
         idle = idle_step(model, dv.preprocess(first_path, model.config), args.rounds)
         result["idle"] = idle
+        ratio = idle["full_ms"]["median"] / idle["step_ms"]["median"]
         print(
-            f"\nan idle step: {idle['step_ms']:.2f} ms, a full encode {idle['full_ms']:.0f} ms: "
-            f"{idle['full_ms'] / idle['step_ms']:.0f} times as fast (median of {IDLE_STEPS})"
+            f"\nidle step, {TAILS} of {IDLE_STEPS}: {tails_text(idle['step_ms'], milliseconds)}; "
+            f"full encode: {tails_text(idle['full_ms'], milliseconds)}; speed-up {times(ratio)}"
         )
         print(f"\n{args.dtype}; cache {cache_mb(model, size):.0f} MB per stream")
         if args.settling:
             result["settling"] = settling(args, model)
             print()
             tables.append(settling_table(result["settling"], args.settling))
+            print_table(tables[-1])
     if args.batch:
         policies, batches = find_policies(args.policies), batches_of(args.batch)
         first = dv.preprocess(first_path, model.config)
         rows = throughput(model, first, policies, batches, args.rounds, args.seed)
         result["throughput"] = rows
         print()
-        head, *cells = throughput_rows(rows)
-        tables.append(markdown(head, cells))
+        tables.append(throughput_rows(rows))
+        print_table(tables[-1])
     result["peak_memory_mb"] = peak_memory_mb()
     if args.report:
         print(f"\nwritten: {write_report(result, tables, args.report)}")

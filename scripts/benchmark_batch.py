@@ -19,6 +19,8 @@ from diffvis_jax.core.streams import (
     on_all,
     on_devices,
 )
+from diffvis_jax.metrics import tails
+from diffvis_jax.report.text import TAILS, milliseconds, percent, tails_text, times
 from diffvis_jax.towers import build
 from diffvis_jax.utils.progress import Progress
 
@@ -58,7 +60,7 @@ def throughput(
     rounds: int,
     seed: int,
 ) -> list[dict[str, Any]]:
-    """One row for each batch, policy and share: medians over rounds, after warm-up.
+    """One row for each batch, policy and share, over rounds after warm-up.
 
     All streams begin with the same frame and then change, each at its own places. The full encode
     is of all streams as well, compiled for the batch; both take turns.
@@ -88,7 +90,7 @@ def throughput(
                 cache = init_streams(model.config, places, mesh)
                 _, cache, _ = step(params, cache, start, never, here, policy)
                 for share in SHARES:
-                    times: dict[str, list[float]] = {"full": [], "step": []}
+                    ms_of: dict[str, list[float]] = {"full": [], "step": []}
                     shares: list[float] = []
                     for _ in range(rounds):
                         _, cache, _ = step(params, cache, start, here, here, policy)
@@ -100,8 +102,8 @@ def throughput(
                         _, cache, report = jax.block_until_ready(
                             step(params, cache, after, never, here, policy)
                         )
-                        times["full"].append(middle - begin)
-                        times["step"].append(time.perf_counter() - middle)
+                        ms_of["full"].append(1e3 * (middle - begin))
+                        ms_of["step"].append(1e3 * (time.perf_counter() - middle))
                         shares.append(float(np.mean(report.recomputed)))
                         progress(f"{places} streams, {name}, {share:.0%}")
                     rows.append(
@@ -111,10 +113,7 @@ def throughput(
                             "policy": name,
                             "changed": share,
                             "recomputed": statistics.median(shares),
-                            **{
-                                f"{key}_per_s": places / statistics.median(seconds)
-                                for key, seconds in times.items()
-                            },
+                            **{f"{key}_ms": tails(ms) for key, ms in ms_of.items()},
                         }
                     )
     return rows
@@ -124,21 +123,22 @@ def throughput_rows(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Rows of text, the first their heads."""
     head = [
         *("streams", "devices", "policy", "patches changed", "recomputed"),
-        *("full encodes / s", "steps / s", "times as many"),
+        *(f"full encode of all: {TAILS}", f"step of all: {TAILS}"),
+        *("full encodes / s", "steps / s", "speed-up"),
     ]
-    return [
-        head,
-        *(
+    cells = []
+    for row in rows:
+        full, step = row["full_ms"], row["step_ms"]
+        cells.append(
             [
                 f"{row['streams']}",
                 f"{row['devices']}",
                 row["policy"],
                 f"{row['changed']:.0%}",
-                f"{row['recomputed']:.1%}",
-                f"{row['full_per_s']:.3g}",
-                f"{row['step_per_s']:.3g}",
-                f"{row['step_per_s'] / row['full_per_s']:.2f}",
+                percent(row["recomputed"]),
+                *(tails_text(each, milliseconds) for each in (full, step)),
+                *(f"{1e3 * row['streams'] / each['median']:.3g}" for each in (full, step)),
+                times(full["median"] / step["median"]),
             ]
-            for row in rows
-        ),
-    ]
+        )
+    return [head, *cells]

@@ -1,6 +1,5 @@
 """Full encodes side by side: ours and PyTorch's, of one tower, in both dtypes."""
 
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,8 @@ import numpy as np
 
 import diffvis_jax as dv
 from diffvis_jax.core.step import jit_encode
+from diffvis_jax.metrics import tails
+from diffvis_jax.report.text import TAILS, milliseconds, tails_text
 from diffvis_jax.utils.progress import Progress
 
 # Times the fastest first run: what takes longer than that is not run again.
@@ -26,8 +27,8 @@ def timed(run: Callable[[], Any]) -> tuple[float, Any]:
 
 def race(
     runners: dict[str, Callable[[], Any]], first: dict[str, float], rounds: int
-) -> dict[str, float]:
-    """Median milliseconds of each runner: in turns, so that drift hits all alike, each turn
+) -> dict[str, list[float]]:
+    """Milliseconds of the runs of each runner: in turns, so that drift hits all alike, each turn
     preceded by a run that is not counted, since one library's idle threads spin for a while and
     slow down what comes next.
 
@@ -38,11 +39,11 @@ def race(
     times: dict[str, list[float]] = {name: [] for name in runners if first[name] <= limit}
     with Progress(rounds * len(times), "full encodes") as progress:
         for _ in range(rounds):
-            for name, found in times.items():
+            for name, measured in times.items():
                 timed(runners[name])
-                found += [timed(runners[name])[0], timed(runners[name])[0]]
+                measured += [timed(runners[name])[0], timed(runners[name])[0]]
                 progress(name)
-    return {name: statistics.median(found) for name, found in times.items()}
+    return times
 
 
 def full_encodes(
@@ -81,16 +82,16 @@ def full_encodes(
             for row, run in contenders:
                 name = row["name"]
                 runners[name] = run
-                first[name], found = timed(run)
+                first[name], result = timed(run)
                 progress(name)
-                tokens = np.asarray(found if isinstance(found, jax.Array) else found.float())
+                tokens = np.asarray(result if isinstance(result, jax.Array) else result.float())
                 reference = tokens if reference is None else reference
                 error = np.linalg.norm(tokens - reference) / np.linalg.norm(reference)
                 rows.append(row | {"error": float(error)})
     times = race(runners, first, rounds)
     for row in rows:
-        row["runs"] = 2 * rounds if row["name"] in times else 1
-        row["ms"] = times.get(row["name"], first[row["name"]])
+        measured = times.get(row["name"], [first[row["name"]]])
+        row |= {"runs": len(measured), "ms": tails(measured)}
     return rows
 
 
@@ -130,13 +131,13 @@ def torch_runners(
 
 def full_rows(rows: list[dict[str, Any]]) -> list[list[str]]:
     """Head and cells of a table."""
-    head = ("full encode", "ms", "relative difference from float32")
-    found = [[*head, "compile s", "weights MB", "work MB"]]
+    head = ("full encode", f"time: {TAILS}", "relative difference from float32")
+    cells = [[*head, "compile s", "weights MB", "work MB"]]
     for row in rows:
-        ms = f"{row['ms']:.0f}" + (" (one run)" if row["runs"] == 1 else "")
+        time_ = tails_text(row["ms"], milliseconds) + (" (one run)" if row["runs"] == 1 else "")
         sizes = [
             f"{row[key]:.0f}" if key in row else "-"
             for key in ("compile_s", "weights_mb", "work_mb")
         ]
-        found.append([row["name"], ms, f"{row['error']:.1e}", *sizes])
-    return found
+        cells.append([row["name"], time_, f"{row['error']:.1e}", *sizes])
+    return cells

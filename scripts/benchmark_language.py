@@ -9,7 +9,6 @@ its language model under the released names (extra: parity).
 """
 
 import argparse
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,9 @@ from command_line import check_file, run_script, write_json
 from named_weights import find_weights
 
 import diffvis_jax as dv
+from diffvis_jax.metrics import tails
+from diffvis_jax.report.table import print_table
+from diffvis_jax.report.text import TAILS, milliseconds, tails_text
 from diffvis_jax.utils.progress import Progress
 
 OURS = {  # dtype of the prefill, and of the decoding
@@ -127,21 +129,21 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
         for dtype in ("float32", "bfloat16"):
             runner = transformers_runner(args.torch, config, dtype, ids, args.new_tokens)
             runners[f"transformers {dtype}"] = runner
-    found: dict[str, list[tuple[float, float, np.ndarray]]] = {name: [] for name in runners}
+    results: dict[str, list[tuple[float, float, np.ndarray]]] = {name: [] for name in runners}
     with Progress((args.rounds + 1) * len(runners), "answers") as progress:
         for _ in range(args.rounds + 1):
             for name, run in runners.items():
-                found[name].append(run())
+                results[name].append(run())
                 progress(name)
-    right = found["diffvis_jax float32"][0][2]
+    right = results["diffvis_jax float32"][0][2]
     return [
         {
             "name": name,
-            "prefill_ms": statistics.median(ms for ms, _, _ in each[1:]),  # the first compiles
-            "token_ms": statistics.median(ms for _, ms, _ in each[1:]),
+            "prefill_ms": tails(ms for ms, _, _ in each[1:]),  # the first compiles
+            "token_ms": tails(ms for _, ms, _ in each[1:]),
             "logit_error": float(np.abs(each[0][2] - right).max() / np.abs(right).max()),
         }
-        for name, each in found.items()
+        for name, each in results.items()
     ]
 
 
@@ -168,14 +170,19 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         check_file("--json", args.json)
     rows = measure(args)
-    print(f"\n{args.length} ids read, {args.new_tokens} written, medians of {args.rounds}\n")
-    print("| | prefill ms | ms an id | ids a second | difference of the logits from float32 |")
-    print("|---|---|---|---|---|")
-    for row in rows:
-        print(
-            f"| {row['name']} | {row['prefill_ms']:.0f} | {row['token_ms']:.1f} "
-            f"| {1e3 / row['token_ms']:.1f} | {row['logit_error']:.1e} |"
-        )
+    print(f"\n{args.length} ids read, {args.new_tokens} written, {args.rounds} rounds\n")
+    head = ["", f"prefill: {TAILS}", f"each id: {TAILS}", "ids / s", "logit difference"]
+    cells = [
+        [
+            row["name"],
+            tails_text(row["prefill_ms"], milliseconds),
+            tails_text(row["token_ms"], milliseconds),
+            f"{1e3 / row['token_ms']['median']:.1f}",
+            f"{row['logit_error']:.1e}",
+        ]
+        for row in rows
+    ]
+    print_table([head, *cells])
     if args.json:
         write_json(args.json, rows)
     return 0

@@ -40,6 +40,9 @@ from diffvis_jax.language.generate import capacity_for
 from diffvis_jax.language.prompt import build_prompt, tokenize
 from diffvis_jax.language.splice import make_prompt
 from diffvis_jax.measure.prefill_error import compare_prefill
+from diffvis_jax.metrics import tails
+from diffvis_jax.report.table import print_table
+from diffvis_jax.report.text import TAILS, decimal, milliseconds, percent, tails_text, times
 from diffvis_jax.utils.progress import Progress
 
 
@@ -132,44 +135,41 @@ def one(
 
 
 def summary(name: str, rows: list[dict[str, Any]], fresh: float) -> dict[str, Any]:
-    """Medians over frames; means of what is yes or no; the largest error."""
+    """`tails` of times and errors over the frames, medians of counts, means of yes and no."""
 
     def of(key: str) -> list[float]:
         return [row[key] for row in rows]
 
-    ms = statistics.median(of("ms"))
     return {
         "policy": name,
-        "changed": statistics.median(of("changed")),
-        "prefilled": statistics.median(of("prefilled")),
         "total": rows[0]["total"],
-        "ms": ms,
-        "speedup": fresh / ms,
-        "logit_error": statistics.median(of("logit_error")),
-        "logit_error_max": max(of("logit_error")),
-        "divergence": statistics.median(of("divergence")),
-        "same_first": float(np.mean(of("same_first"))),
-        "agreement": float(np.mean(of("agreement"))),
-        "same_text": float(np.mean(of("same_text"))),
+        "speed_up": fresh / statistics.median(of("ms")),
+        **{key: statistics.median(of(key)) for key in ("changed", "prefilled")},
+        **{key: tails(of(key)) for key in ("ms", "logit_error", "divergence")},
+        **{key: float(np.mean(of(key))) for key in ("same_first", "agreement", "same_text")},
         "frames": rows,
     }
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown."""
-    lines = [
-        "| prefill | tokens changed | prefilled | ms | speed-up | logit error, median / max "
-        "| same first id | greedy text agrees | whole text the same |",
-        "|---|---|---|---|---|---|---|---|---|",
+def table(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """Rows of text, the first their heads."""
+    head = [
+        *("prefill", "tokens changed", "prefilled", f"time: {TAILS}", "speed-up"),
+        *(f"logit error: {TAILS}", "same first id", "greedy text agrees", "whole text the same"),
     ]
-    for r in rows:
-        lines.append(
-            f"| {r['policy']} | {r['changed']:.0f} | {r['prefilled']:.0f} of {r['total']} "
-            f"| {r['ms']:.0f} | {r['speedup']:.1f} x | {r['logit_error']:.1e} / "
-            f"{r['logit_error_max']:.1e} | {r['same_first']:.0%} | {r['agreement']:.0%} "
-            f"| {r['same_text']:.0%} |"
-        )
-    return "\n".join(lines)
+    cells = [
+        [
+            r["policy"],
+            f"{r['changed']:.0f}",
+            f"{r['prefilled']:.0f} of {r['total']}",
+            tails_text(r["ms"], milliseconds),
+            times(r["speed_up"]),
+            tails_text(r["logit_error"], lambda error: decimal(error, ".1e")),
+            *(percent(r[key]) for key in ("same_first", "agreement", "same_text")),
+        ]
+        for r in rows
+    ]
+    return [head, *cells]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -193,7 +193,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         check_file("--json", args.json)
     rows = measure(args)
-    print(table(rows))
+    print_table(table(rows))
     if args.json:
         write_json(args.json, rows)
     return 0

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Chooses the cheapest policy that misses no more than asked, on your weights and your screens.
+"""Chooses the cheapest policy that misses no more than a bound, on your weights and screens.
 
     python scripts/calibrate.py --weights NAME --frames DIR --missed 0.10 --output policy.json
 
 Takes pairs of consecutive frames, and for each a step from a fresh full encode of the first under
-many policies: margins, growing with depth and flat, tolerances, and for a ViT shares of what
-attends most. Prints the curve of missed change (medians, at the tokens whose own pixels changed)
-against the share of dense MACs, and draws it.
+many policies: margins, growing with depth and flat, tolerances, and for a ViT shares of the tokens
+that attend most to the change. Prints the curve of missed change (at the tokens whose own pixels
+changed) against the share of dense MACs, and draws it.
 
-In a stream more is missed, since what earlier steps left out is owed as well. So the cheapest
-policy within the bound is played over the recording, and if it misses more there, the next one. The
-first that keeps the bound in both is written as a file that every script takes by `--policy`.
+In a stream more is missed, since pending work of earlier steps counts as well. So the cheapest
+policy whose median is within the bound is run over the recording, and if it misses more there, the
+next one. The first that keeps the bound in both is written as a file for every script's `--policy`.
 """
 
 import argparse
@@ -27,12 +27,14 @@ import numpy as np
 from bundled import BUNDLED
 from command_line import check_file, run_script, write_json
 from named_weights import HELP, TRAINED, find_weights
-from plots import pyplot
+from plots import pyplot, save
 
 import diffvis_jax as dv
 from diffvis_jax.images.recording import read_recording
 from diffvis_jax.measure.recording_run import changed_tokens, run_session
-from diffvis_jax.measure.single_change import Measured, SingleChange, median_of, small_changes
+from diffvis_jax.measure.single_change import small_changes, sweep
+from diffvis_jax.report.table import print_table
+from diffvis_jax.report.text import TAILS, percent, tails_text
 from diffvis_jax.towers import build
 from diffvis_jax.utils.progress import Progress
 
@@ -47,72 +49,56 @@ ATTENDING = tuple(itertools.product((0, 1), (0.1, 0.25, 0.5)))
 
 
 def candidates(stages: int) -> dict[str, dv.Policy]:
-    """Name -> policy; none settles, so that each costs what it says."""
-    found = {f"margin {margin}": dv.Policy(margin=margin, settle=0) for margin in FLAT}
+    """Name -> policy, none of which settles."""
+    policies = {f"margin {margin}": dv.Policy(margin=margin, settle=0) for margin in FLAT}
     if stages == 5:
         for early, middle, late in itertools.product(EARLY, MIDDLE, LATE):
             margin = (early, early, middle, *late)
             name = " ".join("all" if math.isinf(part) else str(part) for part in margin)
-            found[f"margin {name}"] = dv.Policy(margin=margin, settle=0)
+            policies[f"margin {name}"] = dv.Policy(margin=margin, settle=0)
     if stages == 1:
         for margin, share in ATTENDING:
             policy = dv.Policy(margin=margin, attending=share, settle=0)
-            found[f"margin {margin} @ {share:g}"] = policy
+            policies[f"margin {margin} @ {share:g}"] = policy
     for tolerance in TOLERANCES:
-        found[f"tolerance {tolerance:g}"] = dv.Policy(margin=None, tolerance=tolerance, settle=0)
-    found["exact"] = dv.Policy(margin=None, settle=0)
-    return found
-
-
-def measure(
-    model: dv.Model, frames: np.ndarray, pairs: list[int], policies: dict[str, dv.Policy]
-) -> list[dict[str, Any]]:
-    """One row for each policy, the cheapest first: medians over the pairs."""
-    seen: dict[str, list[Measured]] = {name: [] for name in policies}
-    with Progress(len(pairs) * len(policies), "measuring") as progress:
-        for index in pairs:
-            change = SingleChange(model, frames[index - 1 : index], frames[index : index + 1])
-            for name, policy in policies.items():
-                seen[name].append(change.measure(policy))
-                progress(f"frame {index}, {name}")
-    names = ("recomputed", "missed_changed", "missed_all")
-    rows = [
-        {"policy": name, **{key: median_of(results, key) for key in names}}
-        for name, results in seen.items()
-    ]
-    return sorted(rows, key=lambda row: (row["recomputed"], row["missed_changed"]))
+        policies[f"tolerance {tolerance:g}"] = dv.Policy(margin=None, tolerance=tolerance, settle=0)
+    policies["exact"] = dv.Policy(margin=None, settle=0)
+    return policies
 
 
 def best_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of rows sorted by cost, those that miss less than all cheaper ones."""
-    found, least = [], math.inf
+    """Of rows sorted by cost, those whose median misses less than that of all cheaper ones."""
+    best, least = [], math.inf
     for row in rows:
-        if row["missed_changed"] < least:
-            found.append(row)
-            least = row["missed_changed"]
-    return found
+        if row["missed_changed"]["median"] < least:
+            best.append(row)
+            least = row["missed_changed"]["median"]
+    return best
 
 
 def choose(
-    rows: list[dict[str, Any]], missed: float, in_stream: Callable[[str], float]
+    rows: list[dict[str, Any]], missed: float, in_stream: Callable[[str], dict[str, Any]]
 ) -> dict[str, Any]:
-    """The cheapest row within the bound, of single changes and in a stream.
+    """The cheapest row whose median is within the bound, for single changes and in a stream.
 
     Args:
       rows: sorted by cost; those that are tried in the stream get `missed_stream`.
       missed: the bound.
-      in_stream: what a policy misses in the stream, by its name.
+      in_stream: tails of a policy's missed change in the stream, by its name.
 
     Raises:
-      ValueError: a bound below what rounding leaves.
+      ValueError: a bound below rounding.
     """
+    least = math.inf
     for row in best_rows(rows):
-        if row["missed_changed"] <= missed:
+        median = row["missed_changed"]["median"]
+        if median <= missed:
             row["missed_stream"] = in_stream(row["policy"])
-            if row["missed_stream"] <= missed:
+            median = max(median, row["missed_stream"]["median"])
+            if median <= missed:
                 return row
-            print(f"{row['policy']}: {row['missed_stream']:.3f} in the stream", flush=True)
-    least = min(max(row["missed_changed"], row.get("missed_stream", 0)) for row in rows)
+            print(f"{row['policy']}: {tails_text(row['missed_stream'])} in the stream", flush=True)
+        least = min(least, median)
     raise ValueError(f"--missed {missed:g}: rounding alone leaves {least:.1e}")
 
 
@@ -123,37 +109,50 @@ def spread_evenly(pairs: list[int], most: int) -> list[int]:
     return [pairs[i] for i in np.linspace(0, len(pairs) - 1, most).astype(int)]
 
 
-def print_table(rows: list[dict[str, Any]], chosen: dict[str, Any]) -> None:
-    print("\n| policy | share of dense MACs | missed at changed tokens | missed over all |")
-    print("|---|---|---|---|")
-    for row in best_rows(rows):
-        bold = "**" if row is chosen else ""
-        print(
-            f"| {bold}{row['policy']}{bold} | {row['recomputed']:.1%} "
-            f"| {row['missed_changed']:.3f} | {row['missed_all']:.3f} |"
-        )
+def cost_table(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """Rows of text, the first their heads."""
+    head = [
+        "policy",
+        "share of dense MACs",
+        f"missed at changed tokens: {TAILS}",
+        "over all tokens",
+    ]
+    cells = [
+        [
+            row["policy"],
+            percent(row["recomputed"]["median"]),
+            tails_text(row["missed_changed"]),
+            tails_text(row["missed_all"]),
+        ]
+        for row in rows
+    ]
+    return [head, *cells]
+
+
+def points(
+    rows: list[dict[str, Any]], missed: str = "missed_changed", key: str = "median"
+) -> tuple[list[float], list[float]]:
+    """What a plot shows of rows: share of dense MACs and missed change, in percent."""
+    cost = [100 * row["recomputed"]["median"] for row in rows]
+    return cost, [100 * row[missed][key] for row in rows]
 
 
 def draw(rows: list[dict[str, Any]], chosen: dict[str, Any], missed: float, target: Path) -> None:
+    """Missed change, median and worst, against the share of dense MACs."""
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(8, 5))
     best = best_rows(rows)
     for kind, label in (("margin", "margins"), ("tolerance", "tolerances")):
         some = [row for row in rows if row["policy"].startswith(kind)]
-        x, y = [100 * row["recomputed"] for row in some], [row["missed_changed"] for row in some]
-        axes.plot(x, y, "o", alpha=0.5, label=label)
-    x, y = [100 * row["recomputed"] for row in best], [row["missed_changed"] for row in best]
-    axes.step(x, y, "k-", where="post", lw=1, label="the best")
-    axes.axhline(missed, color="gray", ls=":", label=f"asked for: {missed:g}")
-    at = (100 * chosen["recomputed"], chosen["missed_changed"])
-    axes.plot(*at, "r*", ms=14, label=chosen["policy"])
-    axes.set(
-        xlabel="share of dense MACs, %", ylabel="missed change at changed tokens", ylim=(-0.02, 1.1)
-    )
+        axes.plot(*points(some), "o", alpha=0.5, label=label)
+    axes.step(*points(best), "k-", where="post", lw=1, label="the best")
+    axes.step(*points(best, key="max"), "k:", where="post", lw=1, label="their worst change")
+    axes.axhline(100 * missed, color="gray", ls=":", label=f"bound: {percent(missed)}")
+    axes.plot(*points([chosen]), "r*", ms=14, label=chosen["policy"])
+    axes.set(xlabel="share of dense MACs, %", ylabel="missed change at changed tokens, %: median")
+    axes.set_ylim(-2, 110)
     axes.legend()
-    figure.tight_layout()
-    figure.savefig(target, dpi=90)
-    plt.close(figure)
+    save(figure, target)
 
 
 def main() -> int:
@@ -161,10 +160,10 @@ def main() -> int:
     add = parser.add_argument
     add("--weights", metavar="NAME", default=TRAINED, help=HELP)
     add("--frames", type=Path, default=BUNDLED, help="a recording (the bundled session)")
-    add("--missed", type=float, default=0.1, help="largest missed change, a median (0.1)")
+    add("--missed", type=float, default=0.1, help="largest median of the missed change, 0-1 (0.1)")
     add("--most", type=float, default=0.1, help="largest share of changed patches (0.1)")
     add("--pairs", type=int, default=8, help="pairs of frames at most, evenly chosen (8)")
-    add("--stream", type=int, default=64, help="frames that are played one after the other (64)")
+    add("--stream", type=int, default=64, help="frames of the recording that are run (64)")
     add("--output", type=Path, default=Path("policy.json"), help="the policy (policy.json)")
     add("--curve", type=Path, help="draw the curve there (PNG; needs the extra viz)")
     args = parser.parse_args()
@@ -195,29 +194,28 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--stream: nothing changes in the first {len(stream)} frames: give more")
     policies = candidates(tower.stages)
     print(f"{len(pairs)} pairs of frames, {len(policies)} policies, float32", flush=True)
-    rows = measure(model, frames, pairs, policies)
-    # What is left out is made up for in idle steps, as in any policy.
+    with Progress(len(pairs) * len(policies), "measuring") as progress:
+        rows = sweep(model, frames, pairs, policies, progress)
+    # The policy that is written settles as any other does.
     settling = {
         name: dataclasses.replace(policy, settle=dv.Policy().settle)
         for name, policy in policies.items()
     }
-    headless = dataclasses.replace(model, head=None)  # what it finds is not asked for here
+    headless = dataclasses.replace(model, head=None)  # elements do not matter here
 
-    def in_stream(name: str) -> float:
-        print(f"playing {len(stream)} frames: {name}", flush=True)
-        played = run_session(headless, stream, settling[name]).summary()
-        missed = played["missed_changed_median"]
-        assert missed is not None  # something changes: this was looked at above
-        return missed
+    def in_stream(name: str) -> dict[str, Any]:
+        print(f"running {len(stream)} frames: {name}", flush=True)
+        return run_session(headless, stream, settling[name]).summary()["missed_changed"]
 
     chosen = choose(rows, args.missed, in_stream)
-    print_table(rows, chosen)
-    print(f"\n{chosen['policy']}, frame after frame: {chosen['missed_stream']:.3f} missed")
+    print()
+    print_table(cost_table(best_rows(rows)))
+    print(f"\n{chosen['policy']}, missed in the stream: {tails_text(chosen['missed_stream'])}")
     about = {
         "weights": model.name,
         "frames": args.frames.name,
         "pairs": pairs,
-        "missed_asked": args.missed,
+        "missed_bound": args.missed,
         **chosen,
         "jax": jax.__version__,
     }

@@ -20,7 +20,6 @@ a change arrived. In float32.
 
 import argparse
 import dataclasses
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -43,6 +42,9 @@ from diffvis_jax.core.change import patch_difference
 from diffvis_jax.core.step import jit_encode
 from diffvis_jax.images.recording import read_recording
 from diffvis_jax.measure.recording_run import changed_tokens, missed_change
+from diffvis_jax.metrics import tails
+from diffvis_jax.report.table import print_table
+from diffvis_jax.report.text import TAILS, milliseconds, tails_text, times
 from diffvis_jax.towers import build
 from diffvis_jax.utils.progress import Progress
 
@@ -173,20 +175,20 @@ def run_all(
     with Progress(len(frames) * len(made), "encoding") as progress:
         for index in range(len(frames)):
             frame, tokens = frames[index : index + 1], {}
-            times = {}
+            ms = {}
             for name, encode in encoders.items():
                 start = time.perf_counter()
                 result = jax.block_until_ready(encode(frame))
-                times[name] = 1e3 * (time.perf_counter() - start)
+                ms[name] = 1e3 * (time.perf_counter() - start)
                 tokens[name] = np.asarray(result[0])
                 progress(name)
             new = tokens["full encode"]
             if old is not None:
                 at = changed_tokens(model, frames[index - 1], frames[index])
-                for name, found in tokens.items():
-                    missed = missed_change(found[at], new[at], old[at]) if at.any() else None
-                    error = float(np.linalg.norm(found - new) / np.linalg.norm(new))
-                    rows[name].append({"ms": times[name], "missed": missed, "error": error})
+                for name, encoded in tokens.items():
+                    missed = missed_change(encoded[at], new[at], old[at]) if at.any() else None
+                    error = float(np.linalg.norm(encoded - new) / np.linalg.norm(new))
+                    rows[name].append({"ms": ms[name], "missed": missed, "error": error})
             old = new
     return rows
 
@@ -202,8 +204,7 @@ def summary(rows: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
             "ms": total / len(each),
             "speed_up": dense / total,
             "changes": len(missed),
-            "missed_median": statistics.median(missed) if missed else None,
-            "missed_p90": float(np.quantile(missed, 0.9)) if missed else None,
+            "missed": tails(missed),
             "unseen": sum(value >= UNSEEN for value in missed),
             "error_max": max(row["error"] for row in each),
             "error_last": each[-1]["error"],
@@ -211,24 +212,27 @@ def summary(rows: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def table(found: dict[str, dict[str, Any]]) -> str:
-    """In Markdown."""
-
-    def share(value: float | None) -> str:
-        return "-" if value is None else f"{value:.3f}"
-
-    lines = [
-        "| | ms a frame | speed-up | missed change, median | 90 % | changes hardly seen "
-        "| largest error of the tokens | error after the last frame |",
-        "|" + "---|" * 8,
+def table(totals: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """Rows of text, the first their heads."""
+    head = [
+        *("", "a frame", "speed-up", f"missed change: {TAILS}", "changes hardly seen"),
+        *("largest error of the tokens", "error after the last frame"),
     ]
-    for name, row in found.items():
-        lines.append(
-            f"| {name} | {row['ms']:.1f} | {row['speed_up']:.1f}x | {share(row['missed_median'])} "
-            f"| {share(row['missed_p90'])} | {row['unseen']} of {row['changes']} "
-            f"| {row['error_max']:.2%} | {row['error_last']:.2%} |"
-        )
-    return "\n".join(lines)
+    return [
+        head,
+        *(
+            [
+                name,
+                milliseconds(row["ms"]),
+                times(row["speed_up"]),
+                tails_text(row["missed"]),
+                f"{row['unseen']} of {row['changes']}",
+                f"{row['error_max']:.2%}",
+                f"{row['error_last']:.2%}",
+            ]
+            for name, row in totals.items()
+        ),
+    ]
 
 
 def main() -> int:
@@ -280,7 +284,8 @@ def run(args: argparse.Namespace) -> int:
     frames = dv.preprocess(list(recording.paths), model.config)
     print(f"{len(frames)} frames, {model.config.size} px, float32; all compile first", flush=True)
     rows = run_all(model, frames, contenders(model, policies, args.torch, args.slots))
-    print("\n" + table(summary(rows)))
+    print()
+    print_table(table(summary(rows)))
     if args.json:
         write_json(args.json, {"jax": jax.__version__, "rows": rows})
     return 0

@@ -273,7 +273,7 @@ def tell(text: str) -> None:
 def write_outputs(
     args: argparse.Namespace, model: Any, policy: Any, recording: Any, result: Any
 ) -> None:
-    """Writes pictures, page and JSON, and says where they are."""
+    """Writes pictures, page and JSON, and prints their paths."""
     from diffvis_jax.core.policy_file import policy_fields
     from diffvis_jax.report.table import machine_text, tower_text
 
@@ -342,6 +342,7 @@ def write_overlays(directory: Path, model: Any, recording: Any, result: Any) -> 
     from diffvis_jax.images.recording import open_screenshot
     from diffvis_jax.report.elements import draw_elements
     from diffvis_jax.towers import build
+    from diffvis_jax.utils.atomic_file import replacing
     from diffvis_jax.utils.progress import Progress
 
     pictures = []
@@ -361,7 +362,8 @@ def write_overlays(directory: Path, model: Any, recording: Any, result: Any) -> 
                 drawn = draw_elements(drawn, on_screenshot(frame.elements, where))
             drawn.thumbnail((PICTURE_WIDTH, PICTURE_WIDTH))
             pictures.append(directory / f"frame_{frame.index:03d}.png")
-            drawn.save(pictures[-1])
+            with replacing(pictures[-1]) as partial:
+                drawn.save(partial)
             progress(path.name)
     for left in directory.glob("frame_[0-9][0-9][0-9]*.png"):
         if left not in pictures and left.stem.removeprefix("frame_").isdigit():

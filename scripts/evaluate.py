@@ -4,9 +4,10 @@
     python scripts/evaluate.py SESSIONS --output DIR --policies faithful,fast --batch 4
     python scripts/evaluate.py SCREENSPOT --predictions answers.jsonl --output DIR
 
-The first form runs weights under policies, beside the full encode of every frame. An interrupted
-run goes on with the same command. On several hosts start it once for each process, with
---coordinator, --processes and --process. The second form scores the answers of any agent.
+The first form runs weights under policies, beside the full encode of every frame; DATA is a data
+set, recorded sessions, or rendered streams (`training/render_pages.py --streams`). The same command
+resumes an interrupted run. On several hosts start it once for each process, with --coordinator,
+--processes and --process. The second form scores the answers of any agent.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,22 +42,22 @@ from diffvis_jax.datasets.predictions import read_predictions
 from diffvis_jax.evaluation import processes
 from diffvis_jax.evaluation.answers import (
     answers_table,
-    compared,
     groups_in,
+    paired_test,
     score,
     summarise_answers,
 )
-from diffvis_jax.evaluation.results import ResultsError, ResultsFile, open_run, read_results
+from diffvis_jax.evaluation.results import ResultsError, open_results, open_run, read_results
 from diffvis_jax.evaluation.run import Runner
 from diffvis_jax.evaluation.summary import (
     ALL,
     FULL,
     broken_frames,
-    markdown,
     results_table,
     summarise,
     times_table,
 )
+from diffvis_jax.report.table import print_table
 from diffvis_jax.towers import build
 from diffvis_jax.utils.atomic_file import write_whole
 from diffvis_jax.utils.progress import Progress
@@ -64,12 +66,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def read_data(args: argparse.Namespace) -> Dataset:
-    """The data set that was asked for."""
-    found = [
-        open_dataset(path, args.format, images=args.images, skip=args.skip_faulty)
-        for path in args.data
-    ]
-    dataset = merged(found)
+    """The data set of the arguments."""
+    dataset = merged(
+        [
+            open_dataset(path, args.format, images=args.images, skip=args.skip_faulty)
+            for path in args.data
+        ]
+    )
     return chained(dataset, args.chain) if args.chain else dataset
 
 
@@ -82,7 +85,7 @@ def shortened(streams: Sequence[Stream], args: argparse.Namespace) -> list[Strea
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """Of all that is asked, not of where it lies."""
+    """Of all queries, not of where the files are."""
     digest = hashlib.sha256()
     for record in dataset.records:
         target = record.target
@@ -91,22 +94,41 @@ def fingerprint(dataset: Dataset) -> str:
             points = target.corners.xy.tolist()
         elif isinstance(target, Outline):
             points = target.vertices.xy.tolist()
-        said = [record.id, record.stream, record.step, type(target).__name__, points]
-        digest.update(json.dumps(said).encode())
+        content = [record.id, record.stream, record.step, type(target).__name__, points]
+        digest.update(json.dumps(content).encode())
     return digest.hexdigest()[:16]
 
 
+def image_hash(streams: Sequence[Stream], workers: int) -> str:
+    """Of the content of all screenshots, so that a run is not resumed on other ones."""
+    images = [screen.image for stream in streams for screen in stream.screens]
+    files = [image if isinstance(image, Path) else image.path for image in images]
+    distinct = list(dict.fromkeys(files))
+    with ThreadPoolExecutor(workers) as pool:
+        hash_of = dict(zip(distinct, pool.map(file_hash, distinct), strict=True))
+    rows = [None if isinstance(image, Path) else (image.group, image.row) for image in images]
+    content = [(hash_of[file], row) for file, row in zip(files, rows, strict=True)]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def file_hash(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()[:16]
+
+
 def identity(
-    args: argparse.Namespace, dataset: Dataset, policies: Mapping[str, dv.Policy]
+    args: argparse.Namespace,
+    dataset: Dataset,
+    streams: Sequence[Stream],
+    policies: Mapping[str, dv.Policy],
 ) -> dict[str, Any]:
-    """What makes a run this one: data, weights and policies; not the machine."""
-    weights = {}
-    for name in args.weights.split(","):
-        manifest = find_weights(name) / "manifest.json"
-        weights[name] = hashlib.sha256(manifest.read_bytes()).hexdigest()[:16]
+    """What identifies a run: data, weights and policies; not the machine."""
+    names = args.weights.split(",")
+    weights = {name: file_hash(find_weights(name) / "manifest.json") for name in names}
     return {
         "data": {"name": dataset.name, "kind": dataset.kind, "records": len(dataset.records)},
         "data_hash": fingerprint(dataset),
+        "image_hash": image_hash(streams, args.workers),
         "most_frames": args.most_frames,
         "most_streams": args.most_streams,
         "weights": weights,
@@ -151,9 +173,9 @@ def advance_all(
     streams: Sequence[Stream],
     policies: Mapping[str, dv.Policy],
 ) -> None:
-    """This process's share of the streams, as far as it is not done; writes lines as it goes."""
+    """Runs this process's share of the streams, but for those done; writes lines as it goes."""
     done = {(line["weights"], line["stream"]) for line in read_results(args.output)}
-    share = [streams[i] for i in processes.mine(len(streams))]
+    share = [streams[i] for i in processes.local_streams(len(streams))]
     # The longest first: what is left at the end is then short.
     share.sort(key=lambda stream: -len(stream.screens))
     left = {
@@ -165,7 +187,8 @@ def advance_all(
     if not frames:
         return
     mesh = data_mesh()
-    with ResultsFile(args.output, jax.process_index()) as file, Progress(frames, "frames") as bar:
+    process = jax.process_index()
+    with open_results(args.output, process) as add, Progress(frames, "frames") as bar:
         for name, some in left.items():
             if not some:
                 continue
@@ -174,7 +197,7 @@ def advance_all(
             for line in runner.run(
                 some, workers=args.workers, on_frames=lambda n, name=name: bar(name, n)
             ):
-                file.add({"weights": name, "process": jax.process_index(), **line})
+                add({"weights": name, "process": process, **line})
 
 
 def conclude(
@@ -198,8 +221,10 @@ def conclude(
         some = [line for line in ordered if line["weights"] == name]
         measured = summarise(some, list(run["policies"]), args.seed)
         summary["weights"][name] = measured
-        print(f"\n{name}\n\n{markdown(results_table(measured[ALL]))}")
-        print(f"\n{markdown(times_table(measured[ALL]))}")
+        print(f"\n{name}\n")
+        print_table(results_table(measured[ALL]))
+        print()
+        print_table(times_table(measured[ALL]))
     summary["broken"] = broken_frames(line for line in ordered)
     for message in (*dataset.faults, *summary["broken"]):
         print(f"left out: {message}", file=sys.stderr)
@@ -224,7 +249,7 @@ def evaluate(args: argparse.Namespace) -> int:
     checked_places(args.batch, data_mesh())
     if not args.no_report:
         pyplot()  # before hours of work
-    run = identity(args, dataset, policies)
+    run = identity(args, dataset, streams, policies)
     processes.agree(json.dumps(run, sort_keys=True))
     if jax.process_index() == 0:
         open_run(args.output, run)
@@ -246,11 +271,10 @@ def score_answers(args: argparse.Namespace) -> int:
         raise ValueError("--predictions: two files of one name")
     if not next(iter(rows.values())):
         raise ValueError(f"'{dataset.name}' asks nothing")
-    files = {p.stem: hashlib.sha256(p.read_bytes()).hexdigest()[:16] for p in args.predictions}
     run = {
         "data": {"name": dataset.name, "kind": dataset.kind, "records": len(dataset.records)},
         "data_hash": fingerprint(dataset),
-        "predictions": files,
+        "predictions": {path.stem: file_hash(path) for path in args.predictions},
     }
     open_run(args.output, run)
     summary: dict[str, Any] = {"run": run, "environment": environment(), "faults": dataset.faults}
@@ -262,16 +286,17 @@ def score_answers(args: argparse.Namespace) -> int:
         }
         for name, some in rows.items()
     }
-    print(markdown(answers_table(summary[ALL], "answers")))
+    print_table(answers_table(summary[ALL], "answers"))
     for name, groups in summary["groups"].items():
         for group, values in groups.items():
-            print(f"\n{name}, by {group}\n\n{markdown(answers_table(values, group))}")
+            print(f"\n{name}, by {group}\n")
+            print_table(answers_table(values, group))
     if len(rows) == 2:
         (a, first), (b, second) = rows.items()
-        summary["compared"] = {"first": a, "second": b, **compared(first, second)}
-        said = summary["compared"]
-        print(f"\nright in {a} alone: {said['only_first']}, in {b} alone: {said['only_second']}")
-        print(f"McNemar's exact test: p = {said['p']:.3g}")
+        test = paired_test(first, second)
+        summary["compared"] = {"first": a, "second": b, **test}
+        print(f"\nright in {a} alone: {test['only_first']}, in {b} alone: {test['only_second']}")
+        print(f"McNemar's exact test: p = {test['p']:.3g}")
     for message in dataset.faults:
         print(f"left out: {message}", file=sys.stderr)
     for name, some in rows.items():

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from plots import pyplot
+from plots import pyplot, save
 
 from diffvis_jax.datasets.records import Image, Screen, Stream, read_image
-from diffvis_jax.evaluation.summary import ALL, FULL, good_frames, results_table, show, times_table
+from diffvis_jax.evaluation.summary import ALL, FULL, good_frames, results_table, times_table
 from diffvis_jax.report.plain_page import (
     captioned,
     data_url,
@@ -18,6 +18,7 @@ from diffvis_jax.report.plain_page import (
     table,
     write_plain_page,
 )
+from diffvis_jax.report.text import percent
 
 WORST = 12
 WIDTH = 900  # of a picture of a case, in pixels
@@ -53,7 +54,7 @@ def write_report(
             captioned(
                 png_url(plot),
                 "What steps cost and miss, a dot for each; how the missed change is distributed; "
-                "clicks by stream, where any are asked for.",
+                "clicks by stream, where there are queries.",
             )
         )
         for group, values in measured["groups"].items():
@@ -64,7 +65,7 @@ def write_report(
         parts.append(heading("Where the encodes differ most"))
         cases = list(worst(frames, run["policies"], screens))
         if not cases:
-            parts.append(paragraph("Both found the same elements on all frames."))
+            parts.append(paragraph("Both encodes have the same elements on all frames."))
         parts += [captioned(*case) for case in cases]
     left_out = (*summary["faults"], *summary["broken"])
     if left_out:
@@ -77,36 +78,34 @@ def draw(frames: Sequence[Mapping[str, Any]], measured: Mapping[str, Any], targe
     """Cost against missed change, its distribution, and clicks by stream."""
     plt = pyplot()
     streams = dict.fromkeys(frame["stream"] for frame in frames if frame["queries"])
-    count = 3 if streams else 2  # where nothing is asked there are no clicks
+    count = 3 if streams else 2  # no clicks without queries
     figure, axes = plt.subplots(1, count, figsize=(5 * count, 4.5))
     left, middle = axes[:2]
     for policy in measured[ALL]:
         runs = [frame["runs"][policy] for frame in frames if not frame["first"]]
         runs = [run for run in runs if run["missed_changed"] is not None]
-        missed = np.sort([run["missed_changed"] for run in runs])
+        missed = [100 * run["missed_changed"] for run in runs]
         left.plot(
             [100 * r["recomputed"] for r in runs],
-            [r["missed_changed"] for r in runs],
+            missed,
             "o",
             alpha=0.4,
             ms=4,
             label=policy,
         )
-        middle.step(missed, np.arange(1, len(missed) + 1) / max(len(missed), 1), where="post")
-    left.set(xlabel="share of dense MACs, %", ylabel="missed change at changed tokens")
-    left.set_yscale("symlog", linthresh=0.01)
+        shares = np.arange(1, len(missed) + 1) / max(len(missed), 1)
+        middle.step(np.sort(missed), shares, where="post")
+    label = "missed change at changed tokens, %"
+    left.set(xlabel="share of dense MACs, %", ylabel=label)
+    left.set_yscale("symlog", linthresh=1)
     left.set_ylim(0, None)
-    middle.set_xscale("symlog", linthresh=0.01)
+    middle.set_xscale("symlog", linthresh=1)
     middle.set_xlim(0, None)
     left.legend()
-    middle.set(
-        xlabel="missed change at changed tokens", ylabel="share of the steps", ylim=(0, 1.02)
-    )
+    middle.set(xlabel=label, ylabel="share of the steps", ylim=(0, 1.02))
     if streams:
         draw_clicks(axes[2], frames, list(streams), [FULL, *measured[ALL]])
-    figure.tight_layout()
-    figure.savefig(target, dpi=80)
-    plt.close(figure)
+    save(figure, target)
 
 
 def draw_clicks(
@@ -135,8 +134,7 @@ def worst(
     policies: Iterable[str],
     screens: Mapping[str, Sequence[Screen]],
 ) -> Iterable[tuple[str, str]]:
-    """Pictures and captions of the frames on which a policy lost most: clicks first, then
-    elements."""
+    """Pictures and captions of the frames where a policy lost most: clicks first, then elements."""
     ranked = []
     for frame in frames:
         full = frame["runs"][FULL]
@@ -146,20 +144,20 @@ def worst(
                 continue
             lost = [
                 i
-                for i, (theirs, ours) in enumerate(zip(full["clicks"], run["clicks"], strict=True))
-                if theirs == "correct" != ours
+                for i, (before, now) in enumerate(zip(full["clicks"], run["clicks"], strict=True))
+                if before == "correct" != now
             ]
-            differing = len(run["only_full"]) + len(run["only_here"])
-            if lost or differing:
-                ranked.append(((len(lost), differing), policy, frame))
+            unmatched = len(run["only_full"]) + len(run["only_here"])
+            if lost or unmatched:
+                ranked.append(((len(lost), unmatched), policy, frame))
     ranked.sort(key=lambda case: case[0], reverse=True)
     for (lost, _), policy, frame in ranked[:WORST]:
         run = frame["runs"][policy]
-        missed = show(run["missed_changed"], ".3f")
         caption = (
             f"{frame['stream']}, frame {frame['step']}, {policy}: {len(run['only_full'])} lost "
             f"(red), {len(run['only_here'])} added (blue), {lost} clicks lost (targets green); "
-            f"recomputed {run['recomputed']:.0%}, missed change {missed}"
+            f"recomputed {percent(run['recomputed'])}, missed change "
+            f"{percent(run['missed_changed'])}"
         )
         image = screens[frame["stream"]][frame["step"]].image
         yield data_url(_drawn(image, frame, run), WIDTH), caption

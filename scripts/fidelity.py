@@ -11,7 +11,6 @@ same on random weights beside it. In float32.
 """
 
 import argparse
-import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,16 +19,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from bundled import BUNDLED
+from calibrate import cost_table, points
 from command_line import check_directory, run_script, write_json
 from named_weights import HELP, TRAINED, find_weights
-from plots import pyplot
+from plots import pyplot, save
 
 import diffvis_jax as dv
 from diffvis_jax.core.change import distance_to
 from diffvis_jax.core.policy import FAITHFUL_MARGIN, FAST_MARGIN
 from diffvis_jax.core.step import jit_encode
 from diffvis_jax.images.recording import read_recording
-from diffvis_jax.measure.single_change import Measured, SingleChange, median_of, small_changes
+from diffvis_jax.measure.single_change import small_changes, sweep
+from diffvis_jax.metrics import tails
+from diffvis_jax.report.table import print_table
+from diffvis_jax.report.text import TAILS, decimal, tails_text
 from diffvis_jax.towers import build
 from diffvis_jax.utils.progress import Progress
 
@@ -63,23 +66,29 @@ ATTENDING = (0.05, 0.1, 0.2, 0.4, 0.6)  # share of the tokens, beyond a margin
 LOCAL = (1, 1, 4, 4, 4)  # margin of those: attention's layers as local as the last before them
 
 
-def policies(stages: int) -> dict[str, tuple[str, dv.Policy]]:
-    """Name -> family and policy; nothing is settled, so that each point costs what it says."""
-    found: dict[str, tuple[str, dv.Policy]] = {}
-    for margin in FLAT:
-        found[f"flat {margin}"] = ("flat margin", dv.Policy(margin=margin, settle=0))
+def policies(stages: int) -> dict[str, dv.Policy]:
+    """Name -> policy, none of which settles."""
+    named = {f"margin {margin}": dv.Policy(margin=margin, settle=0) for margin in FLAT}
+    local: Any = LOCAL if stages > 1 else (0,)
     if stages > 1:
         for margins in GROWING:
             name = " ".join(map(str, margins)) + NAMED.get(margins, "")
-            found[name] = ("growing margin", dv.Policy(margin=margins, settle=0))
-    margin = LOCAL if stages > 1 else 0
+            named[name] = dv.Policy(margin=margins, settle=0)
     for share in ATTENDING:
-        policy = dv.Policy(margin=margin, attending=share, settle=0)
-        found[f"{str(margin).strip('()').replace(',', '')} @ {share:g}"] = ("attending", policy)
+        policy = dv.Policy(margin=local, attending=share, settle=0)
+        named[f"{' '.join(map(str, local))} @ {share:g}"] = policy
     for tolerance in TOLERANCES:
         policy = dv.Policy(margin=None, tolerance=tolerance, settle=0)
-        found[f"tolerance {tolerance:g}"] = ("tolerance", policy)
-    return found
+        named[f"tolerance {tolerance:g}"] = policy
+    return named
+
+
+def family(name: str) -> str:
+    """Which of the plotted series a policy belongs to, by its name."""
+    if "@" in name:
+        return "attending"
+    first = name.split()[0]
+    return {"margin": "flat margin", "tolerance": "tolerance"}.get(first, "growing margin")
 
 
 def spread(model: dv.Model, frames: np.ndarray, pairs: list[int]) -> list[dict[str, Any]]:
@@ -135,26 +144,15 @@ def by_cell(values: np.ndarray, rows: int, columns: int) -> np.ndarray:
 
 
 def cost(model: dv.Model, frames: np.ndarray, pairs: list[int]) -> list[dict[str, Any]]:
-    """One row for each policy: medians over the pairs."""
-    chosen = policies(build(model.config).stages)
-    seen: dict[str, list[Measured]] = {name: [] for name in chosen}
-    with Progress(len(chosen) * len(pairs), "policies") as progress:
-        for index in pairs:
-            change = SingleChange(model, frames[index - 1 : index], frames[index : index + 1])
-            for name, (_, policy) in chosen.items():
-                seen[name].append(change.measure(policy))
-                progress(name)
-    rows = []
-    for name, (family, _) in chosen.items():
-        row = {"policy": name, "family": family, "share": median_of(seen[name], "recomputed")}
-        for key in ("missed_changed", "missed_all"):
-            row[key] = median_of(seen[name], key)
-        rows.append(row)
-    return rows
+    """One row for each policy, the cheapest first; see `sweep`."""
+    named = policies(build(model.config).stages)
+    with Progress(len(named) * len(pairs), "policies") as progress:
+        return sweep(model, frames, pairs, named, progress)
 
 
-def noise_floor(model: dv.Model, frames: np.ndarray, pairs: list[int]) -> dict[str, float]:
-    """What rounding to bfloat16 moves the tokens by, and what the changes do; relative, medians."""
+def noise_floor(model: dv.Model, frames: np.ndarray, pairs: list[int]) -> dict[str, Any]:
+    """How much rounding to bfloat16 moves the tokens, and how much the changes do, relative to
+    the tokens' norm; `tails` over the pairs."""
     from diffvis_jax.checkpoints.store import cast
 
     config, params = cast(model.config, model.params, "bfloat16")
@@ -167,7 +165,7 @@ def noise_floor(model: dv.Model, frames: np.ndarray, pairs: list[int]) -> dict[s
         rough = np.asarray(jit_encode(params, frames[index : index + 1], config=config)[0])
         rounding.append(float(np.linalg.norm(rough - new) / np.linalg.norm(new)))
         change.append(float(np.linalg.norm(old - new) / np.linalg.norm(new)))
-    return {"rounding": statistics.median(rounding), "change": statistics.median(change)}
+    return {"rounding": tails(rounding), "change": tails(change)}
 
 
 def study(model: dv.Model, frames: np.ndarray, pairs: list[int]) -> dict[str, Any]:
@@ -179,30 +177,28 @@ def study(model: dv.Model, frames: np.ndarray, pairs: list[int]) -> dict[str, An
     }
 
 
+def last_layers(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of `spread` for the last layer of each stage."""
+    return list({row["stage"]: row for row in rows}.values())
+
+
 def print_tables(result: dict[str, Any]) -> None:
     """The tables of docs/fidelity.md."""
     print(f"\n### {result['model']}\n")
-    print("| after | " + " | ".join(f"> {t:g} of RMS" for t in MOVED) + " |")
-    print("|---|" + "---|" * len(MOVED))
-    rows = result["spread"]
-    ends = [
-        r for r, n in zip(rows, [*rows[1:], None], strict=True) if not n or n["stage"] != r["stage"]
-    ]
-    for row in ends:
-        shares = " | ".join(f"{row[f'{t:g}']:.0%}" for t in MOVED)
-        print(f"| {row['layer']} | {shares} |")
-    print("\n| policy | share of dense MACs | missed at changed tokens | missed over all |")
-    print("|---|---|---|---|")
-    for row in sorted(result["cost"], key=lambda row: row["share"]):
-        print(
-            f"| {row['policy']} | {row['share']:.1%} | {row['missed_changed']:.3f} "
-            f"| {row['missed_all']:.3f} |"
-        )
-    floor = result["bfloat16"]
-    print(
-        f"\nrounding to bfloat16 moves the tokens by {floor['rounding']:.2%}, "
-        f"the changes by {floor['change']:.2%} (medians, of their norm)"
+    ends = last_layers(result["spread"])
+    head = ["after", *(f"> {t:g} of RMS" for t in MOVED)]
+    print_table([head, *([r["layer"], *(f"{r[f'{t:g}']:.0%}" for t in MOVED)] for r in ends)])
+    print()
+    head = ["> 0.01 of RMS, by distance", *map(str, DISTANCES)]
+    shares = ([decimal(row[f"0.01 at {d}"], ".0%") for d in DISTANCES] for row in ends)
+    print_table([head, *([r["layer"], *cells] for r, cells in zip(ends, shares, strict=True))])
+    print()
+    print_table(cost_table(result["cost"]))
+    rounding, change = (
+        tails_text(result["bfloat16"][key], lambda x: decimal(x, ".2%"))
+        for key in ("rounding", "change")
     )
+    print(f"\n{TAILS}, of the tokens' norm: rounding to bfloat16 {rounding}, changes {change}")
 
 
 def draw(results: list[dict[str, Any]], target: Path) -> None:
@@ -211,39 +207,33 @@ def draw(results: list[dict[str, Any]], target: Path) -> None:
     figure, axes = plt.subplots(2, len(results), figsize=(6 * len(results), 9), squeeze=False)
     for column, result in enumerate(results):
         top, bottom = axes[0, column], axes[1, column]
-        for family in ("flat margin", "growing margin", "attending", "tolerance"):
-            rows = [r for r in result["cost"] if r["family"] == family]
+        for series in ("flat margin", "growing margin", "attending", "tolerance"):
+            rows = [row for row in result["cost"] if family(row["policy"]) == series]
             if not rows:  # a tower of one stage has no growing margins
                 continue
-            rows.sort(key=lambda row: row["share"])
-            shares = [100 * r["share"] for r in rows]
-            # Growing margins grow in several ways: a line through them would say nothing.
-            line, dots = ("o", "o") if family == "growing margin" else ("o-", "o:")
-            top.plot(shares, [r["missed_changed"] for r in rows], line, label=f"{family}, changed")
+            # Growing margins grow in several ways: a line through them would mean nothing.
+            line, dots = ("o", "o") if series == "growing margin" else ("o-", "o:")
+            top.plot(*points(rows), line, label=f"{series}, changed")
             color = top.lines[-1].get_color()
-            top.plot(shares, [r["missed_all"] for r in rows], dots, color=color, mfc="none")
+            top.plot(*points(rows, "missed_all"), dots, color=color, mfc="none")
         top.set(
             title=result["model"],
             xlabel="share of dense MACs, %",
-            ylabel="missed change (median); hollow: over all",
-            ylim=(0, 1),
+            ylabel="missed change, % (median); hollow: over all",
+            ylim=(0, 100),
         )
         top.legend()
-        rows = result["spread"]
-        stages = sorted({row["stage"] for row in rows})
-        for stage in stages:
-            last = [row for row in rows if row["stage"] == stage][-1]
-            there = [d for d in DISTANCES if last[f"0.01 at {d}"] is not None]
-            shares = [100 * last[f"0.01 at {d}"] for d in there]
-            bottom.plot(there, shares, "o-", label=f"after {last['layer']}")
+        for row in last_layers(result["spread"]):
+            known = [d for d in DISTANCES if row[f"0.01 at {d}"] is not None]
+            shares = [100 * row[f"0.01 at {d}"] for d in known]
+            bottom.plot(known, shares, "o-", label=f"after {row['layer']}")
         bottom.set(
             xlabel="distance from the nearest changed patch, patches",
             ylabel="cells that move by > 1 % of RMS, %",
             ylim=(-2, 102),
         )
         bottom.legend()
-    figure.tight_layout()
-    figure.savefig(target, dpi=80)
+    save(figure, target)
 
 
 def main() -> int:
@@ -252,7 +242,7 @@ def main() -> int:
     add("--weights", metavar="NAME", default=TRAINED, help=HELP)
     add("--frames", type=Path, default=BUNDLED, help="a recording (the bundled session)")
     add("--most", type=float, default=0.1, help="largest share of changed patches (0.1)")
-    add("--seed", type=int, default=0, help="of the random weights beside (0)")
+    add("--seed", type=int, default=0, help="random seed of the random weights (0)")
     add("--output", type=Path, default=Path("fidelity_output"))
     args = parser.parse_args()
     return run_script(lambda: run(args))

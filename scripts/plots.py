@@ -1,6 +1,9 @@
-"""Where plots come from."""
+"""Plots, where Matplotlib is installed."""
 
+from pathlib import Path
 from typing import Any
+
+from diffvis_jax.utils.atomic_file import replacing
 
 
 def pyplot() -> Any:
@@ -17,3 +20,12 @@ def pyplot() -> Any:
     import matplotlib.pyplot
 
     return matplotlib.pyplot
+
+
+def save(figure: Any, target: Path) -> Path:
+    """Writes a figure atomically, in the format of the file's suffix, and closes it."""
+    figure.tight_layout()
+    with replacing(target) as partial:
+        figure.savefig(partial, dpi=90)
+    pyplot().close(figure)
+    return target

@@ -133,13 +133,14 @@ def read_commands(text: str, space: Any, placement: dv.Placement) -> dict[str, A
 def frame_text(found: Answer | Pair, extra: dict[str, Any]) -> str:
     """What a frame took, and what else there is to say of it, in a few lines."""
     from diffvis_jax.measure.answer_pairs import Pair
+    from diffvis_jax.report.text import percent
 
     if isinstance(found, Pair):
         text = (
             f"  full:         {answer_text(found.full)}\n"
             f"  differential: {answer_text(found.differential)}\n"
-            f"  missed change {_number(found.missed_changed, '.3f')} at changed tokens, "
-            f"{_number(found.missed_all, '.3f')} over all; logits off by {found.logits_error:.1e}; "
+            f"  missed change {percent(found.missed_changed)} at changed tokens, "
+            f"{percent(found.missed_all)} over all; logits off by {found.logits_error:.1e}; "
             f"{'the same text' if found.same_text else f'in full: {found.full.text}'}"
         )
     else:
@@ -182,10 +183,6 @@ def answer_text(answer: Answer) -> str:
     if answer.compile_s:
         parts.append(f"{answer.compile_s:.1f} s of this compiling")
     return ", ".join(parts)
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
 
 
 # ---- the whole run ----------------------------------------------------------------------------
@@ -334,35 +331,39 @@ class Journal:
 def comparison_lines(found: dict[str, Any]) -> list[str]:
     """The comparison as a table, in Markdown."""
     from diffvis_jax.agent.answering import TIMES
+    from diffvis_jax.report.text import TAILS, tails_text, times
 
     lines = [
-        f"| medians of {found['frames']} frames | full | differential | speed-up | of the totals |",
+        f"| ms of {found['frames']} frames: {TAILS} | full | differential | speed-up "
+        "| of the totals |",
         "|---|---|---|---|---|",
     ]
     for key, name in TIMES:
         row = found[key]
-        cells = [_number(row[side], ".1f") for side in ("full", "differential")]
-        cells += [_number(row[side], ".2f") for side in ("speed_up", "speed_up_of_totals")]
-        lines.append(f"| {name}, ms | {cells[0]} | {cells[1]} | {cells[2]}x | {cells[3]}x |")
-    missed = [
-        f"{_number(found[key]['median'], form)} ({_number(found[key]['max'], form)}) {where}"
-        for key, form, where in (
-            ("missed_changed", ".3f", "at changed tokens"),
-            ("missed_all", ".3f", "over all tokens"),
-        )
-    ]
+        cells = [tails_text(row[side], _one_digit) for side in ("full", "differential")]
+        cells += [times(row[side]) for side in ("speed_up", "speed_up_of_totals")]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return [
         *lines,
         "",
-        f"missed change, median (max.): {', '.join(missed)}",
-        "logits of the first token, off by this share of the largest: "
+        f"missed change at changed tokens ({TAILS}): {tails_text(found['missed_changed'])}",
+        f"missed change over all tokens: {tails_text(found['missed_all'])}",
+        "error of the first token's logits, relative to the largest: "
         + ", ".join(
-            f"{_number(found[key]['median'], '.1e')} ({_number(found[key]['max'], '.1e')}) {what}"
+            f"{tails_text(found[key], _exponent)} {what}"
             for key, what in (("logits_error", "in all"), ("prefill_error", "by the prefill"))
         ),
         f"the same text in {found['same_text']} of {found['frames']} frames; "
         f"{found['prefilled']} of {found['prompt_tokens']} tokens prefilled",
     ]
+
+
+def _one_digit(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _exponent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1e}"
 
 
 def _mean(values: list[float]) -> float | None:

@@ -18,14 +18,15 @@ from typing import Any
 
 import numpy as np
 from command_line import check_directory, run_script, write_json
-from plots import pyplot
+from plots import pyplot, save
 
 from diffvis_jax.datasets import Screen, Stream, merged, open_dataset
 from diffvis_jax.datasets.records import read_image
 from diffvis_jax.evaluation.prefetch import prefetch
-from diffvis_jax.evaluation.summary import markdown, show
 from diffvis_jax.images.geometry import ImageError
 from diffvis_jax.measure.redundancy import RULES, SCREEN_PATCH, History, StepStats, compare
+from diffvis_jax.report.table import print_table
+from diffvis_jax.report.text import percent
 from diffvis_jax.utils.progress import Progress
 
 STRIDES = (1, 2, 5, 10)
@@ -141,21 +142,21 @@ def tables(result: dict[str, Any], sizes: Sequence[int]) -> list[tuple[str, list
         cells = [name, f"{r['steps']}", f"{r['unchanged']}"]
         for p in sizes:
             of = r[f"changed_{p}"]
-            cells.append(" / ".join(show(of[key], ".1%") for key in ("median", "mean", "p90")))
-        cells.append(show(r[f"changed_{min(sizes)}"]["at_most_10_percent"], ".0%"))
+            cells.append(" / ".join(percent(of[key]) for key in ("median", "mean", "p90")))
+        cells.append(percent(r[f"changed_{min(sizes)}"]["at_most_10_percent"]))
         for key in ("scrolled_mean", "returned", "seen_before_mean"):
-            cells.append(show(r[key], ".1%"))
+            cells.append(percent(r[key]))
         rows.append(cells)
     missed = [["rule", *(f"{p} px: patches missed / steps unseen" for p in sizes)]]
     for rule in RULES:
         of = [result["all"][f"missed_{p}"][rule] for p in sizes]
         missed.append(
-            [rule, *(f"{show(o['patches'], '.1%')} / {show(o['steps_unseen'], '.1%')}" for o in of)]
+            [rule, *(f"{percent(o['patches'])} / {percent(o['steps_unseen'])}" for o in of)]
         )
     strides = [["frames apart", *(str(n) for n in STRIDES)]]
     for name in (*result["sessions"], "all"):
         shares = result["strides"][name]
-        strides.append([name, *(show(shares[str(n)], ".1%") for n in STRIDES)])
+        strides.append([name, *(percent(shares[str(n)]) for n in STRIDES)])
     return [
         ("From each frame to the next", rows),
         ("What thresholds take for unchanged, of all that changed", missed),
@@ -192,9 +193,7 @@ def draw(sessions: Sequence[Session], sizes: Sequence[int], target: Path) -> Non
         at, [session.name.rpartition("/")[2] for session in sessions], rotation=40, ha="right"
     )
     right.legend()
-    figure.tight_layout()
-    figure.savefig(target, dpi=90)
-    plt.close(figure)
+    save(figure, target)
 
 
 def main() -> int:
@@ -239,7 +238,8 @@ def run(args: argparse.Namespace) -> int:
         "broken": [message for session in sessions for message in session.broken],
     }
     for title, rows in tables(result, sizes):
-        print(f"\n{title}\n\n{markdown(rows)}")
+        print(f"\n{title}\n")
+        print_table(rows)
     for message in result["broken"]:
         print(f"left out: {message}", file=sys.stderr)
     if args.output:

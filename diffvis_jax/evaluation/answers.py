@@ -1,7 +1,7 @@
 """Scores of any agent's answers to a data set, by the rules under which it was published.
 
-Every question counts: what was not answered is wrong. A question is a record with a target, or
-with an action and no place.
+Every question counts: one that was not answered is wrong. A question is a record with a target, or
+with an action and no target.
 """
 
 import statistics
@@ -13,13 +13,13 @@ import numpy as np
 from diffvis_jax.datasets.coordinates import Boxes, boxes_in_pixels, in_pixels, pixels
 from diffvis_jax.datasets.predictions import WRONG_FORMAT, Prediction
 from diffvis_jax.datasets.records import Dataset, Record
-from diffvis_jax.evaluation.summary import show
+from diffvis_jax.evaluation.summary import LEAST_IOU
 from diffvis_jax.metrics import OUTCOMES, click_accuracy, iou, mcnemar, wilson_interval
 from diffvis_jax.metrics.actions import click_score, same_text, word_f1
 from diffvis_jax.metrics.click import Target
+from diffvis_jax.report.text import decimal, interval, percent
 
-LEAST_IOU = 0.5
-_WRITES = ("write", "type")
+_TEXT_ACTIONS = ("write", "type")
 
 Row = Mapping[str, Any]
 
@@ -31,15 +31,15 @@ def questions(dataset: Dataset) -> list[Record]:
 
 
 def score(dataset: Dataset, predictions: Mapping[str, Prediction]) -> list[dict[str, Any]]:
-    """A row for each question: id, stream, groups, and what became of the answer.
+    """A row for each question: id, stream, groups, and the score of the answer.
 
-    outcome: of `OUTCOMES` (None: no place was asked for); correct: bool; iou: overlap of the
+    outcome: of `OUTCOMES` (None: the record has no target); correct: bool; iou: overlap of the
     predicted box and the target's, where both are boxes; of AgentNetBench score, 0-1; of Mind2Web
     f1 of the operation, and success of the whole step.
     """
     rows = []
     for record in questions(dataset):
-        said = predictions.get(record.id)
+        prediction = predictions.get(record.id)
         row: dict[str, Any] = {
             "id": record.id,
             "stream": record.stream,
@@ -50,57 +50,57 @@ def score(dataset: Dataset, predictions: Mapping[str, Prediction]) -> list[dict[
         if record.target is not None:
             assert record.size is not None
             target = in_pixels(record.target, *record.size)
-            row["outcome"] = _outcome(said, target)
-            if said and said.box is not None and isinstance(record.target, Boxes):
+            row["outcome"] = _outcome(prediction, target)
+            if prediction and prediction.box is not None and isinstance(record.target, Boxes):
                 boxes = boxes_in_pixels(record.target.corners, *record.size)
-                row["iou"] = float(iou(said.box, boxes).max())
+                row["iou"] = float(iou(prediction.box, boxes).max())
         row["correct"] = row["outcome"] == "correct"
         if dataset.kind == "agentnetbench":
-            row["score"] = _action_score(record, said)
+            row["score"] = _action_score(record, prediction)
             row["correct"] = row["score"] == 1
         if dataset.kind == "mind2web":
-            operation = f"{said.action} {said.text}" if said else ""
+            operation = f"{prediction.action} {prediction.text}" if prediction else ""
             row["f1"] = word_f1(operation, f"{record.action} {record.text}")
             row["success"] = row["correct"] and row["f1"] == 1
         rows.append(row)
     return rows
 
 
-def _outcome(said: Prediction | None, target: Target) -> str:
-    answer = said and said.answer
+def _outcome(prediction: Prediction | None, target: Target) -> str:
+    answer = prediction and prediction.answer
     if isinstance(answer, str):
         assert answer == WRONG_FORMAT
     return click_accuracy([answer], [target]).outcomes[0]
 
 
-def _action_score(record: Record, said: Prediction | None) -> float:
-    """AgentNetBench: 0 for another action; a click by its place, a text by its likeness."""
-    if said is None or said.action.lower() != record.action.lower():
+def _action_score(record: Record, prediction: Prediction | None) -> float:
+    """AgentNetBench: 0 for another action; a click by its distance, a text by its similarity."""
+    if prediction is None or prediction.action.lower() != record.action.lower():
         return 0.0
     if isinstance(record.target, Boxes):
-        if not isinstance(said.answer, np.ndarray):
+        if not isinstance(prediction.answer, np.ndarray):
             return 0.0
         assert record.size is not None
         boxes = boxes_in_pixels(record.target.corners, *record.size)
         position = (boxes[0, :2] + boxes[0, 2:]) / 2
         if record.position is not None:
             position = record.position.to(pixels(*record.size)).xy
-        return click_score(said.answer, boxes, position, record.size)
-    if record.action.lower() in _WRITES:
-        return float(same_text(said.text, record.text))
-    return float(said.text.strip().lower() == record.text.strip().lower())
+        return click_score(prediction.answer, boxes, position, record.size)
+    if record.action.lower() in _TEXT_ACTIONS:
+        return float(same_text(prediction.text, record.text))
+    return float(prediction.text.strip().lower() == record.text.strip().lower())
 
 
 def summarise_answers(rows: Sequence[Row]) -> dict[str, Any]:
     """Numbers over some rows of one data set; None where there is nothing to take them of."""
     correct = sum(row["correct"] for row in rows)
-    places = [row["outcome"] for row in rows if row["outcome"] is not None]
+    outcomes = [row["outcome"] for row in rows if row["outcome"] is not None]
     overlaps = [row["iou"] for row in rows if "iou" in row]
     result: dict[str, Any] = {
         "questions": len(rows),
         "correct": correct / len(rows) if rows else None,
         "correct_interval": wilson_interval(correct, len(rows)),
-        "outcomes": {name: places.count(name) for name in OUTCOMES},
+        "outcomes": {name: outcomes.count(name) for name in OUTCOMES},
         "boxes": len(overlaps),
         "iou": statistics.fmean(x >= LEAST_IOU for x in overlaps) if overlaps else None,
     }
@@ -116,22 +116,22 @@ def summarise_answers(rows: Sequence[Row]) -> dict[str, Any]:
 
 def _by(rows: Iterable[Row], name: str, key: str) -> dict[str, float]:
     """Mean of a number for each value of a name."""
-    found: dict[str, list[float]] = {}
+    numbers_of: dict[str, list[float]] = {}
     for row in rows:
-        found.setdefault(row[name], []).append(float(row[key]))
-    return {value: statistics.fmean(numbers) for value, numbers in sorted(found.items())}
+        numbers_of.setdefault(row[name], []).append(float(row[key]))
+    return {value: statistics.fmean(numbers) for value, numbers in sorted(numbers_of.items())}
 
 
 def groups_in(rows: Iterable[Row]) -> dict[str, dict[str, list[Row]]]:
     """Group -> value -> rows; groups of one value are left out."""
-    found: dict[str, dict[str, list[Row]]] = {}
+    groups: dict[str, dict[str, list[Row]]] = {}
     for row in rows:
         for name, value in row["groups"].items():
-            found.setdefault(name, {}).setdefault(value, []).append(row)
-    return {name: dict(sorted(v.items())) for name, v in found.items() if len(v) > 1}
+            groups.setdefault(name, {}).setdefault(value, []).append(row)
+    return {name: dict(sorted(v.items())) for name, v in groups.items() if len(v) > 1}
 
 
-def compared(first: Sequence[Row], second: Sequence[Row]) -> dict[str, Any]:
+def paired_test(first: Sequence[Row], second: Sequence[Row]) -> dict[str, Any]:
     """McNemar's exact test between two agents' answers to the same questions."""
     a, b = (np.array([row["correct"] for row in rows], bool) for rows in (first, second))
     paired = mcnemar(a, b)
@@ -161,18 +161,17 @@ def answers_table(measured: Mapping[str, Row], first: str) -> list[list[str]]:
     ]
     rows = [head]
     for name, r in measured.items():
-        low, high = r["correct_interval"]
         outcomes = r["outcomes"]
         rows.append(
             [
                 name,
                 f"{r['questions']}",
-                f"{show(r['correct'], '.3f')} ({low:.3f}-{high:.3f})",
+                interval(r["correct"], r["correct_interval"]),
                 f"{outcomes['wrong_format']}",
                 f"{outcomes['no_prediction']}",
                 f"{outcomes['refused']} / {outcomes['not_refused']}",
-                f"{show(r['iou'], '.3f')} ({r['boxes']})",
-                *(show(r[key], ".3f") for key, _ in extra),
+                f"{percent(r['iou'])} ({r['boxes']})",
+                *(decimal(r[key], ".3f") for key, _ in extra),
             ]
         )
     return rows

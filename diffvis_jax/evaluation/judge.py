@@ -1,8 +1,9 @@
-"""What the labels of a screen say of what was found on it.
+"""Scores the detections on a screen against its labels.
 
-K queries of a screen.
+Q queries of a screen.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,50 +12,67 @@ import numpy as np
 from diffvis_jax.datasets.coordinates import bounds, boxes_in_pixels, in_pixels
 from diffvis_jax.datasets.records import Record, Screen
 from diffvis_jax.grounding.decode import Element
-from diffvis_jax.measure.elements import partners
+from diffvis_jax.grounding.find import on_screenshot, visible
+from diffvis_jax.images.geometry import Placement
+from diffvis_jax.measure.elements import nearest, partners
 from diffvis_jax.metrics import Refusal, click_accuracy, detection_counts, iou, smaller_than
 from diffvis_jax.metrics.click import Target
 
 
-def queries(screen: Screen, size: tuple[int, int]) -> list[tuple[Record, Target]]:
-    """The records of a screen that ask for a place, with their targets in pixels.
+def screen_queries(
+    screen: Screen, size: tuple[int, int], small: float
+) -> list[tuple[Record, Target]]:
+    """The queries of a screen, each a record with its target in pixels of the screenshot.
 
-    Queries that are to be refused are left out: finding elements is no answer to them.
+    A record with a target is one; refusals are left out, since detecting elements cannot answer
+    them. On a screen without such records, each labelled element is one, but for those whose
+    shorter side is below `small` pixels.
+
+    Args:
+      screen: with its records.
+      size: width and height of the screenshot.
+      small: in pixels of the screenshot.
     """
     targets = [(r, in_pixels(r.target, *size)) for r in screen.records if r.target is not None]
-    return [(record, target) for record, target in targets if not isinstance(target, Refusal)]
+    if targets or screen.elements is None:
+        return [(record, target) for record, target in targets if not isinstance(target, Refusal)]
+    boxes, record = boxes_in_pixels(screen.elements, *size), screen.records[0]
+    return [
+        (dataclasses.replace(record, id=f"{record.id}/{index}"), boxes[index])
+        for index in np.flatnonzero(~smaller_than(boxes, small))
+    ]
 
 
-def judge(
-    found: Sequence[Element],
-    asked: Sequence[tuple[Record, Target]],
+def score_screen(
+    elements: Sequence[Element],
+    queries: Sequence[tuple[Record, Target]],
     screen: Screen,
     size: tuple[int, int],
     small: float,
 ) -> dict[str, Any]:
     """Clicks, overlaps and counts of one screen, as plain data.
 
-    A tower with a grounding head knows no language: to each query it answers with the element,
-    of those found, whose middle is nearest to that of the target. A click is therefore right if
-    the target was found at all, with a middle that lies in it.
+    A tower with a grounding head knows no language: it answers each query with the detected
+    element whose centre is nearest to that of the target. A click is therefore correct if any
+    element was detected whose centre lies in the target.
 
     Args:
-      found: elements in pixels of the screenshot.
-      asked: from `queries`.
-      screen: labelled with its elements, or not.
+      elements: detected, in pixels of the screenshot.
+      queries: from `screen_queries`.
+      screen: with or without labelled elements.
       size: width and height of the screenshot.
       small: labelled elements whose shorter side is below so many pixels do not count.
 
     Returns:
-      found: how many elements; clicks: K outcomes; points: K places or None; ious: K overlaps of
-      the element answered with, and the target's bounds; counts: of `detection_counts`, or None.
+      elements: how many were detected; clicks: Q outcomes; points: Q points or None; ious: Q
+      overlaps of the answer's box and the target's bounds; counts: true positives, false positives
+      and false negatives of `detection_counts`, None without labels.
     """
-    targets = [target for _, target in asked]
-    answers = [_nearest(found, bounds(target)) for target in targets]
+    targets = [target for _, target in queries]
+    answers = nearest(elements, [bounds(target) for target in targets])
     outcomes = click_accuracy([answer and answer.point for answer in answers], targets).outcomes
-    boxes = np.array([element.box for element in found]).reshape(-1, 4)
     result: dict[str, Any] = {
-        "found": len(found),
+        "elements": len(elements),
         "clicks": list(outcomes),
         "points": [answer and [round(x, 1) for x in answer.point] for answer in answers],
         "ious": [
@@ -66,9 +84,9 @@ def judge(
     if (labelled := screen.elements) is not None:
         truths = boxes_in_pixels(labelled, *size)
         counts = detection_counts(
-            boxes,
+            np.array([element.box for element in elements]).reshape(-1, 4),
             truths,
-            scores=[element.score for element in found],
+            scores=[element.score for element in elements],
             ignore=smaller_than(truths, small),
         )
         result["counts"] = [
@@ -79,23 +97,28 @@ def judge(
     return result
 
 
-def _nearest(found: Sequence[Element], target: np.ndarray) -> Element | None:
-    """The element whose middle is nearest to that of a box `[4]`; None: nothing was found."""
-    middle = (target[:2] + target[2:]) / 2
-    return min(found, key=lambda each: float(np.square(each.point - middle).sum()), default=None)
-
-
-def differing(
-    ours: Sequence[Element], theirs: Sequence[Element]
+def unmatched(
+    first: Sequence[Element], second: Sequence[Element], where: Placement
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """Boxes found in the first alone, and in the second alone (see `grounding.compare`), in whole
-    pixels."""
-    partner = partners(ours, theirs)
-    taken = set(partner.tolist())
-    only_ours = [element for element, p in zip(ours, partner, strict=True) if p < 0]
-    only_theirs = [element for i, element in enumerate(theirs) if i not in taken]
-    return _rounded(only_ours), _rounded(only_theirs)
+    """Boxes detected in the first list alone, and in the second alone (see `partners`).
+
+    Compared in pixels of the frame: clipped to the screenshot, boxes that cross its edge overlap
+    differently.
+
+    Args:
+      first, second: in pixels of the frame; elements in the padding are left out.
+      where: the screenshot in the frame.
+
+    Returns:
+      Left, top, right, bottom in whole pixels of the screenshot.
+    """
+    first, second = visible(first, where), visible(second, where)
+    partner = partners(first, second)
+    matched = set(partner.tolist())
+    only_first = [element for element, p in zip(first, partner, strict=True) if p < 0]
+    only_second = [element for index, element in enumerate(second) if index not in matched]
+    return _rounded(only_first, where), _rounded(only_second, where)
 
 
-def _rounded(elements: Sequence[Element]) -> list[list[int]]:
-    return [[round(edge) for edge in element.box] for element in elements]
+def _rounded(elements: list[Element], where: Placement) -> list[list[int]]:
+    return [[round(edge) for edge in each.box] for each in on_screenshot(elements, where)]

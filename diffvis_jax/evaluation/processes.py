@@ -1,7 +1,7 @@
-"""Several processes, on one host or many: JAX's own coordination, and nothing beside it.
+"""Several processes, on one host or many, coordinated by `jax.distributed` only.
 
-Each process advances its own streams on its own devices, and writes its own file of results;
-between them goes only what they are about to do, and that they have done it.
+Each process advances its own streams on its own devices and writes its own file of results. The
+processes compare what they are about to do, and wait for one another at the end.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
     """Joins the other processes of the run; before anything else is done with JAX.
 
     Args:
-      coordinator: "host:port" of process 0, or "auto" where the cluster says it all (Slurm, Cloud
+      coordinator: "host:port" of process 0, or "auto" on a cluster that JAX knows (Slurm, Cloud
         TPU, ..); None = this process is alone.
       processes: how many there are.
       process: which of them this is, from 0.
@@ -50,10 +50,10 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
 
 
 def agree(what: str) -> None:
-    """Compares what all processes are about to do.
+    """Compares a text between all processes.
 
     Raises:
-      ConfigError: they do not say the same.
+      ConfigError: their texts differ.
       ProcessLost: one of them does not answer any more.
     """
     if jax.process_count() == 1:
@@ -62,8 +62,8 @@ def agree(what: str) -> None:
 
     digest = np.frombuffer(hashlib.sha256(what.encode()).digest()[:16], np.int32)
     with _all_there():
-        said = np.asarray(process_allgather(digest)).reshape(jax.process_count(), -1)
-    if other := [p for p in range(len(said)) if (said[p] != said[0]).any()]:
+        digests = np.asarray(process_allgather(digest)).reshape(jax.process_count(), -1)
+    if other := [p for p in range(len(digests)) if (digests[p] != digests[0]).any()]:
         raise ConfigError(
             f"processes {other} were started with other arguments, data or weights than process 0"
         )
@@ -93,8 +93,8 @@ def _all_there() -> Iterator[None]:
         ) from error
 
 
-def mine(count: int) -> range:
-    """Of so many streams, those that this process advances."""
+def local_streams(count: int) -> range:
+    """The numbers of the streams that this process advances, of `count`."""
     return range(jax.process_index(), count, jax.process_count())
 
 

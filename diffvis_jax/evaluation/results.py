@@ -1,14 +1,14 @@
 """Results on disk: a line for each finished stream, and the run they belong to.
 
-A directory holds one run: `run.json` says what is evaluated, `results-P.jsonl` is what process P
-has finished. A run that was interrupted goes on where it was, with any number of processes.
+A directory holds one run: `run.json` describes it, `results-P.jsonl` holds the streams that
+process P has finished. An interrupted run is resumed by any number of processes.
 """
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from diffvis_jax.utils.atomic_file import write_whole
@@ -27,23 +27,23 @@ def open_run(directory: Path, run: Mapping[str, Any]) -> None:
 
     Args:
       directory: new, empty, or of the same run.
-      run: plain data that says what is evaluated, and on what; not on which machine.
+      run: plain data that describes models, policies and data; not the machine.
 
     Raises:
-      ResultsError: it holds something else, or another run; says in what that differs.
+      ResultsError: it holds something else, or another run; names the differences.
     """
     file = directory / RUN
-    said = json.loads(json.dumps({"format": FORMAT, **run}))
+    wanted = json.loads(json.dumps({"format": FORMAT, **run}))
     if file.is_file():
         try:
             there = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ResultsError(f"'{file}' cannot be read: {error}") from error
-        old, new = _flat(there), _flat(said)
-        differing = [n for n in sorted({*old, *new}) if old.get(n) != new.get(n)]
-        if differing:
+        old, new = _flat(there), _flat(wanted)
+        changed = [n for n in sorted({*old, *new}) if old.get(n) != new.get(n)]
+        if changed:
             shown = "; ".join(
-                f"{n}: {_short(old, n)} there, {_short(new, n)} now" for n in differing[:_SHOWN]
+                f"{n}: {_short(old, n)} there, {_short(new, n)} now" for n in changed[:_SHOWN]
             )
             raise ResultsError(
                 f"'{directory}' holds another run ({shown}): take another directory, "
@@ -53,17 +53,17 @@ def open_run(directory: Path, run: Mapping[str, Any]) -> None:
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise ResultsError(f"'{directory}' is not empty, and holds no {RUN}: take another")
     directory.mkdir(parents=True, exist_ok=True)
-    write_whole(file, json.dumps(said, indent=1) + "\n")
+    write_whole(file, json.dumps(wanted, indent=1) + "\n")
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
     """Nested objects as one, their names joined by points."""
     if not isinstance(value, dict):
         return {name: value}
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, inner in value.items():
-        found |= _flat(inner, f"{name}.{key}" if name else key)
-    return found
+        flat |= _flat(inner, f"{name}.{key}" if name else key)
+    return flat
 
 
 def _short(values: Mapping[str, Any], name: str) -> str:
@@ -77,42 +77,33 @@ def read_results(directory: Path) -> list[dict[str, Any]]:
     Raises:
       ResultsError: a line that is damaged; names it.
     """
-    found = []
+    rows = []
     for path in sorted(directory.glob("results-*.jsonl")):
         lines = path.read_bytes().split(b"\n")
         for number, line in enumerate(lines[:-1], 1):  # the last part has no line end: cut off
             try:
-                found.append(json.loads(line))
+                rows.append(json.loads(line))
             except (UnicodeDecodeError, json.JSONDecodeError) as error:
                 raise ResultsError(f"'{path}' line {number} is damaged: {error}") from error
-    return found
+    return rows
 
 
-class ResultsFile:
-    """The file of one process, open to be added to; use as a context manager."""
+@contextlib.contextmanager
+def open_results(directory: Path, process: int) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Opens the file of one process; yields a function that appends a line.
 
-    def __init__(self, directory: Path, process: int):
-        self._path = directory / f"results-{process}.jsonl"
+    The line is on the disk when that function returns.
+    """
+    with (directory / f"results-{process}.jsonl").open("ab+") as file:
+        # The partial line of a killed process would spoil the next one.
+        file.seek(0)
+        content = file.read()
+        file.truncate(content.rfind(b"\n") + 1)
+        file.seek(0, os.SEEK_END)
 
-    def __enter__(self) -> "ResultsFile":
-        self._file = self._path.open("ab+")
-        # What a killed process has left of a line would spoil the next one.
-        self._file.seek(0)
-        content = self._file.read()
-        self._file.truncate(content.rfind(b"\n") + 1)
-        self._file.seek(0, os.SEEK_END)
-        return self
+        def add(line: Mapping[str, Any]) -> None:
+            file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
 
-    def add(self, line: Mapping[str, Any]) -> None:
-        """Writes a line, and has it on the disk when it returns."""
-        self._file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._file.close()
+        yield add

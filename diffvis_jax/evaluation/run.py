@@ -1,6 +1,6 @@
 """Advances all streams of a data set under several policies, beside the full encode.
 
-B places of the batch, S pixels along the side of a frame, g patches along the side, N tokens, D
+B slots of the batch, S pixels along the side of a frame, g patches along the side, N tokens, D
 token width.
 """
 
@@ -29,7 +29,7 @@ from diffvis_jax.core.streams import (
 )
 from diffvis_jax.datasets.coordinates import bounds
 from diffvis_jax.datasets.records import Screen, Stream, load_screen
-from diffvis_jax.evaluation.judge import differing, judge, queries
+from diffvis_jax.evaluation.judge import score_screen, screen_queries, unmatched
 from diffvis_jax.evaluation.prefetch import prefetch
 from diffvis_jax.evaluation.schedule import schedule
 from diffvis_jax.evaluation.summary import FULL
@@ -71,7 +71,7 @@ def load(screen: Screen, model: Model) -> Loaded:
 
 @jax.jit
 def _missed(tokens, full, before, at):
-    """Squares of what is missing and of the true change, over the tokens marked, and over all.
+    """Squared norms of the missing and of the true change, at the tokens marked and over all.
 
     Args:
       tokens, full, before: float32 `[B, N, D]`: delivered, of a full encode of this frame, and of
@@ -80,29 +80,29 @@ def _missed(tokens, full, before, at):
 
     Returns:
       float32 `[B, 5]`: missing at those marked, changed at those marked, missing over all, changed
-      over all, and the full tokens' own.
+      over all, and of the full tokens.
     """
     missing, change = (jnp.square(x - full).sum(-1) for x in (tokens, before))
-    own = jnp.square(full).sum(-1)
-    parts = [jnp.where(at, missing, 0), jnp.where(at, change, 0), missing, change, own]
+    norm = jnp.square(full).sum(-1)
+    parts = [jnp.where(at, missing, 0), jnp.where(at, change, 0), missing, change, norm]
     return jnp.stack([part.sum(-1) for part in parts], -1)
 
 
 class Runner:
     """One model, its policies, and the compiled steps for a batch of B streams."""
 
-    def __init__(self, model: Model, policies: Mapping[str, Policy], places: int, mesh: Mesh):
+    def __init__(self, model: Model, policies: Mapping[str, Policy], slots: int, mesh: Mesh):
         """Args:
-          model: with a grounding head, or without one: then nothing is found.
+          model: without a grounding head no elements are detected.
           policies: by name.
-          places: B; the devices of the mesh divide it.
+          slots: B; the devices of the mesh divide it.
           mesh: from `data_mesh`.
 
         Raises:
           ConfigError: devices that do not divide the batch; margins that do not fit the tower.
         """
         self.model, self.policies = model, dict(policies)
-        self.places, self.mesh = checked_places(places, mesh), mesh
+        self.slots, self.mesh = checked_places(slots, mesh), mesh
         self.tower = build(model.config)
         for policy in policies.values():
             policy.margins(self.tower.stages)
@@ -120,78 +120,77 @@ class Runner:
         workers: int = 2,
         on_frames: Callable[[int], None] | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """Advances the streams, and yields what was measured of each one when it has ended.
+        """Advances the streams, and yields the measurements of each one when it has ended.
 
         Args:
-          streams: taken in this order.
+          streams: begun in this order.
           workers: threads that decode.
-          on_frames: called with the number of frames after each turn.
+          on_frames: called with the number of frames after each round.
 
         Yields:
           plain data: "stream" and "frames", see `_row`; of a broken frame its "broken" alone.
         """
-        places, model = self.places, self.model
-        turns, ahead_turns = itertools.tee(schedule([len(s.screens) for s in streams], places))
-        seats = (seat for turn in ahead_turns for seat in turn if seat)
+        slots, model = self.slots, self.model
+        rounds, decoding = itertools.tee(schedule([len(s.screens) for s in streams], slots))
         decoded = prefetch(
-            seats,
-            lambda seat: load(streams[seat.stream].screens[seat.index], model),
+            (each for assignments in decoding for each in assignments if each),
+            lambda each: load(streams[each.stream].screens[each.index], model),
             workers=workers,
-            ahead=_AHEAD * places,
+            ahead=_AHEAD * slots,
         )
         self._start()
         size = model.config.size
-        frames = np.zeros((places, size, size, 3), np.uint8)
-        fresh = np.ones(places, bool)  # until the first good frame of the stream
-        rows: list[list[dict[str, Any]]] = [[] for _ in range(places)]
-        for turn in turns:
-            active = np.zeros(places, bool)
-            sizes: list[tuple[int, int]] = [(1, 1)] * places
-            broken: list[str | None] = [None] * places
-            for place, seat in enumerate(turn):
-                if seat is None:
+        frames = np.zeros((slots, size, size, 3), np.uint8)
+        fresh = np.ones(slots, bool)  # until the first good frame of the stream
+        rows: list[list[dict[str, Any]]] = [[] for _ in range(slots)]
+        for assignments in rounds:
+            active = np.zeros(slots, bool)
+            sizes: list[tuple[int, int]] = [(1, 1)] * slots
+            broken: list[str | None] = [None] * slots
+            for slot, each in enumerate(assignments):
+                if each is None:
                     continue
-                fresh[place] |= seat.index == 0
+                fresh[slot] |= each.index == 0
                 _, loaded = next(decoded)
                 if isinstance(loaded, ImageError):
-                    broken[place] = str(loaded)
+                    broken[slot] = str(loaded)
                 else:
-                    frames[place], sizes[place], active[place] = loaded.frame, loaded.size, True
-            results = self._turn(frames, fresh, active) if active.any() else {}
-            for place, seat in enumerate(turn):
-                if seat is None:
+                    frames[slot], sizes[slot], active[slot] = loaded.frame, loaded.size, True
+            results = self._advance(frames, fresh, active) if active.any() else {}
+            for slot, each in enumerate(assignments):
+                if each is None:
                     continue
-                stream = streams[seat.stream]
-                screen = stream.screens[seat.index]
+                stream = streams[each.stream]
+                screen = stream.screens[each.index]
                 row: dict[str, Any] = {
-                    "step": seat.index,
+                    "step": each.index,
                     "image": str(screen.image),
                     "groups": dict(screen.records[0].groups),
                 }
-                if broken[place] is None:
-                    row |= self._row(place, screen, sizes[place], bool(fresh[place]), results)
-                    fresh[place] = False
+                if broken[slot] is None:
+                    row |= self._row(slot, screen, sizes[slot], bool(fresh[slot]), results)
+                    fresh[slot] = False
                 else:
-                    row["broken"] = broken[place]
-                rows[place].append(row)
-                if seat.index + 1 == len(stream.screens):
-                    yield {"stream": stream.name, "frames": rows[place]}
-                    rows[place] = []
+                    row["broken"] = broken[slot]
+                rows[slot].append(row)
+                if each.index + 1 == len(stream.screens):
+                    yield {"stream": stream.name, "frames": rows[slot]}
+                    rows[slot] = []
             if on_frames:
-                on_frames(sum(seat is not None for seat in turn))
+                on_frames(sum(each is not None for each in assignments))
 
     def _start(self) -> None:
-        """Empty caches; compiles, by steps in which nothing takes part."""
-        config, places = self.model.config, self.places
-        nobody = on_devices(np.zeros(places, bool), self.mesh)
-        blank = np.zeros((places, config.size, config.size, 3), np.uint8)
+        """Empty caches; compiles, by steps in which no stream is active."""
+        config, slots = self.model.config, self.slots
+        none = on_devices(np.zeros(slots, bool), self.mesh)
+        blank = np.zeros((slots, config.size, config.size, 3), np.uint8)
         self._frames = on_devices(blank, self.mesh)
-        self._last = init_full(config, places, self.mesh, head=self._head_config)
-        self._last = self._full(self._params, self._last, self._frames, nobody)
-        self._caches = {name: init_streams(config, places, self.mesh) for name in self.policies}
+        self._last = init_full(config, slots, self.mesh, head=self._head_config)
+        self._last = self._full(self._params, self._last, self._frames, none)
+        self._caches = {name: init_streams(config, slots, self.mesh) for name in self.policies}
         for name, policy in self.policies.items():
             _, self._caches[name], _ = self._step(
-                self._params, self._caches[name], self._frames, nobody, nobody, policy
+                self._params, self._caches[name], self._frames, none, none, policy
             )
         jax.block_until_ready((self._last, self._caches))
 
@@ -201,43 +200,43 @@ class Runner:
         a, b = frames[:, :side, :side], before[:, :side, :side]
         return (patch_difference(a, b, self.tower.patch, "max") > 0).reshape(len(frames), -1)
 
-    def _turn(self, frames: np.ndarray, fresh: np.ndarray, active: np.ndarray) -> dict[str, Any]:
+    def _advance(self, frames: np.ndarray, fresh: np.ndarray, active: np.ndarray) -> dict[str, Any]:
         """One step of everything; by the name of the policy, arrays `[B, ..]` on the host."""
-        pictures = on_devices(frames.copy(), self.mesh)  # the CPU's device may share the memory
-        here, first = on_devices(active, self.mesh), on_devices(fresh, self.mesh)
-        before, shown = self._last[0], self._frames
+        pixels = on_devices(frames.copy(), self.mesh)  # the CPU's device may share the memory
+        on_active, on_fresh = on_devices(active, self.mesh), on_devices(fresh, self.mesh)
+        tokens_before, pixels_before = self._last[0], self._frames
         count = int(active.sum())
         start = time.perf_counter()
-        self._last = self._full(self._params, self._last, pictures, here)
-        tokens, maps = jax.block_until_ready(self._last)
+        self._last = self._full(self._params, self._last, pixels, on_active)
+        full, maps = jax.block_until_ready(self._last)
         results: dict[str, Any] = {
             FULL: {
                 "ms": 1e3 * (time.perf_counter() - start) / count,
-                "elements": self._elements(tokens, maps),
+                "elements": self._elements(full, maps),
             }
         }
-        at = self._difference(pictures, shown)
+        at = self._difference(pixels, pixels_before)
+        head = self.model.head
         for name, policy in self.policies.items():
             start = time.perf_counter()
-            found, self._caches[name], report = jax.block_until_ready(
-                self._step(self._params, self._caches[name], pictures, first, here, policy)
+            tokens, self._caches[name], report = jax.block_until_ready(
+                self._step(self._params, self._caches[name], pixels, on_fresh, on_active, policy)
             )
             ms = 1e3 * (time.perf_counter() - start) / count
-            head = self.model.head
             maps = maps_of(head.config, self._caches[name]) if head else ()
             results[name] = {
                 "ms": ms,
-                "elements": self._elements(found, maps),
-                "missed": np.asarray(_missed(found, tokens, before, at), np.float64),
+                "elements": self._elements(tokens, maps),
+                "missed": np.asarray(_missed(tokens, full, tokens_before, at), np.float64),
                 "report": jax.tree.map(np.asarray, report),
             }
-        self._frames = pictures
+        self._frames = pixels
         return results
 
     def _elements(
         self, tokens: jax.Array, maps: tuple[jax.Array, ...]
     ) -> list[list[Element]] | None:
-        """What can be clicked, in pixels of the frames, for each place."""
+        """The elements of each slot, in pixels of the frames; None without a head."""
         head = self.model.head
         if head is None:
             return None
@@ -246,23 +245,23 @@ class Runner:
 
     def _row(
         self,
-        place: int,
+        slot: int,
         screen: Screen,
         size: tuple[int, int],
         first: bool,
         results: Mapping[str, Any],
     ) -> dict[str, Any]:
-        """What was measured of one frame: its queries, and for each policy (and FULL) a dict.
+        """The measurements of one frame: its queries, and for each policy (and FULL) a dict.
 
-        ms: of the step, shared among the streams that took part; found, clicks, points, ious,
-        counts: see `judge`; and of policies recomputed, path, changed_patches; missed_changed,
-        missed_all: shares of the true change (None: first frame, or nothing changed); error: norm
-        of tokens - full tokens, over that of the full tokens; only_here, only_full: boxes found in
-        one encode alone.
+        ms: of the step, divided by the number of active streams; elements, clicks, points, ious,
+        counts: see `score_screen`; and of policies recomputed, path, changed_patches;
+        missed_changed, missed_all: shares of the true change (None: first frame, or nothing
+        changed); error: norm of tokens - full tokens, over that of the full tokens; only_here,
+        only_full: boxes detected in one encode alone.
         """
         where = placement(*size, self.model.config)
         small = self.model.config.size / 64 / max(where.scale_x, where.scale_y)
-        asked = queries(screen, size)
+        queries = screen_queries(screen, size, small)
         row: dict[str, Any] = {
             "size": list(size),
             "first": first,
@@ -272,26 +271,23 @@ class Runner:
                     "groups": dict(record.groups),
                     "target": [round(float(edge), 1) for edge in bounds(target)],
                 }
-                for record, target in asked
+                for record, target in queries
             ],
             "runs": {},
         }
-        full: list[Element] = []
         for name, result in results.items():
             run: dict[str, Any] = {"ms": round(result["ms"], 3)}
             if result["elements"] is not None:
-                found = on_screenshot(result["elements"][place], where)
-                run |= judge(found, asked, screen, size, small)
-                if name == FULL:
-                    full = found
-                else:
-                    run["only_here"], run["only_full"] = differing(found, full)
+                elements, full = (each["elements"][slot] for each in (result, results[FULL]))
+                run |= score_screen(on_screenshot(elements, where), queries, screen, size, small)
+                if name != FULL:
+                    run["only_here"], run["only_full"] = unmatched(elements, full, where)
             if name != FULL:
-                report, missed = result["report"], result["missed"][place]
+                report, missed = result["report"], result["missed"][slot]
                 run |= {
-                    "path": PATHS[report.path[place]],
-                    "changed_patches": int(report.changed_patches[place]),
-                    "recomputed": round(float(report.recomputed[place]), 5),
+                    "path": PATHS[report.path[slot]],
+                    "changed_patches": int(report.changed_patches[slot]),
+                    "recomputed": round(float(report.recomputed[slot]), 5),
                     "missed_changed": None if first else _share(*missed[:2]),
                     "missed_all": None if first else _share(*missed[2:4]),
                     "error": _share(missed[2], missed[4]),

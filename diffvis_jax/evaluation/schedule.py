@@ -1,38 +1,38 @@
-"""Continuous batching: which frame of which stream stands at which place of the batch.
+"""Continuous batching: which frame of which stream is in which slot of the batch, round by round.
 
-B places, T turns.
+B slots.
 """
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 
-class Seat(NamedTuple):
-    """A frame at a place of the batch: the stream's number, and the frame's in it."""
+class Assignment(NamedTuple):
+    """A frame in a slot of the batch: the number of the stream, and of the frame in it."""
 
     stream: int
     index: int
 
 
-def schedule(lengths: Sequence[int], places: int) -> Iterator[tuple[Seat | None, ...]]:
-    """Turn after turn what stands at each place; None = nothing is left for it.
+def schedule(lengths: Sequence[int], slots: int) -> Iterator[tuple[Assignment | None, ...]]:
+    """Yields, round after round, the assignment of each slot; None = no stream is left for it.
 
-    A stream keeps its place until it ends, and the next one in line takes it, in the very next
-    turn. Streams begin in the order given.
+    A stream keeps its slot until it ends; the next stream takes it in the very next round. Streams
+    begin in the order given.
 
     Args:
       lengths: frames of each stream, each at least 1.
-      places: B.
+      slots: B.
     """
     waiting = iter(range(len(lengths)))
-    seats: list[Seat | None] = [None] * places
+    current: list[Assignment | None] = [None] * slots
     while True:
-        for place, seat in enumerate(seats):
-            if seat is not None and seat.index + 1 < lengths[seat.stream]:
-                seats[place] = Seat(seat.stream, seat.index + 1)
+        for slot, last in enumerate(current):
+            if last is not None and last.index + 1 < lengths[last.stream]:
+                current[slot] = Assignment(last.stream, last.index + 1)
             else:
                 stream = next(waiting, None)
-                seats[place] = None if stream is None else Seat(stream, 0)
-        if not any(seats):
+                current[slot] = None if stream is None else Assignment(stream, 0)
+        if not any(current):
             return
-        yield tuple(seats)
+        yield tuple(current)

@@ -1,12 +1,21 @@
 """From the lines of a run to its tables."""
 
 import statistics
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from diffvis_jax.metrics import Counts, bootstrap_interval, mcnemar, total, wilson_interval
+from diffvis_jax.metrics import Counts, bootstrap_interval, mcnemar, tails, total, wilson_interval
+from diffvis_jax.report.text import (
+    TAILS,
+    decimal,
+    interval,
+    milliseconds,
+    percent,
+    tails_text,
+    times,
+)
 
 FULL = "full"  # the name of the full encode among the policies
 LEAST_IOU = 0.5
@@ -40,24 +49,27 @@ def measure(frames: Sequence[Row], name: str, seed: int | None = None) -> dict[s
 
     Returns:
       plain numbers; None where there is nothing to take them of. Shares have a Wilson interval
-      ("_interval"). What a step costs and misses is taken of the frames after the first of their
-      stream; what is found, of all frames.
+      ("_interval"); times, missed change and token error are `metrics.tails`. Cost, missed change
+      and equality of the elements are of the frames after the first of their stream; clicks, IoU
+      and F1 of all frames.
     """
     steps = [frame for frame in frames if not frame["first"]]
     runs = [frame["runs"][name] for frame in steps]
     fulls = [frame["runs"][FULL] for frame in steps]
     result: dict[str, Any] = {"frames": len(frames), "steps": len(steps)}
     result["recomputed"] = _mean(run["recomputed"] for run in runs)
-    result["ms"], result["ms_full"] = (_mean(r["ms"] for r in each) for each in (runs, fulls))
+    for key, each in (("ms", runs), ("ms_full", fulls)):
+        result |= {
+            f"{key}_mean": _mean(run["ms"] for run in each),
+            key: tails(run["ms"] for run in each),
+        }
     for key in ("missed_changed", "missed_all", "error"):
-        values = [run[key] for run in runs if run[key] is not None]
-        result[key] = statistics.median(values) if values else None
-        result[f"{key}_p90"] = float(np.quantile(values, 0.9)) if values else None
+        result[key] = tails(run[key] for run in runs)
     if not any("clicks" in frame["runs"][FULL] for frame in frames):
         return result
     same = sum(not (run["only_here"] or run["only_full"]) for run in runs)
     result |= _shares("same", same, len(runs))
-    result["found"] = sum(full["found"] for full in fulls)
+    result["elements"] = sum(full["elements"] for full in fulls)
     result["lost"] = sum(len(run["only_full"]) for run in runs)
     result["added"] = sum(len(run["only_here"]) for run in runs)
     result["queries"] = sum(len(frame["queries"]) for frame in frames)
@@ -103,17 +115,17 @@ def _shares(key: str, part: int, whole: int) -> dict[str, Any]:
 
 def groups_of(frames: Iterable[Row]) -> dict[str, list[str]]:
     """The names by which frames and queries are grouped, and their values, sorted."""
-    found: dict[str, set[str]] = {}
+    values_of: dict[str, set[str]] = {}
     for frame in frames:
         for groups in (frame["groups"], *(query["groups"] for query in frame["queries"])):
             for name, value in groups.items():
-                found.setdefault(name, set()).add(value)
-    return {name: sorted(values) for name, values in found.items()}
+                values_of.setdefault(name, set()).add(value)
+    return {name: sorted(values) for name, values in values_of.items()}
 
 
 def in_group(frames: Iterable[Row], name: str, value: str) -> list[dict[str, Any]]:
     """The frames of a group, with those of their queries that are in it."""
-    found = []
+    members = []
     for frame in frames:
         kept = [i for i, q in enumerate(frame["queries"]) if q["groups"].get(name) == value]
         if kept or frame["groups"].get(name) == value:
@@ -125,8 +137,8 @@ def in_group(frames: Iterable[Row], name: str, value: str) -> list[dict[str, Any
                 for policy, run in frame["runs"].items()
             }
             queries = [frame["queries"][i] for i in kept]
-            found.append({**frame, "queries": queries, "runs": runs})
-    return found
+            members.append({**frame, "queries": queries, "runs": runs})
+    return members
 
 
 def summarise(lines: Sequence[Row], policies: Sequence[str], seed: int) -> dict[str, Any]:
@@ -151,62 +163,51 @@ def summarise(lines: Sequence[Row], policies: Sequence[str], seed: int) -> dict[
 def results_table(measured: Mapping[str, Row], first: str = "policy") -> list[list[str]]:
     """Rows of text, the first their heads: all that does not depend on the machine."""
     head = [
-        *(first, "frames", "recomputed", "missed change", "over all", "token error"),
-        "same elements",
-        *("lost / added of", "clicks full", "clicks", "right in one only (p)"),
+        *(first, "frames", "recomputed", f"missed change: {TAILS}", "over all", "token error"),
+        *("same elements", "lost / added of", "clicks full", "clicks", "right in one only (p)"),
         *("IoU 0.5 full / here", "F1 full / here"),
     ]
-    rows = [head]
-    for name, r in measured.items():
-        rows.append(
-            [
-                name,
-                f"{r['frames']}",
-                show(r["recomputed"], ".1%"),
-                show(r["missed_changed"], ".3f"),
-                show(r["missed_all"], ".3f"),
-                show(r["error"], ".1e"),
-                _interval(r, "same"),
-                f"{r['lost']} / {r['added']} of {r['found']}" if "found" in r else "-",
-                _interval(r, "click_full"),
-                _interval(r, "click"),
-                f"{r['only_full']} / {r['only_differential']} ({r['p']:.2f})"
-                if r.get("queries")
-                else "-",
-                _both(show(r.get("iou_full"), ".3f"), show(r.get("iou"), ".3f")),
-                _both(_interval(r, "f1_full"), _interval(r, "f1")),
-            ]
-        )
-    # What the data do not say is left out.
-    said = [i for i in range(len(head)) if any(row[i] != "-" for row in rows[1:])]
-    return [[row[i] for i in said] for row in rows]
+    rows = [
+        [
+            name,
+            f"{r['frames']}",
+            percent(r["recomputed"]),
+            tails_text(r["missed_changed"]),
+            tails_text(r["missed_all"]),
+            tails_text(r["error"], lambda error: decimal(error, ".1e")),
+            _interval(r, "same"),
+            f"{r['lost']} / {r['added']} of {r['elements']}" if "elements" in r else "-",
+            _interval(r, "click_full"),
+            _interval(r, "click"),
+            f"{r['only_full']} / {r['only_differential']} ({r['p']:.2f})"
+            if r.get("queries")
+            else "-",
+            _both(percent(r.get("iou_full")), percent(r.get("iou"))),
+            _both(*(_interval(r, key, lambda f1: decimal(f1, ".3f")) for key in ("f1_full", "f1"))),
+        ]
+        for name, r in measured.items()
+    ]
+    # Columns without data are left out.
+    used = [i for i in range(len(head)) if any(row[i] != "-" for row in rows)]
+    return [[row[i] for i in used] for row in (head, *rows)]
 
 
 def _both(first: str, second: str) -> str:
     return "-" if first == second == "-" else f"{first} / {second}"
 
 
+def _interval(row: Row, key: str, form: Callable[[float | None], str] = percent) -> str:
+    return interval(row.get(key), row.get(f"{key}_interval"), form)
+
+
 def times_table(measured: Mapping[str, Row]) -> list[list[str]]:
-    """Rows of text, the first their heads: milliseconds of a frame, shared among the batch."""
-    rows = [["policy", "full encode ms", "step ms", "times as fast"]]
+    """Rows of text, the first their heads: time of a frame, shared among the batch."""
+    rows = [["policy", f"full encode: mean; {TAILS}", f"step: mean; {TAILS}", "speed-up (means)"]]
     for name, r in measured.items():
-        ratio = r["ms_full"] / r["ms"] if r["ms"] else None
-        rows.append([name, show(r["ms_full"], ".1f"), show(r["ms"], ".1f"), show(ratio, ".2f")])
+        cells = [
+            f"{milliseconds(r[f'{key}_mean'])}; {tails_text(r[key], milliseconds)}"
+            for key in ("ms_full", "ms")
+        ]
+        ratio = r["ms_full_mean"] / r["ms_mean"] if r["ms_mean"] else None
+        rows.append([name, *cells, times(ratio)])
     return rows
-
-
-def show(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
-
-
-def _interval(row: Row, key: str) -> str:
-    if row.get(key) is None:
-        return "-"
-    interval = row.get(f"{key}_interval")
-    return f"{row[key]:.3f}" + (f" ({interval[0]:.3f}-{interval[1]:.3f})" if interval else "")
-
-
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table from rows of text, the first their heads."""
-    lines = ["| " + " | ".join(cells) + " |" for cells in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])

@@ -16,7 +16,7 @@ class Element:
     Attributes:
       box: left, top, right, bottom in pixels of the frame.
       kind: one of the head's kinds.
-      score: how sure the head is, 0-1: the intersection over union that it expects of the box and
+      score: confidence of the head, 0-1: the intersection over union that it expects of the box and
         an element.
     """
 
@@ -39,13 +39,13 @@ def decode(
     overlap: float = 0.5,
     limit: int = 400,
 ) -> list[list[Element]]:
-    """Elements of each frame, the surest first.
+    """Elements of each frame, by falling score.
 
     Args:
       config: of the head.
       answers: what the head returned for B frames.
       threshold: least score; None = the head's own.
-      overlap: of two boxes whose intersection over union is larger, the surer one is kept.
+      overlap: of two boxes whose intersection over union is larger, that of higher score is kept.
       limit: most elements of a frame.
 
     Returns:
@@ -55,16 +55,16 @@ def decode(
     boxes = np.asarray(corner_boxes(config, answers["box"]), np.float64)
     scores = 1 / (1 + np.exp(-np.asarray(answers["object"], np.float64)))
     kinds = np.asarray(answers["kind"]).argmax(-1)
-    found = []
+    elements = []
     for frame_boxes, frame_scores, frame_kinds in zip(boxes, scores, kinds, strict=True):
         chosen = frame_scores >= threshold
         order = np.argsort(-frame_scores[chosen], kind="stable")
         box, score, kind = (a[chosen][order] for a in (frame_boxes, frame_scores, frame_kinds))
         kept = _without_overlaps(box, overlap)[:limit]
-        found.append(
+        elements.append(
             [Element(tuple(box[i].tolist()), config.kinds[kind[i]], float(score[i])) for i in kept]
         )
-    return found
+    return elements
 
 
 def _without_overlaps(boxes: np.ndarray, overlap: float) -> list[int]:

@@ -1,4 +1,4 @@
-"""A trained head applied to what a tower sees: what can be clicked on a screen."""
+"""Detects the clickable elements of a screen with a trained head."""
 
 import dataclasses
 import functools
@@ -39,7 +39,7 @@ def head_answers(
     *,
     config: HeadConfig,
 ) -> dict[str, jax.Array]:
-    """What the head says of tokens `[B, N, D]` and maps; see `GroundingHead`."""
+    """Applies the head to tokens `[B, N, D]` and maps; see `GroundingHead`."""
     answers = GroundingHead(config).apply({"params": params}, tokens, maps)
     assert isinstance(answers, dict)
     return answers
@@ -104,7 +104,7 @@ def find_elements(
     *,
     threshold: float | None = None,
 ) -> list[list[Element]]:
-    """The clickable elements of B frames, in pixels of the frames, the surest first.
+    """The clickable elements of B frames, in pixels of the frames, by falling score.
 
     Args:
       head: trained with the tower that made the tokens.
@@ -119,13 +119,23 @@ def find_elements(
     return decode(head.config, answers, threshold=threshold)
 
 
-def on_screenshot(elements: list[Element], placement: Placement) -> list[Element]:
-    """The same elements in pixels of the original screenshot, clipped to it."""
-    if not elements:
-        return []
-    boxes = placement.box_to_original(np.array([element.box for element in elements]))
-    boxes = boxes.clip(0, [placement.width, placement.height] * 2)
+def visible(elements: Sequence[Element], placement: Placement) -> list[Element]:
+    """The elements of a frame but for those that lie in the padding around the screenshot."""
+    boxes = _clipped(elements, placement)
+    return [e for e, box in zip(elements, boxes, strict=True) if (box[2:] > box[:2]).all()]
+
+
+def on_screenshot(elements: Sequence[Element], placement: Placement) -> list[Element]:
+    """The visible elements in pixels of the original screenshot, clipped to it."""
+    elements = visible(elements, placement)
     return [
         dataclasses.replace(element, box=tuple(box.tolist()))
-        for element, box in zip(elements, boxes, strict=True)
+        for element, box in zip(elements, _clipped(elements, placement), strict=True)
     ]
+
+
+def _clipped(elements: Sequence[Element], placement: Placement) -> np.ndarray:
+    """Boxes `[n, 4]` in pixels of the original screenshot."""
+    frame_boxes = np.array([element.box for element in elements]).reshape(-1, 4)
+    boxes = placement.box_to_original(frame_boxes)
+    return boxes.clip(0, [placement.width, placement.height] * 2)

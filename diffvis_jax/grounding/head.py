@@ -9,10 +9,12 @@ what it changes in them is what it changes in the answers.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 
 from diffvis_jax.errors import ConfigError
 
@@ -240,47 +242,8 @@ def corner_boxes(config: HeadConfig, box: jax.Array) -> jax.Array:
 
 def head_shapes(config: HeadConfig) -> dict[str, tuple[int, ...]]:
     """Path of every parameter of a head, such as "hidden/kernel" -> its shape."""
-    c, f = config, config.fine
-    inner = c.rows * c.columns // f**2 * c.place_width
-    shapes = {
-        "norm/scale": (c.token_width,),
-        "norm/bias": (c.token_width,),
-        "hidden/kernel": (c.token_width, f * f * c.hidden),
-        "hidden/bias": (f * f * c.hidden,),
-        "places/kernel": (c.hidden, inner),
-        "places/bias": (inner,),
-        "answers/kernel": (c.place_width, c.outputs),
-        "answers/bias": (c.outputs,),
-    }
-    if c.map_width:
-        shapes |= {
-            "map_norm/scale": (c.map_width,),
-            "map_norm/bias": (c.map_width,),
-            "map_hidden/kernel": (c.map_width, c.hidden),
-        }
-    if c.detail_width:
-        shapes |= {
-            "detail_norm/scale": (c.detail_width,),
-            "detail_norm/bias": (c.detail_width,),
-            "detail_hidden/kernel": (c.detail_width, c.detail_hidden),
-            "detail_hidden/bias": (c.detail_hidden,),
-            "detail_context/kernel": (c.hidden, 4 * c.detail_hidden),
-            "detail_places/kernel": (
-                c.detail_hidden,
-                c.rows * c.columns // 16 * c.place_width,
-            ),
-        }
-    if c.finest_width:
-        gathered = 64 // (c.rows * c.columns) * c.finest_width
-        shapes |= {
-            "finest_norm/scale": (c.finest_width,),
-            "finest_norm/bias": (c.finest_width,),
-            "finest_hidden/kernel": (gathered, c.finest_hidden),
-            "finest_hidden/bias": (c.finest_hidden,),
-            "finest_context/kernel": (
-                c.detail_hidden,
-                c.rows * c.columns // 16 * c.finest_hidden,
-            ),
-            "finest_places/kernel": (c.finest_hidden, c.place_width),
-        }
-    return shapes
+    tokens = jax.ShapeDtypeStruct((1, 1, config.token_width), jnp.float32)
+    maps = [jax.ShapeDtypeStruct((1, n, n, width), jnp.float32) for n, width in config.maps]
+    params = jax.eval_shape(GroundingHead(config).init, jax.random.key(0), tokens, maps)["params"]
+    leaves: Any = flatten_dict(params, sep="/")
+    return {path: leaf.shape for path, leaf in leaves.items()}

@@ -1,20 +1,20 @@
-"""The same question answered twice: with everything computed afresh, and differentially."""
+"""Answers the same question twice, with full and with differential encodes, and compares."""
 
 import dataclasses
-import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from diffvis_jax.agent.answering import TIMES, Answer, Answerer, median_of
+from diffvis_jax.agent.answering import TIMES, Answer, Answerer
 from diffvis_jax.measure.recording_run import changed_tokens, missed_change
+from diffvis_jax.metrics import tails
 from diffvis_jax.model import Model
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """Both answers about one frame, and how far they are apart.
+    """Both answers about one frame, and how much they differ.
 
     Attributes:
       full, differential: the answers.
@@ -23,8 +23,8 @@ class Pair:
         there is none.
       missed_all: the same over all tokens.
       logits_error: largest difference of the logits of the first id, over the largest logit.
-      prefill_error: the part of it that the prefill is to blame for: against a fresh prefill of
-        the differential encode's tokens.
+      prefill_error: the same against a fresh prefill of the differential encode's tokens: the part
+        that the differential prefill adds.
     """
 
     full: Answer
@@ -104,9 +104,9 @@ class Comparison:
             frame_before, tokens_before = self._before
             moved = changed_tokens(self._model, frame_before[0], frame[0])
             if moved.any():
-                found, true = differential.tokens[-1], full.tokens[-1]
-                missed_changed = missed_change(found[moved], true[moved], tokens_before[moved])
-                missed_all = missed_change(found, true, tokens_before)
+                tokens, true = differential.tokens[-1], full.tokens[-1]
+                missed_changed = missed_change(tokens[moved], true[moved], tokens_before[moved])
+                missed_all = missed_change(tokens, true, tokens_before)
         self._before = frame, full.tokens[-1]
         fresh = self._full.fresh_logits(differential.tokens)
         return Pair(
@@ -114,46 +114,45 @@ class Comparison:
             differential=differential,
             missed_changed=missed_changed,
             missed_all=missed_all,
-            logits_error=_apart(differential.logits, full.logits),
-            prefill_error=_apart(differential.logits, fresh),
+            logits_error=_relative_error(differential.logits, full.logits),
+            prefill_error=_relative_error(differential.logits, fresh),
         )
 
 
-def _apart(logits: np.ndarray, right: np.ndarray) -> float:
+def _relative_error(logits: np.ndarray, right: np.ndarray) -> float:
     return float(np.abs(logits - right).max() / np.abs(right).max())
 
 
 def compare_times(pairs: Sequence[Pair]) -> dict[str, Any]:
-    """Times side by side, and what the difference costs; without pairs all is None or 0.
+    """Compares times and errors; without pairs all is None or 0.
 
     Args:
       pairs: those with typical times.
 
     Returns:
-      For each of `TIMES`: medians full and differential, the quotient of the medians, and the
-      quotient of the totals, in which the frames that change much weigh more; then medians and
-      maxima of what is missed and of the logits' errors, answers that are the same, and the
-      tokens prefilled of how many.
+      For each of `TIMES`: `metrics.tails` of both sides, the quotient of the medians, and the
+      quotient of the totals, in which frames that change much weigh more; tails of missed change
+      and of the logits' errors; how many texts are equal; tokens prefilled, and in the prompts.
     """
-    found: dict[str, Any] = {"frames": len(pairs)}
-    full, ours = [pair.full for pair in pairs], [pair.differential for pair in pairs]
+    full, differential = [pair.full for pair in pairs], [pair.differential for pair in pairs]
+    result: dict[str, Any] = {"frames": len(pairs)}
     for name, _ in TIMES:
-        before, after = median_of(full, name), median_of(ours, name)
-        row = {"full": before, "differential": after, "speed_up": None, "speed_up_of_totals": None}
-        if before is not None and after is not None:
-            totals = [
-                sum(value for answer in side if (value := getattr(answer, name)) is not None)
-                for side in (full, ours)
-            ]
-            row |= {"speed_up": before / after, "speed_up_of_totals": totals[0] / totals[1]}
-        found[name] = row
-    for name in ("missed_changed", "missed_all", "logits_error", "prefill_error"):
-        values = [value for pair in pairs if (value := getattr(pair, name)) is not None]
-        found[name] = {
-            "median": statistics.median(values) if values else None,
-            "max": max(values, default=None),
+        sides = [[getattr(answer, name) for answer in side] for side in (full, differential)]
+        before, after = map(tails, sides)
+        totals = [sum(value or 0.0 for value in side) for side in sides]
+        result[name] = {
+            "full": before,
+            "differential": after,
+            "speed_up": _quotient(before["median"], after["median"]),
+            "speed_up_of_totals": _quotient(*totals),
         }
-    found["same_text"] = sum(pair.same_text for pair in pairs)
-    found["prefilled"] = sum(answer.prefilled["prefilled"] for answer in ours)
-    found["prompt_tokens"] = sum(answer.prefilled["total"] for answer in ours)
-    return found
+    for name in ("missed_changed", "missed_all", "logits_error", "prefill_error"):
+        result[name] = tails(getattr(pair, name) for pair in pairs)
+    result["same_text"] = sum(pair.same_text for pair in pairs)
+    result["prefilled"] = sum(answer.prefilled["prefilled"] for answer in differential)
+    result["prompt_tokens"] = sum(answer.prefilled["total"] for answer in differential)
+    return result
+
+
+def _quotient(a: float | None, b: float | None) -> float | None:
+    return a / b if a and b else None

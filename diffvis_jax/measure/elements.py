@@ -1,4 +1,4 @@
-"""Comparing found elements: with those of another encode, with what is known to be there."""
+"""Compares detected elements: with those of another encode, with labelled boxes."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from diffvis_jax.metrics import iou_matrix, match
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """Elements found in both of two lists, or in one alone.
+    """Elements in both of two lists, or in one alone.
 
     Attributes:
       both: pairs whose boxes overlap by half (IoU) and whose kinds are equal.
@@ -44,12 +44,12 @@ def partners(first: Sequence[Element], second: Sequence[Element]) -> np.ndarray:
     return match(np.where(alike, iou_matrix(*boxes), 0.0))
 
 
-def nearest_points(
+def nearest(
     elements: Sequence[Element], boxes: Sequence[np.ndarray] | np.ndarray
-) -> list[tuple[float, float] | None]:
-    """For each box `[4]` the click point, of those found, that is nearest to its middle."""
+) -> list[Element | None]:
+    """For each box `[4]` the element whose centre is nearest to its centre; None of no elements."""
     if not elements:
         return [None] * len(boxes)
     points = np.array([element.point for element in elements])
-    middles = [(box[:2] + box[2:]) / 2 for box in boxes]
-    return [tuple(points[np.square(points - middle).sum(-1).argmin()]) for middle in middles]
+    centres = [(box[:2] + box[2:]) / 2 for box in boxes]
+    return [elements[np.square(points - centre).sum(-1).argmin()] for centre in centres]

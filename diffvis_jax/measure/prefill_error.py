@@ -1,4 +1,4 @@
-"""How far a prefill is from a fresh one, for benchmarks: logits, and the text that follows.
+"""Compares a prefill with a fresh one, for benchmarks: logits, and the text that follows.
 
 B prompts.
 """
@@ -25,7 +25,7 @@ class PrefillError:
       logit_error: RMS of the difference of the logits over the standard deviation of the right
         ones; 0 = exact.
       divergence: Kullback-Leibler divergence of the next id's distribution from the right one.
-      same_first: whether the likeliest next id is the right one.
+      same_first: whether the likeliest next id is the same.
       agreement: share of the greedy answer before it first differs; 1 = all of it.
       same_text: whether the greedy answers are the same.
     """
@@ -51,7 +51,7 @@ def compare_prefill(
     Args:
       params: of the language model.
       cache: of this prompt; stays as it is.
-      prompt: what it should be of.
+      prompt: what is prefilled.
       config: of the language model.
       new_tokens: ids of the answers that are compared; the cache must have room for them.
       stop_ids: what ends them; None = the model's own.
@@ -67,22 +67,22 @@ def compare_prefill(
         return answers(params, logits, kv, options, config=config)[0]
 
     copied = dataclasses.replace(jax.tree.map(jnp.copy, cache.kv), length=jnp.copy(prompt.length))
-    right, found = greedy(logits, kv), greedy(cache.logits, copied)
-    agreement = [_agreement(*pair) for pair in zip(found, right, strict=True)]
-    mine, theirs = np.asarray(cache.logits, np.float64), np.asarray(logits, np.float64)
-    error = np.sqrt(np.square(mine - theirs).mean(-1)) / theirs.std(-1)
-    log_mine, log_theirs = (np.asarray(jax.nn.log_softmax(x)) for x in (cache.logits, logits))
+    expected, actual = greedy(logits, kv), greedy(cache.logits, copied)
+    agreement = [_agreement(*pair) for pair in zip(actual, expected, strict=True)]
+    cached, fresh = np.asarray(cache.logits, np.float64), np.asarray(logits, np.float64)
+    error = np.sqrt(np.square(cached - fresh).mean(-1)) / fresh.std(-1)
+    log_cached, log_fresh = (np.asarray(jax.nn.log_softmax(x)) for x in (cache.logits, logits))
     return PrefillError(
         logit_error=error,
-        divergence=(np.exp(log_theirs) * (log_theirs - log_mine)).sum(-1),
-        same_first=mine.argmax(-1) == theirs.argmax(-1),
+        divergence=(np.exp(log_fresh) * (log_fresh - log_cached)).sum(-1),
+        same_first=cached.argmax(-1) == fresh.argmax(-1),
         agreement=np.array(agreement),
-        same_text=np.array([a.tolist() == b.tolist() for a, b in zip(found, right, strict=True)]),
+        same_text=np.array(agreement) == 1,
     )
 
 
-def _agreement(found: np.ndarray, right: np.ndarray) -> float:
-    length = min(len(found), len(right))
-    same = found[:length] == right[:length]
+def _agreement(actual: np.ndarray, expected: np.ndarray) -> float:
+    length = min(len(actual), len(expected))
+    same = actual[:length] == expected[:length]
     first = length if same.all() else int(same.argmin())
-    return first / max(len(found), len(right))
+    return first / max(len(actual), len(expected))

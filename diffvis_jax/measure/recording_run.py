@@ -1,4 +1,4 @@
-"""Runs a session through the differential step and measures it against the full encode.
+"""Runs a recording through the differential step and measures it against the full encode.
 
 F frames, S pixels along the side of a frame, g patches along the side, N = g * g tokens.
 """
@@ -22,6 +22,7 @@ from diffvis_jax.errors import FrameError
 from diffvis_jax.grounding.decode import Element
 from diffvis_jax.grounding.find import encode_for_head, find_elements, maps_of
 from diffvis_jax.measure.elements import Agreement, agreement
+from diffvis_jax.metrics import tails
 from diffvis_jax.model import Model
 from diffvis_jax.towers import build
 
@@ -35,7 +36,7 @@ class FrameResult:
       path: "reuse", "partial" or "full".
       changed_patches, total_patches: as the step saw them.
       recomputed: share of the dense MACs done.
-      pending: share of the dense MACs still owed.
+      pending: share of the dense MACs still pending.
       step_ms, full_ms: wall time of the differential step, and of the full encode of this frame.
       missed_changed: share of the true change of the tokens that was not delivered, over the
         tokens whose own pixels differ from the frame before; None where there is none.
@@ -44,12 +45,13 @@ class FrameResult:
       changed: bool `[g, g]`.
       cell_recomputed: float32 `[g, g]`, share of each patch's dense MACs done.
       stage_recomputed: float32 `[stages, g, g]`, the same of each patch's share of a stage.
-      stage_pending: float32 `[stages, g, g]`, share of each patch's MACs of a stage still owed.
+      stage_pending: float32 `[stages, g, g]`, share of each patch's MACs of a stage still
+        pending.
       age: int32 `[g, g]`, steps for which a patch has waited.
       token_error: float32 `[g, g]`, norm of each token's error over the RMS norm of the full
         tokens.
-      elements, full_elements: what can be clicked, in pixels of the frame, as found on the
-        step's tokens and on those of the full encode; None for a model without a head.
+      elements, full_elements: the clickable elements detected in the step's tokens and in those
+        of the full encode, in pixels of the frame; None for a model without a head.
     """
 
     index: int
@@ -79,7 +81,7 @@ class FrameResult:
 
     @property
     def agreement(self) -> Agreement | None:
-        """How far the elements found agree with those of the full encode; None without a head."""
+        """Agreement of the elements with those of the full encode; None without a head."""
         if self.elements is None or self.full_elements is None:
             return None
         return agreement(self.elements, self.full_elements)
@@ -93,13 +95,13 @@ class FrameResult:
             for name, value in values.items()
             if name not in left_out and not isinstance(value, np.ndarray)
         }
-        found = self.agreement
+        agreed = self.agreement
         return {
             **plain,
             "speed_up": self.speed_up,
-            "elements_both": found.both if found else None,
-            "elements_lost": found.only_second if found else None,
-            "elements_added": found.only_first if found else None,
+            "elements_both": agreed.both if agreed else None,
+            "elements_lost": agreed.only_second if agreed else None,
+            "elements_added": agreed.only_first if agreed else None,
         }
 
 
@@ -116,36 +118,29 @@ class SessionResult:
     compile_step_s: float
     compile_full_s: float
 
-    @property
-    def full_ms(self) -> float:
-        """Median time of a full encode."""
-        return statistics.median(frame.full_ms for frame in self.frames)
-
     def summary(self) -> dict[str, Any]:
-        """Totals over all frames but the first; None where there is nothing to take them of."""
+        """Totals over the frames after the first; None where there is none.
+
+        "step_ms", "full_ms", "missed_changed" and "missed_all" are `metrics.tails`.
+        """
         rest = self.frames[1:]
         step_total = sum(frame.step_ms for frame in rest)
         full_total = sum(frame.full_ms for frame in rest)
-        at_changed = [f.missed_changed for f in rest if f.missed_changed is not None]
-        over_all = [f.missed_all for f in rest if f.missed_all is not None]
         paths = [frame.path for frame in rest]
-        same = [found.same for frame in rest if (found := frame.agreement)]
+        same = [agreed.same for frame in rest if (agreed := frame.agreement)]
+        measured = ("step_ms", "missed_changed", "missed_all")
         return {
             "same_elements": sum(same) if same else None,
             "frames": len(self.frames),
             "paths": {path: paths.count(path) for path in ("reuse", "partial", "full")},
             "settling": sum(f.path == "partial" and not f.changed_patches for f in rest),
-            "full_ms_median": self.full_ms,
-            "step_ms_median": statistics.median(f.step_ms for f in rest) if rest else None,
+            **{name: tails(getattr(frame, name) for frame in rest) for name in measured},
+            "full_ms": tails(frame.full_ms for frame in self.frames),
             "first_frame_ms": self.frames[0].step_ms,
             "step_s_total": step_total / 1e3,
             "full_s_total": full_total / 1e3,
             "speed_up": full_total / step_total if rest else None,
             "recomputed_mean": statistics.fmean(f.recomputed for f in rest) if rest else None,
-            "missed_changed_median": statistics.median(at_changed) if at_changed else None,
-            "missed_changed_max": max(at_changed, default=None),
-            "missed_all_median": statistics.median(over_all) if over_all else None,
-            "missed_all_max": max(over_all, default=None),
             "compile_step_s": self.compile_step_s,
             "compile_full_s": self.compile_full_s,
         }
@@ -226,14 +221,14 @@ def run_session(
         distance = np.linalg.norm(tokens - full, axis=-1)
         scale = np.sqrt(np.square(full).sum(-1).mean())
         grid = report.changed.shape[1]
-        said = describe(report)[0]
+        step_report = describe(report)[0]
         result = FrameResult(
             index=index,
-            path=said["path"],
-            changed_patches=said["changed_patches"],
-            total_patches=said["total_patches"],
-            recomputed=said["recomputed"],
-            pending=said["pending"],
+            path=step_report["path"],
+            changed_patches=step_report["changed_patches"],
+            total_patches=step_report["total_patches"],
+            recomputed=step_report["recomputed"],
+            pending=step_report["pending"],
             step_ms=step_ms,
             full_ms=full_ms,
             missed_changed=missed_changed,
@@ -261,7 +256,7 @@ def _by_patch(cells: np.ndarray, grid: int) -> np.ndarray:
 
 
 def missed_change(tokens: np.ndarray, full: np.ndarray, before: np.ndarray) -> float | None:
-    """How much of the true change is missing: 0 = exact, 1 = as good as doing nothing.
+    """Share of the true change that is missing: 0 = exact, 1 = as good as doing nothing.
 
     Args:
       tokens, full, before: `[N, D]`: as delivered, of a full encode of the same frame, and of a

@@ -1,4 +1,4 @@
-"""How much of a screen is new? What recorded sessions say, whatever encoder looks at them.
+"""How redundant screens are: statistics of recorded sessions, independent of any encoder.
 
 H, W height and width of a frame in pixels, p pixels along the side of a patch, P patches.
 """
@@ -51,35 +51,38 @@ class StepStats:
 
 
 class History:
-    """The frames of a session so far, patch by patch, as hashes."""
+    """The frames of a session so far, as hashes."""
 
     def __init__(self):
-        self._patches: list[np.ndarray] = []  # of each frame, int64 [P]
+        self._last: np.ndarray | None = None  # hashes of the last frame's patches, int64 [P]
+        # Of all frames before the last one:
+        self._frames: set[bytes] = set()
+        self._patches: set[tuple[int, int]] = set()  # number of the patch, hash
 
     def add(self, frame: np.ndarray) -> tuple[bool, float | None]:
         """Adds a frame `uint8 [H, W, 3]`; `returned` and `seen_before` of `StepStats`."""
-        now = _patch_hashes(frame, SCREEN_PATCH)
-        returned, seen = False, None
-        if self._patches:
-            changed = now != self._patches[-1]
-            earlier = np.array(self._patches[:-1]).reshape(-1, len(now))
-            matching = earlier == now
-            returned = bool(changed.any() and matching.all(-1).any())
-            if changed.any():
-                seen = float(matching.any(0)[changed].mean())
-        self._patches.append(now)
-        return returned, seen
+        now, last = _patch_hashes(frame, SCREEN_PATCH), self._last
+        self._last = now
+        if last is None:
+            return False, None
+        changed = np.flatnonzero(now != last)
+        seen = [(int(patch), int(now[patch])) in self._patches for patch in changed]
+        returned = bool(seen) and now.tobytes() in self._frames
+        self._frames.add(last.tobytes())
+        # An unchanged patch stays the last one's: only what was replaced is new to the history.
+        self._patches.update((int(patch), int(last[patch])) for patch in changed)
+        return returned, float(np.mean(seen)) if seen else None
 
 
 def _patch_hashes(frame: np.ndarray, p: int) -> np.ndarray:
     """int64 `[P]`."""
     height, width = frame.shape[:2]
-    found = [
+    hashes = [
         hashlib.blake2b(frame[y : y + p, x : x + p].tobytes(), digest_size=8).digest()
         for y in range(0, height, p)
         for x in range(0, width, p)
     ]
-    return np.frombuffer(b"".join(found), np.int64)
+    return np.frombuffer(b"".join(hashes), np.int64)
 
 
 def compare(
@@ -158,10 +161,10 @@ def _by_patch(x: np.ndarray, p: int) -> np.ndarray:
 def _line_shifts(before: np.ndarray, now: np.ndarray) -> list[int]:
     """By how many lines most lines of a picture `[n, m, 3]` have moved; not by 0."""
     old, new = ([hash(line.tobytes()) for line in part] for part in (before, now))
-    # A line that stands in many places (an empty one) says nothing.
+    # A line that occurs several times (an empty one) proves no shift.
     rare = {line for line, count in Counter(old).items() if count == 1}
-    place = {line: i for i, line in enumerate(old) if line in rare}
-    shifts = Counter(i - place[line] for i, line in enumerate(new) if line in place)
+    position = {line: i for i, line in enumerate(old) if line in rare}
+    shifts = Counter(i - position[line] for i, line in enumerate(new) if line in position)
     shifts.pop(0, None)
     return [shift for shift, _ in shifts.most_common(_CANDIDATES)]
 

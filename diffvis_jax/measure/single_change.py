@@ -1,12 +1,12 @@
-"""A single change, measured: one step from a fresh full encode, against the truth.
+"""Measures single changes: one step from a fresh full encode, against the next full encode.
 
 S pixels along the side of a frame, N tokens, D token width.
 """
 
 import dataclasses
-import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from diffvis_jax.core.policy import Policy
 from diffvis_jax.core.report import Report
 from diffvis_jax.core.step import jit_encode, make_step
 from diffvis_jax.measure.recording_run import changed_tokens, missed_change
+from diffvis_jax.metrics import tails
 from diffvis_jax.model import Model
 
 
@@ -28,7 +29,7 @@ class Measured:
     Attributes:
       changed: share of the patches that changed.
       recomputed: share of the dense MACs done.
-      pending: share of the dense MACs still owed.
+      pending: share of the dense MACs still pending.
       step_ms: wall time of the step.
       missed_changed: missed change at the tokens whose own pixels differ; None if there are none.
       missed_all: missed change over all tokens; None likewise.
@@ -42,13 +43,11 @@ class Measured:
     missed_all: float | None
 
 
-MEASURED = tuple(field.name for field in dataclasses.fields(Measured))
-
-
-def median_of(results: Sequence[Measured], name: str) -> float | None:
-    """Median of one number over those results that have it; None if none has."""
-    values = [value for result in results if (value := getattr(result, name)) is not None]
-    return statistics.median(values) if values else None
+def tails_of(results: Iterable[Measured]) -> dict[str, dict[str, float | None]]:
+    """`metrics.tails` of each number, by its name."""
+    results = list(results)
+    names = [field.name for field in dataclasses.fields(Measured)]
+    return {name: tails(getattr(result, name) for result in results) for name in names}
 
 
 def small_changes(frames: np.ndarray, patch: int, most: float) -> list[int]:
@@ -59,12 +58,12 @@ def small_changes(frames: np.ndarray, patch: int, most: float) -> list[int]:
       patch: side of a patch, in pixels.
       most: share of the patches, 0-1.
     """
-    found = []
+    numbers = []
     for index in range(1, len(frames)):
         share = float(np.mean(compute_patch_diff(frames[index - 1], frames[index], patch)))
         if 0 < share <= most:
-            found.append(index)
-    return found
+            numbers.append(index)
+    return numbers
 
 
 class SingleChange:
@@ -96,20 +95,22 @@ class SingleChange:
         return self.settle(policy, 0)[0]
 
     def settle(self, policy: Policy, idle: int) -> list[Measured]:
-        """The step, and so many idle ones after it, in which the screen holds still; shares and
-        times are those of each step, what is missed is what the steps so far have not delivered."""
+        """The step, and `idle` steps after it in which nothing changes.
+
+        Shares and times are of each step; missed is what all steps so far have not delivered.
+        """
         cache = jax.tree.map(jnp.copy, self._fresh)  # the step consumes the cache it is given
         cache = jax.block_until_ready(cache)
-        found = []
+        measured = []
         for _ in range(1 + idle):
             start = time.perf_counter()
             result = self._step(self._model.params, cache, self._after, policy)
             tokens, cache, report = jax.block_until_ready(result)
             step_ms = 1e3 * (time.perf_counter() - start)
-            found.append(self._judged(np.asarray(tokens[0]), report, step_ms))
-        return found
+            measured.append(self._measured(np.asarray(tokens[0]), report, step_ms))
+        return measured
 
-    def _judged(self, tokens: np.ndarray, report: Report, step_ms: float) -> Measured:
+    def _measured(self, tokens: np.ndarray, report: Report, step_ms: float) -> Measured:
         old, new, at = self._full_before, self._full_after, self._at
         moved = bool(at.any())  # else all that differs is rounding
         return Measured(
@@ -120,3 +121,34 @@ class SingleChange:
             missed_changed=missed_change(tokens[at], new[at], old[at]) if moved else None,
             missed_all=missed_change(tokens, new, old) if moved else None,
         )
+
+
+def sweep(
+    model: Model,
+    frames: np.ndarray,
+    numbers: Sequence[int],
+    policies: Mapping[str, Policy],
+    on_step: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    """Measures single changes under many policies.
+
+    Args:
+      model: the tower.
+      frames: `uint8 [F, S, S, 3]`.
+      numbers: of the frames that are encoded, each from the one before; see `small_changes`.
+      policies: by name.
+      on_step: called with a text after each step.
+
+    Returns:
+      one row for each policy, the cheapest first: its name as "policy", and the tails of each
+      number of `Measured` over the changes.
+    """
+    results: dict[str, list[Measured]] = {name: [] for name in policies}
+    for number in numbers:
+        change = SingleChange(model, frames[number - 1 : number], frames[number : number + 1])
+        for name, policy in policies.items():
+            results[name].append(change.measure(policy))
+            on_step(f"frame {number}, {name}")
+    rows = [{"policy": name, **tails_of(measured)} for name, measured in results.items()]
+    median = "median"
+    return sorted(rows, key=lambda row: (row["recomputed"][median], row["missed_changed"][median]))

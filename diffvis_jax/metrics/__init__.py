@@ -1,4 +1,4 @@
-"""Measuring what an agent finds on the screen: boxes, clicks, and how sure the numbers are."""
+"""Metrics of detections, clicks and actions, with their confidence intervals."""
 
 from diffvis_jax.metrics.boxes import area, as_boxes, contains, iou, iou_matrix, shorter_side
 from diffvis_jax.metrics.click import (
@@ -16,7 +16,7 @@ from diffvis_jax.metrics.statistics import (
     Paired,
     bootstrap_interval,
     mcnemar,
-    mcnemar_p_value,
+    tails,
     wilson_interval,
 )
 
@@ -40,9 +40,9 @@ __all__ = [
     "iou_matrix",
     "match",
     "mcnemar",
-    "mcnemar_p_value",
     "shorter_side",
     "smaller_than",
+    "tails",
     "total",
     "wilson_interval",
 ]

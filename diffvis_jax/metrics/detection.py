@@ -1,4 +1,4 @@
-"""Finding all elements of a picture: precision, recall and F1 over boxes.
+"""Detection of all elements of a picture: precision, recall and F1 over boxes.
 
 P predictions, T truths of one picture.
 """
@@ -17,13 +17,13 @@ from diffvis_jax.metrics.matching import as_mask, match
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Counts:
-    """What was found in one picture, or in several together (see `total`).
+    """Detections of one picture, or of several together (see `total`).
 
     Attributes:
-      true_positives: pairs of a prediction and a truth that matters.
+      true_positives: pairs of a prediction and a truth that counts.
       false_positives: predictions without a truth. A second prediction of one truth is one.
-      false_negatives: truths that matter, without a prediction.
-      ignored_predictions: predictions of truths that do not matter; neither right nor false.
+      false_negatives: truths that count, without a prediction.
+      ignored_predictions: predictions of ignored truths; neither right nor false.
       kinds_compared: true positives whose kinds were given.
       kinds_agreed: those of them with the same kind on both sides.
     """
@@ -42,14 +42,14 @@ class Counts:
 
     @property
     def recall(self) -> float | None:
-        """Share of the truths that were found; None without truths."""
+        """Share of the truths that have a prediction; None without truths."""
         return _share(self.true_positives, self.true_positives + self.false_negatives)
 
     @property
     def f1(self) -> float | None:
         """Harmonic mean of precision and recall (van Rijsbergen 1979, ch. 7; Dice 1945).
 
-        2 TP / (2 TP + FP + FN): 0 where nothing is right, None where nothing was to be said.
+        2 TP / (2 TP + FP + FN): 0 without true positives, None without predictions and truths.
         """
         right = 2 * self.true_positives
         return _share(right, right + self.false_positives + self.false_negatives)
@@ -82,12 +82,12 @@ def detection_counts(
     Args:
       predictions: `[P, 4]` left, top, right, bottom in pixels; may be empty.
       truths: `[T, 4]` likewise.
-      scores: `[P]`; if given, the confident choose first, otherwise there are as many pairs as
-        possible: see `match`.
+      scores: `[P]`; if given, matched in order of confidence, otherwise as many pairs as possible:
+        see `match`.
       threshold: least IoU of a pair, itself enough; above 0, at most 1.
-      ignore: bool `[T]`, truths that count neither as found nor as missed, see `smaller_than`. A
-        prediction that is left to one, one to one as ever, does not count as false; one without
-        any truth does, however small it is (COCO leaves it out).
+      ignore: bool `[T]`, truths that count neither as detected nor as missed, see `smaller_than`.
+        A prediction matched with one does not count as false; one without any truth does, however
+        small it is (COCO leaves it out).
       prediction_kinds, truth_kinds: P and T names, compared by `==`; both or neither.
 
     Raises:
@@ -96,11 +96,11 @@ def detection_counts(
     """
     predictions, truths = as_boxes(predictions, "predictions"), as_boxes(truths, "truths")
     truth_of = match(iou_matrix(predictions, truths), scores, threshold, ignore=ignore)
-    idle = as_mask(ignore, len(truths), "ignore")
+    ignored = as_mask(ignore, len(truths), "ignore")
     paired = truth_of >= 0
     right = paired.copy()
-    right[paired] = ~idle[truth_of[paired]]
-    found = int(right.sum())
+    right[paired] = ~ignored[truth_of[paired]]
+    matched = int(right.sum())
 
     compared = agreed = 0
     if (prediction_kinds is None) != (truth_kinds is None):
@@ -109,16 +109,16 @@ def detection_counts(
         lengths, expected = (len(prediction_kinds), len(truth_kinds)), (len(paired), len(truths))
         if lengths != expected:
             raise EvaluationError(f"expected {expected} prediction and truth kinds, got {lengths}")
-        compared = found
+        compared = matched
         agreed = sum(
             bool(prediction_kinds[int(p)] == truth_kinds[int(truth_of[p])])
             for p in np.flatnonzero(right)
         )
     return Counts(
-        true_positives=found,
+        true_positives=matched,
         false_positives=int((~paired).sum()),
-        false_negatives=int((~idle).sum()) - found,
-        ignored_predictions=int(paired.sum()) - found,
+        false_negatives=int((~ignored).sum()) - matched,
+        ignored_predictions=int(paired.sum()) - matched,
         kinds_compared=compared,
         kinds_agreed=agreed,
     )

@@ -1,15 +1,15 @@
-"""A session as a moving picture."""
+"""A sequence of pictures as an animation."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
+
+from diffvis_jax.utils.atomic_file import replacing
 
 FORMATS = (".webp", ".gif")
 
 
 def write_film(pictures: Sequence[Path], target: Path, *, frame_ms: int = 800) -> Path:
-    """Writes pictures of one size as an animation that repeats; an existing file is replaced in
-    one go.
+    """Writes pictures of one size as an animation that repeats, atomically.
 
     Args:
       pictures: files, in order.
@@ -30,8 +30,7 @@ def write_film(pictures: Sequence[Path], target: Path, *, frame_ms: int = 800) -
             with Image.open(path) as picture:
                 yield picture.convert("RGB")
 
-    partial = target.with_name(f".{target.stem}.partial-{os.getpid()}{target.suffix}")
-    with Image.open(pictures[0]) as first:
+    with replacing(target) as partial, Image.open(pictures[0]) as first:
         first.convert("RGB").save(
             partial,
             save_all=True,
@@ -40,7 +39,6 @@ def write_film(pictures: Sequence[Path], target: Path, *, frame_ms: int = 800) -
             loop=0,
             quality=75,
         )
-    partial.replace(target)
     return target
 
 

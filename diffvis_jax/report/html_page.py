@@ -1,4 +1,4 @@
-"""Writes a measured session as one self-contained HTML page: pictures, numbers and script inside.
+"""Writes a measured recording as one self-contained HTML page: pictures, numbers and script inside.
 
 The page itself is in `page.html`, `page.css` and `page.js` beside this file.
 """
@@ -19,7 +19,10 @@ from diffvis_jax.images.geometry import placement
 from diffvis_jax.images.recording import open_screenshot
 from diffvis_jax.measure.recording_run import FrameResult, SessionResult
 from diffvis_jax.report.plain_page import data_url
+from diffvis_jax.report.table import COLUMNS, frame_cells
+from diffvis_jax.report.text import TAILS, milliseconds, percent, tails_text, times
 from diffvis_jax.towers import VisionConfig, build
+from diffvis_jax.utils.atomic_file import write_whole
 
 # Pictures are made narrower until all of them fit: a page has to open at once.
 PICTURE_WIDTHS = (1440, 1280, 960, 720, 480, 320)
@@ -59,6 +62,9 @@ def write_page(
             {
                 **frame.numbers(),
                 "label": label,
+                "cells": frame_cells(frame),
+                "facts": _facts(frame),
+                "verdict": _verdict(frame),
                 "picture": picture,
                 "size": size,
                 "grid": _patches(size, config, frame.changed.shape[0]),
@@ -68,11 +74,15 @@ def write_page(
                 "full_elements": _elements(frame.full_elements, size, config),
             }
         )
+    summary = result.summary()
     data = {
         "frames": frames,
+        "columns": [name for name, _ in COLUMNS],
         "maps": _map_names(build(config).stages),
         "pictures": pictures,
-        "summary": result.summary(),
+        "full_ms": summary["full_ms"]["median"],
+        "tiles": _tiles(summary),
+        "axes": _axes(result.frames),
     }
     # "</script>" in a label would end the script element.
     embedded = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
@@ -90,7 +100,7 @@ def write_page(
     }.items():
         filled = filled.replace(f"<!--{name}-->", text)
     written = Path(target)
-    written.write_text(filled, encoding="utf-8")
+    write_whole(written, filled)
     return written
 
 
@@ -98,8 +108,57 @@ def _part(name: str) -> str:
     return (resources.files("diffvis_jax.report") / name).read_text(encoding="utf-8")
 
 
+def _facts(frame: FrameResult) -> list[tuple[str, str]]:
+    """Names and values shown beside the screen."""
+    cells = dict(zip((name for name, _ in COLUMNS), frame_cells(frame), strict=True))
+    names = ("patches changed", "recomputed", "missed", "missed over all", "error", "same elements")
+    facts = [(name, cells[name]) for name in names if cells[name] != "-"]
+    return [*facts, ("still pending", percent(frame.pending))]
+
+
+def _verdict(frame: FrameResult) -> str:
+    """One frame in a sentence."""
+    if not frame.index:
+        return "The first frame is encoded in full."
+    speed = f"{times(frame.speed_up)} as fast as a full encode"
+    if frame.missed_changed is None:
+        return f"{speed}; nothing changed"
+    return f"{speed}; {percent(frame.missed_changed)} of the change at changed tokens missed"
+
+
+def _tiles(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """Values and explanations of the totals."""
+    tiles = [
+        (times(summary["speed_up"]), "as fast as full encodes, over all frames but the first"),
+        (
+            f"{summary['step_s_total']:.1f} s",
+            f"differential steps; full encodes: {summary['full_s_total']:.1f} s",
+        ),
+        (milliseconds(summary["full_ms"]["median"]), "one full encode (median)"),
+        (tails_text(summary["missed_changed"]), f"missed change at changed tokens ({TAILS})"),
+        (tails_text(summary["missed_all"]), f"missed change over all tokens ({TAILS})"),
+    ]
+    if summary["same_elements"] is not None:
+        share = f"{summary['same_elements']} of {summary['frames'] - 1}"
+        tiles.append((share, "frames with exactly the clickable elements of a full encode"))
+    return tiles
+
+
+def _axes(frames: Sequence[FrameResult]) -> dict[str, dict[str, Any]]:
+    """Upper end and tick labels of the charts' axes."""
+    missed = (x or 0.0 for frame in frames for x in (frame.missed_changed, frame.missed_all))
+    tops = {
+        "time": (max(max(frame.step_ms, frame.full_ms) for frame in frames), milliseconds),
+        "missed": (max(0.1, *missed), percent),
+    }
+    return {
+        name: {"top": top, "ticks": [form(part * top) for part in (0, 0.5, 1)]}
+        for name, (top, form) in tops.items()
+    }
+
+
 def _maps(frame: FrameResult) -> list[list[float]]:
-    """What can be laid over the screen, named by `_map_names`: `[g * g]` each."""
+    """Maps that can be laid over the screen, named by `_map_names`: `[g * g]` each."""
     maps = [
         frame.cell_recomputed,
         *frame.stage_recomputed,
@@ -119,7 +178,7 @@ def _map_names(stages: int) -> list[str]:
     return [
         "recomputed share of each patch",
         *(f"recomputed in {name}" for name in each),
-        "pending: the stage that owes most",
+        "pending: the stage with most",
         *(f"pending in {name}" for name in each),
         "error of each token",
         "steps a patch has waited",
@@ -146,8 +205,8 @@ def _elements(
     """Left, top, right, bottom on the screenshot, and kind, of each element."""
     if elements is None:
         return None
-    found = on_screenshot(elements, placement(*size, config))
-    return [[*(round(edge) for edge in element.box), element.kind] for element in found]
+    shown = on_screenshot(elements, placement(*size, config))
+    return [[*(round(edge) for edge in element.box), element.kind] for element in shown]
 
 
 def _pictures(

@@ -1,5 +1,6 @@
 "use strict";
-const { frames, maps, pictures, summary } = JSON.parse(document.getElementById("data").textContent);
+const { frames, columns, maps, pictures, full_ms, tiles, axes } =
+  JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -19,47 +20,15 @@ function add(name, parent, text, className) {
   return element;
 }
 
-// ---- numbers as text ----
-
-const none = "\u2013";
-const percent = (x) => (x > 0 && x < 0.001 ? "< 0.1 %" : (100 * x).toFixed(1) + " %");
-const share = (x) => (x === null ? none : percent(x));
-const missed = (x) => (x === null ? none : x.toFixed(3));
-const error = (x) => (x === 0 ? "0" : x.toExponential(1));
-const times = (x) => (x === null ? none : x.toFixed(x >= 100 ? 0 : 1) + "\u00d7");
-const time = (ms) => ms.toFixed(ms >= 100 || ms === 0 ? 0 : ms >= 10 ? 1 : 2) + " ms";
-const seconds = (s) => s.toFixed(1) + " s";
-
-function pathText(frame) {
-  if (frame.path === "partial" && !frame.changed_patches) return "partial: settling";
-  return { full: "full encode", partial: "partial", reuse: "reuse" }[frame.path];
-}
-
 // ---- totals ----
 
-function tile(value, text) {
+for (const [value, text] of tiles) {
   const box = add("div", $("tiles"), undefined, "tile");
   add("b", box, value);
   add("span", box, text);
 }
-
-for (const [value, text] of [
-  [times(summary.speed_up), "as fast as full encodes, over all frames but the first"],
-  [seconds(summary.step_s_total),
-    `differential steps; full encodes: ${seconds(summary.full_s_total)}`],
-  [time(summary.full_ms_median), "one full encode (median)"],
-  [missed(summary.missed_changed_median),
-    `missed change at changed tokens (median; max. ${missed(summary.missed_changed_max)})`],
-  [missed(summary.missed_all_median),
-    `missed change over all tokens (median; max. ${missed(summary.missed_all_max)})`],
-]) {
-  tile(value, text);
-}
-if (summary.same_elements === null) {
+if (!frames[0].elements) {
   for (const label of document.querySelectorAll(".has-elements")) label.style.display = "none";
-} else {
-  tile(`${summary.same_elements} of ${summary.frames - 1}`,
-    "frames with exactly the clickable elements of a full encode");
 }
 
 // ---- table ----
@@ -67,24 +36,13 @@ if (summary.same_elements === null) {
 const rows = [];
 {
   const head = add("tr", add("thead", $("table")));
-  for (const [text, kind] of [
-    ["#", ""], ["path", "text"], ["changed", ""], ["recomputed", ""], ["step", ""],
-    ["full encode", ""], ["speed-up", ""], ["missed, changed tokens", ""],
-    ["missed, all tokens", ""], ["error", ""], ["what happened before", "text"],
-  ]) add("th", head, text, kind);
+  const kind = (name) => (name === "path" ? "text" : "");
+  for (const name of columns) add("th", head, name, kind(name));
+  add("th", head, "what happened before", "text");
   const body = add("tbody", $("table"));
   for (const frame of frames) {
     const row = add("tr", body);
-    add("td", row, frame.index);
-    add("td", row, pathText(frame), "text");
-    add("td", row, frame.index ? `${frame.changed_patches} / ${frame.total_patches}` : none);
-    add("td", row, share(frame.recomputed));
-    add("td", row, time(frame.step_ms));
-    add("td", row, time(frame.full_ms));
-    add("td", row, times(frame.speed_up));
-    add("td", row, missed(frame.missed_changed));
-    add("td", row, missed(frame.missed_all));
-    add("td", row, error(frame.error));
+    frame.cells.forEach((cell, index) => add("td", row, cell, kind(columns[index])));
     add("td", row, frame.label, "text");
     row.addEventListener("click", () => show(frame.index));
     rows.push(row);
@@ -103,17 +61,17 @@ function line(root, y, kind) {
   svg("line", { x1: CHART.left, x2: CHART.width - CHART.right, y1: y, y2: y, class: kind }, root);
 }
 
-function chart(id, top, format, legend) {
+function chart(id, { top, ticks }, legend) {
   const root = $(id);
   root.setAttribute("viewBox", `0 0 ${CHART.width} ${CHART.height}`);
   const y = (value) =>
     CHART.height - CHART.bottom
     - (Math.min(value, top) / top) * (CHART.height - CHART.top - CHART.bottom);
-  for (const part of [0, 0.5, 1]) {
-    const at = y(part * top);
+  ticks.forEach((text, index) => {
+    const at = y((index * top) / (ticks.length - 1));
     line(root, at, "grid");
-    svg("text", { x: CHART.left - 8, y: at + 4, "text-anchor": "end" }, root, format(part * top));
-  }
+    svg("text", { x: CHART.left - 8, y: at + 4, "text-anchor": "end" }, root, text);
+  });
   const every = Math.ceil(frames.length / 40);
   for (const frame of frames) {
     if (frame.index % every) continue;
@@ -137,22 +95,19 @@ function clickable(root) {
 }
 
 {
-  const top = Math.max(...frames.map((f) => f.step_ms), summary.full_ms_median);
-  const { root, y } = chart("chart-time", top, time, "dashed: a full encode (median)");
+  const { root, y } = chart("chart-time", axes.time, "dashed: a full encode (median)");
   for (const frame of frames) {
     svg("rect", {
       x: middle(frame.index) - slot * 0.32, width: slot * 0.64, y: y(frame.step_ms),
       height: Math.max(0.8, y(0) - y(frame.step_ms)), class: frame.path,
     }, root);
   }
-  line(root, y(summary.full_ms_median), "median");
+  line(root, y(full_ms), "median");
   clickable(root);
 }
 {
-  const values = frames.flatMap((f) => [f.missed_changed ?? 0, f.missed_all ?? 0]);
-  const top = Math.max(0.1, Math.ceil(10 * Math.max(...values)) / 10);
   const { root, y } = chart(
-    "chart-missed", top, (v) => v.toFixed(2), "dots: at changed tokens; rings: over all tokens");
+    "chart-missed", axes.missed, "dots: at changed tokens; rings: over all tokens");
   const size = Math.min(5, slot * 0.3);
   for (const frame of frames) {
     if (frame.missed_all === null) continue;
@@ -164,11 +119,6 @@ function clickable(root) {
 }
 
 // ---- one frame ----
-
-function fact(name, value) {
-  add("dt", $("numbers"), name);
-  add("dd", $("numbers"), value);
-}
 
 // Shares are shown as they are, errors and ages against the largest of the session.
 function strongest(map) {
@@ -232,31 +182,19 @@ function show(index) {
   $("slider").value = now;
   $("position").textContent = `${now} / ${frames.length - 1}`;
   $("label").textContent = frame.label || `frame ${now}`;
-  $("path").textContent = pathText(frame);
+  $("path").textContent = frame.cells[columns.indexOf("path")];
   $("path").className = `pill ${frame.path}`;
   $("numbers").replaceChildren();
-  fact("changed patches",
-    frame.index ? `${frame.changed_patches} of ${frame.total_patches}` : none);
-  fact("recomputed", share(frame.recomputed));
-  fact("still pending", share(frame.pending));
-  fact("missed change, changed tokens", missed(frame.missed_changed));
-  fact("missed change, all tokens", missed(frame.missed_all));
-  fact("error", error(frame.error));
-  if (frame.elements) {
-    fact("clickable elements, as in full", `${frame.elements_both} of ${frame.full_elements.length}`);
-    if (frame.elements_added) fact("found differentially alone", frame.elements_added);
+  for (const [name, value] of frame.facts) {
+    add("dt", $("numbers"), name);
+    add("dd", $("numbers"), value);
   }
   const longest = Math.max(frame.step_ms, frame.full_ms);
   $("bar-full").style.width = `${(100 * frame.full_ms) / longest}%`;
   $("bar-step").style.width = `${(100 * frame.step_ms) / longest}%`;
-  $("time-full").textContent = time(frame.full_ms);
-  $("time-step").textContent = time(frame.step_ms);
-  $("verdict").textContent = !frame.index
-    ? "The first frame is encoded in full."
-    : frame.missed_changed === null
-      ? `${times(frame.speed_up)} the speed; nothing changed, error ${error(frame.error)}`
-      : `${times(frame.speed_up)} the speed; ${share(frame.missed_changed)} of the change `
-        + "at changed tokens missed";
+  $("time-full").textContent = frame.cells[columns.indexOf("full encode")];
+  $("time-step").textContent = frame.cells[columns.indexOf("step")];
+  $("verdict").textContent = frame.verdict;
   rows.forEach((row, i) => row.classList.toggle("now", i === now));
   hits.forEach((pair, i) => pair.forEach((hit) => hit.classList.toggle("now", i === now)));
 }

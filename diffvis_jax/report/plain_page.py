@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffvis_jax.utils.atomic_file import write_whole
+
 if TYPE_CHECKING:
     import PIL.Image
 
@@ -21,17 +23,15 @@ figure{{margin:1.5em 0}}figcaption{{color:#444}}</style></head>
 
 
 def write_plain_page(target: Path, title: str, parts: Sequence[str]) -> Path:
-    """Writes the page; an existing file is replaced in one go.
+    """Writes the page atomically.
 
     Args:
       target: the HTML file.
       title: plain text.
       parts: HTML, from the functions below.
     """
-    partial = target.with_name(f".{target.name}.partial")
-    text = _PAGE.format(title=html.escape(title), parts="\n".join(parts))
-    partial.write_text(text, encoding="utf-8")
-    return partial.replace(target)
+    write_whole(target, _PAGE.format(title=html.escape(title), parts="\n".join(parts)))
+    return target
 
 
 def paragraph(text: str) -> str:
@@ -46,16 +46,10 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     """Rows of text, the first their heads."""
 
     def row(cells: Sequence[str], tag: str) -> str:
-        return "".join(f"<{tag}>{html.escape(cell.strip())}</{tag}>" for cell in cells)
+        return "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
 
     body = "".join(f"<tr>{row(cells, 'td')}</tr>" for cells in rows[1:])
     return f'<div class="wide"><table><tr>{row(rows[0], "th")}</tr>{body}</table></div>'
-
-
-def markdown_table(text: str) -> str:
-    """The same of a table in Markdown."""
-    head, _, *rows = (line.strip().strip("|").split("|") for line in text.strip().splitlines())
-    return table([head, *rows])
 
 
 def captioned(url: str, caption: str) -> str:

@@ -1,14 +1,53 @@
-"""Prints a measured session, a line for each frame."""
+"""Tables of text, and the table of a measured recording, printed frame by frame."""
 
 import os
 import platform
+import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import jax
 
 from diffvis_jax.images.recording import Recording
 from diffvis_jax.measure.recording_run import FrameResult, SessionResult
 from diffvis_jax.model import Model
+from diffvis_jax.report.text import TAILS, decimal, milliseconds, percent, tails_text, times
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# Heads and widths, in characters, of what `frame_cells` returns.
+COLUMNS = (
+    *(("#", 3), ("path", 8), ("patches changed", 8), ("recomputed", 10), ("step", 8)),
+    *(("full encode", 8), ("speed-up", 8), ("missed", 7), ("missed over all", 8)),
+    *(("error", 7), ("same elements", 8)),
+)
+
+
+def frame_cells(frame: FrameResult) -> list[str]:
+    """One frame as text, for `COLUMNS`; what was missed is at changed tokens, and over all.
+
+    The elements: in both encodes, of those of the full encode; "+n" in the step alone.
+    """
+    first, agreed = not frame.index, frame.agreement
+    elements = "-"
+    if agreed is not None:
+        elements = f"{agreed.both}/{agreed.both + agreed.only_second}"
+        elements += f" +{agreed.only_first}" if agreed.only_first else ""
+    settling = frame.path == "partial" and not frame.changed_patches
+    return [
+        f"{frame.index}",
+        "settling" if settling else frame.path,
+        "-" if first else f"{frame.changed_patches}/{frame.total_patches}",
+        percent(frame.recomputed),
+        milliseconds(frame.step_ms),
+        milliseconds(frame.full_ms),
+        times(frame.speed_up),
+        percent(frame.missed_changed),
+        percent(frame.missed_all),
+        decimal(frame.error, ".1e"),
+        elements,
+    ]
 
 
 class Table:
@@ -16,6 +55,8 @@ class Table:
 
     def __init__(self, model: Model, recording: Recording, notes: Sequence[str] = ()):
         self.model, self.recording, self.notes = model, recording, notes
+        self._console = _console()
+        self._console.width = max(self._console.width, 120)
 
     def head(self) -> None:
         """What is run, and the names of the columns."""
@@ -23,37 +64,22 @@ class Table:
         print(f"{tower_text(self.model)}; {machine_text()}")
         for note in self.notes:
             print(f"note: {note}")
-        upper = ["", "", "changed", "recom-", "step", "full", "speed-", "missed at", "missed", ""]
-        lower = ["#", "path", "patches", "puted", "ms", "ms", "up", "changed", "over all", "error"]
-        upper.append("clickable" if self.model.head else "")
-        lower.append("as in full" if self.model.head else "")
-        print("\n" + self._line(upper))
-        print(self._line(lower) + "  what happened before", flush=True)
+        print()
+        self._print([name for name, _ in COLUMNS], "what happened before", style="bold")
 
     def row(self, frame: FrameResult) -> None:
         """One frame."""
-        columns = [
-            f"{frame.index}",
-            frame.path,
-            f"{frame.changed_patches}" if frame.index else "-",
-            f"{frame.recomputed:.1%}",
-            f"{frame.step_ms:.1f}",
-            f"{frame.full_ms:.0f}",
-            _shown(frame.speed_up, ".1f"),
-            _shown(frame.missed_changed, ".3f"),
-            _shown(frame.missed_all, ".3f"),
-            f"{frame.error:.1e}",
-            _found(frame),
-        ]
-        print(self._line(columns) + f"  {self.recording.labels[frame.index]}", flush=True)
+        self._print(frame_cells(frame), self.recording.labels[frame.index])
 
-    @staticmethod
-    def _line(columns: list[str]) -> str:
-        widths = (3, -7, 7, 6, 7, 6, 7, 9, 8, 7, 10 if columns[-1] else 0)
-        return " ".join(
-            text.rjust(width) if width > 0 else text.ljust(-width)
-            for text, width in zip(columns, widths, strict=True)
-        )
+    def _print(self, cells: Sequence[str], label: str, style: str = "") -> None:
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        line = RichTable.grid(padding=(0, 1))
+        for name, width in COLUMNS:
+            line.add_column(width=width, justify="left" if name == "path" else "right")
+        line.add_row(*map(Text, [*cells, label]), style=style)
+        self._console.print(line)
 
     def totals(self, result: SessionResult) -> None:
         """The summary."""
@@ -62,7 +88,7 @@ class Table:
         print(
             f"\ncompiled in {s['compile_full_s']:.0f} s (full encode) and "
             f"{s['compile_step_s']:.0f} s (step), once; first frame: "
-            f"{s['first_frame_ms']:.0f} ms, a full encode that fills the cache"
+            f"{milliseconds(s['first_frame_ms'])}, a full encode that fills the cache"
         )
         if s["speed_up"] is None:
             print("a single frame: nothing to compare")
@@ -70,16 +96,14 @@ class Table:
         settling = f" ({s['settling']} of them settling)" if s["settling"] else ""
         print(f"frames after the first: {paths}{settling}")
         print(
-            f"time: {s['step_s_total']:.1f} s differential, {s['full_s_total']:.1f} s in full: "
-            f"{s['speed_up']:.1f} times as fast over all; medians "
-            f"{s['step_ms_median']:.0f} and {s['full_ms_median']:.0f} ms"
+            f"all together: {s['step_s_total']:.1f} s differential, {s['full_s_total']:.1f} s in "
+            f"full: {times(s['speed_up'])} as fast"
         )
-        missed = [
-            f"{_shown(s[f'missed_{which}_median'], '.3f')} "
-            f"({_shown(s[f'missed_{which}_max'], '.3f')}) {where}"
-            for which, where in (("changed", "at changed tokens"), ("all", "over all tokens"))
-        ]
-        print("missed change, median (max.): " + ", ".join(missed))
+        print(f"{TAILS}:")
+        print(f"  step: {tails_text(s['step_ms'], milliseconds)}")
+        print(f"  full encode: {tails_text(s['full_ms'], milliseconds)}")
+        print(f"  missed change at changed tokens: {tails_text(s['missed_changed'])}")
+        print(f"  missed change over all tokens: {tails_text(s['missed_all'])}")
         if s["same_elements"] is not None:
             print(
                 f"clickable elements: exactly those of a full encode in {s['same_elements']} of "
@@ -87,17 +111,30 @@ class Table:
             )
 
 
-def _found(frame: FrameResult) -> str:
-    """Elements found in both encodes, of those of the full encode; "+n" found in the step alone."""
-    found = frame.agreement
-    if found is None:
-        return ""
-    added = f" +{found.only_first}" if found.only_first else ""
-    return f"{found.both}/{found.both + found.only_second}{added}"
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Prints rows of text, the first their heads, in Markdown; on a terminal cells are wrapped."""
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    table = RichTable(box=box.MARKDOWN)
+    for name in rows[0]:
+        table.add_column(Text(name), overflow="fold")
+    for row in rows[1:]:
+        table.add_row(*map(Text, row))
+    console = _console()
+    if not console.is_terminal:
+        console.width = 10_000  # nothing is wrapped
+    with console.capture() as capture:
+        console.print(table)
+    print(capture.get().strip())  # without the empty edges
 
 
-def _shown(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+def _console() -> "Console":
+    """Standard output, without control characters where it is no terminal."""
+    from rich.console import Console
+
+    return Console(force_terminal=sys.stdout.isatty(), highlight=False)
 
 
 def tower_text(model: Model) -> str:

@@ -1,17 +1,27 @@
-"""Files that are there whole or not at all."""
+"""Files that are written completely or not at all."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file in UTF-8 under another name beside it, then renames it.
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path`, renamed to it when the block ends without an error.
 
-    What stood there is lost by no failure, and nothing half written is left behind.
+    On an error the old file stays and no partial one remains. The temporary name keeps the suffix,
+    by which Pillow and Matplotlib choose the format.
     """
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
     try:
-        partial.write_text(text, encoding="utf-8")
+        yield partial
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a text file in UTF-8, see `replacing`."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")

@@ -10,7 +10,7 @@ from screens import Screen
 from diffvis_jax.grounding.decode import Element, decode
 from diffvis_jax.grounding.find import encode_for_head, head_answers
 from diffvis_jax.grounding.head import HeadConfig
-from diffvis_jax.measure.elements import nearest_points
+from diffvis_jax.measure.elements import nearest
 from diffvis_jax.metrics import (
     Counts,
     click_accuracy,
@@ -92,7 +92,7 @@ def measure(
 
         counts.append(counted(~large))
         small.append(counted(large))
-        points += nearest_points(elements, screen.boxes[large])
+        points += [e and e.point for e in nearest(elements, screen.boxes[large])]
         asked += list(screen.boxes[large])
     whole = total(counts)
     clicks = click_accuracy(points, asked)

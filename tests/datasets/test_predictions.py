@@ -10,7 +10,7 @@ from diffvis_jax.datasets import CoordinateError, DatasetError, open_dataset
 from diffvis_jax.datasets.predictions import read_predictions
 from diffvis_jax.evaluation.answers import (
     answers_table,
-    compared,
+    paired_test,
     questions,
     score,
     summarise_answers,
@@ -61,7 +61,7 @@ def test_scored_by_hand(spots, tmp_path):
     assert (said["boxes"], said["iou"]) == (1, 1)
     assert answers_table({"a": said}, "answers")[1][3] == "1"
     better = [{**row, "correct": True} for row in rows]
-    assert compared(rows, better) == {"only_first": 0, "only_second": 2, "p": 0.5}
+    assert paired_test(rows, better) == {"only_first": 0, "only_second": 2, "p": 0.5}
 
 
 def test_refusals_and_polygons(tmp_path):

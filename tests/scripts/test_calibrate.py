@@ -3,7 +3,6 @@
 import json
 import sys
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,7 +11,7 @@ from tiny import ROUNDING
 import diffvis_jax as dv
 from diffvis_jax.checkpoints import store
 from diffvis_jax.measure.recording_run import run_session
-from diffvis_jax.measure.single_change import Measured, SingleChange, median_of
+from diffvis_jax.measure.single_change import Measured, SingleChange, tails_of
 
 
 @pytest.fixture(scope="module")
@@ -64,25 +63,33 @@ def test_no_change_has_nothing_to_miss(odd):
     assert (found.changed, found.recomputed) == (0, 0)
     assert found.missed_changed is None
     assert found.missed_all is None
-    assert median_of([found, Measured(0.1, 0.1, 0.0, 1.0, 0.5, 0.5)], "missed_all") == 0.5
-    assert median_of([found], "missed_all") is None
+    results = [found, Measured(0.1, 0.1, 0.0, 1.0, 0.5, 0.5), Measured(0.1, 0.1, 0.0, 2.0, 0.7, 0)]
+    assert tails_of(results)["missed_changed"] == pytest.approx(dict(median=0.6, p90=0.68, max=0.7))
+    assert tails_of([found])["missed_all"] == dict(median=None, p90=None, max=None)
+
+
+def numbers(value):
+    return {"median": value, "p90": value, "max": value}
 
 
 ROWS = [
-    {"policy": "margin 0", "recomputed": 0.1, "missed_changed": 0.9},
-    {"policy": "margin 1", "recomputed": 0.2, "missed_changed": 0.3},
-    {"policy": "margin 2", "recomputed": 0.3, "missed_changed": 0.4},
-    {"policy": "exact", "recomputed": 0.9, "missed_changed": 1e-6},
+    {"policy": name, "recomputed": numbers(cost), "missed_changed": numbers(missed)}
+    for name, cost, missed in (
+        *(("margin 0", 0.1, 0.9), ("margin 1", 0.2, 0.3), ("margin 2", 0.3, 0.4)),
+        ("exact", 0.9, 1e-6),
+    )
 ]
 
 
 def test_the_cheapest_within_the_bound_is_chosen(calibrate):
-    in_stream = {"margin 0": 1.5, "margin 1": 0.45, "margin 2": 0.5, "exact": 1e-5}.get
-    rows = [dict(row) for row in ROWS]  # what was played is written into them
+    missed = {"margin 0": 1.5, "margin 1": 0.45, "margin 2": 0.5, "exact": 1e-5}
+    in_stream = lambda name: numbers(missed[name])  # noqa: E731
+    rows = [dict(row) for row in ROWS]  # the results of the stream are written into them
     assert calibrate.choose(rows, 0.5, in_stream)["policy"] == "margin 1"
-    # It would do for single changes, and not for those that follow each other.
+    # Within the bound for single changes, but not for a stream of them.
     assert calibrate.choose(rows, 0.3, in_stream)["policy"] == "exact"
-    assert [row.get("missed_stream") for row in rows] == [None, 0.45, None, 1e-5]
+    tried = {row["policy"]: row["missed_stream"] for row in rows if "missed_stream" in row}
+    assert tried == {"margin 1": numbers(0.45), "exact": numbers(1e-5)}
     assert calibrate.choose(rows, 0.1, in_stream)["policy"] == "exact"
     with pytest.raises(ValueError, match=r"rounding alone leaves 1\.0e-05"):
         calibrate.choose(rows, 5e-6, in_stream)
@@ -121,9 +128,9 @@ def test_the_policy_written_keeps_the_bound(calibrate, screens, odd, monkeypatch
     assert (
         run(calibrate, monkeypatch, *where, "--missed", 0.6, "--output", out, "--curve", curve) == 0
     )
-    assert "| share of dense MACs |" in capsys.readouterr().out
+    assert "share of dense MACs" in capsys.readouterr().out
     about = json.loads(out.read_text())["about"]
-    assert about["missed_changed"] <= 0.6 >= about["missed_stream"]
+    assert about["missed_changed"]["median"] <= 0.6 >= about["missed_stream"]["median"]
     assert about["pairs"] == [1, 2]
     with Image.open(curve) as picture:
         assert picture.size[0] > 400
@@ -133,26 +140,26 @@ def test_the_policy_written_keeps_the_bound(calibrate, screens, odd, monkeypatch
     model = dv.Model(odd.config, odd.params, "odd")
     frames = dv.preprocess(sorted((screens / "frames").glob("*.png")), odd.config)
     changes = [SingleChange(model, frames[i : i + 1], frames[i + 1 : i + 2]) for i in range(2)]
-    found = [change.measure(chosen) for change in changes]
-    assert median_of(found, "missed_changed") == pytest.approx(about["missed_changed"])
-    played = run_session(model, frames, chosen).summary()
-    assert played["missed_changed_median"] == pytest.approx(about["missed_stream"], rel=1e-3)
+    measured = tails_of(change.measure(chosen) for change in changes)
+    assert measured["missed_changed"] == pytest.approx(about["missed_changed"])
+    stream = run_session(model, frames, chosen).summary()
+    assert stream["missed_changed"] == pytest.approx(about["missed_stream"], rel=1e-3)
 
 
 def test_candidates_suit_the_tower(calibrate):
-    assert len(calibrate.candidates(1)) == 8 + 6 + 5 + 1
-    assert len(calibrate.candidates(5)) == 8 + 3 * 5 * 5 + 5 + 1
     for stages in (1, 5):
-        for policy in calibrate.candidates(stages).values():
+        policies = calibrate.candidates(stages)
+        assert "exact" in policies  # so that any bound above rounding can be kept
+        for policy in policies.values():
             assert policy.margins(stages).shape == (stages,)
-            assert jax.numpy.asarray(policy.settle) == 0
+            assert policy.settle == 0
 
 
 def test_bad_input_is_named_before_any_work(calibrate, screens, monkeypatch, capsys):
     def refuse(*args):
         raise AssertionError("work has begun")
 
-    monkeypatch.setattr(calibrate, "measure", refuse)
+    monkeypatch.setattr(calibrate, "sweep", refuse)
     where = ("--weights", screens / "weights", "--frames", screens / "frames")
     still = screens / "still"  # what changes comes later
     still.mkdir()

@@ -8,8 +8,6 @@ import os
 import re
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,11 +16,11 @@ from tiny import ROUNDING, random_params
 
 import diffvis_jax as dv
 from diffvis_jax.checkpoints import store
-from diffvis_jax.grounding.head import GroundingHead, HeadConfig
 from diffvis_jax.images.geometry import ImageError
 from diffvis_jax.images.recording import read_recording
 from diffvis_jax.measure.recording_run import missed_change, run_session
 from diffvis_jax.report import write_page
+from diffvis_jax.report.text import percent
 
 ROOT = Path(__file__).resolve().parents[2]
 SESSION = ROOT / "scripts" / "data" / "session"
@@ -99,7 +97,8 @@ def test_the_summary_adds_up(result):
     assert summary["settling"] == 1
     total = sum(f.full_ms for f in rest) / sum(f.step_ms for f in rest)
     assert summary["speed_up"] == pytest.approx(total)
-    assert summary["missed_all_max"] == max(rest[0].missed_all, rest[3].missed_all)
+    assert summary["missed_all"]["max"] == max(rest[0].missed_all, rest[3].missed_all)
+    assert summary["step_ms"]["max"] == max(f.step_ms for f in rest)
 
 
 def test_missed_change_is_0_when_exact_and_1_when_nothing_was_done():
@@ -170,6 +169,10 @@ def test_the_page_is_self_contained_and_holds_the_numbers(tmp_path, result):
     assert [frame["label"] for frame in data["frames"]] == labels
     assert [frame["picture"] for frame in data["frames"]] == [0, 1, 1, 1, 2]
     assert data["frames"][1]["changed"] == [4]
+    assert all(len(frame["cells"]) == len(data["columns"]) for frame in data["frames"])
+    missed = percent(result.frames[1].missed_changed)
+    assert f"; {missed} of the change at changed tokens missed" in data["frames"][1]["verdict"]
+    assert ("missed", missed) in map(tuple, data["frames"][1]["facts"])
     assert data["frames"][1]["grid"] == {"count": 4, "left": 0, "top": 0, "width": 64, "height": 64}
     kind, content = data["pictures"][1].split(";base64,")
     assert kind.startswith("data:image/")
@@ -202,19 +205,14 @@ def test_the_command_runs_from_end_to_end(demo, tmp_path, monkeypatch, capsys):
     ]  # fmt: skip
 
 
-def test_weights_with_a_head_show_what_can_be_clicked(demo, tmp_path, monkeypatch, capsys):
-    width = TINY.widths[3]
-    config = HeadConfig(token_width=TINY.token_width, map_width=width, hidden=8)
-    inputs = jnp.zeros((1, 1, TINY.token_width)), (jnp.zeros((1, 2, 2, width)),)
-    params = GroundingHead(config).init(jax.random.key(0), *inputs)["params"]
-    # Random answers, but enough of them to draw and to compare.
-    params["answers"]["bias"] = params["answers"]["bias"] + 4.0
+def test_weights_with_a_head_show_what_can_be_clicked(demo, grounding_model, tmp_path, capsys):
+    head = grounding_model.head
     store.save(
         tmp_path / "trained",
         config=TINY,
-        params=random_params(TINY),
-        grounding_config=config,
-        grounding_params=params,
+        params=grounding_model.params,
+        grounding_config=head.config,
+        grounding_params=head.params,
     )
     out, numbers = tmp_path / "out", tmp_path / "numbers.json"
     command = ["--weights", str(tmp_path / "trained"), "--num-frames", "3", "--policy", "exact"]
@@ -238,12 +236,13 @@ def test_weights_with_a_head_show_what_can_be_clicked(demo, tmp_path, monkeypatc
     assert first["elements_both"] > 50 * (first["elements_lost"] + first["elements_added"])
     page = (out / "index.html").read_text()
     data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])  # type: ignore[index]
-    assert len(data["frames"][0]["elements"]) == first["elements_both"] + first["elements_added"]
+    detected = first["elements_both"] + first["elements_added"]
+    assert 0 < len(data["frames"][0]["elements"]) <= detected  # some may lie in the padding
     left, top, right, bottom, kind = data["frames"][0]["elements"][0]
     width, height = data["frames"][0]["size"]
     assert 0 <= left <= right <= width
     assert 0 <= top <= bottom <= height
-    assert kind in config.kinds
+    assert kind in head.config.kinds
 
 
 @pytest.fixture
@@ -332,9 +331,7 @@ def test_the_help_names_every_flag(demo, capsys):
     with pytest.raises(SystemExit):
         demo.main(["--help"])
     said = capsys.readouterr().out
-    flags = re.findall(r"--[a-z-]+", FLAGS)
-    assert len(flags) == 15
-    assert all(flag in said for flag in flags)
+    assert set(FLAGS.split()) <= set(re.findall(r"--[a-z-]+", said))
 
 
 def test_a_full_disk_says_what_to_do(script, monkeypatch, capsys):

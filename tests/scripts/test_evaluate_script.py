@@ -39,11 +39,6 @@ def place(tmp_path_factory):
     )
     for number, length in enumerate((5, 3, 4, 2, 3, 3, 2, 4)):
         samples.recorded(root / "data" / f"s{number}", length, seed=number)
-    # One goes on for long enough to be killed in.
-    file = root / "data" / "s7" / "trajectory.json"
-    content = json.loads(file.read_text())
-    content["steps"] = [content["steps"][i % 4] for i in range(150)]
-    file.write_text(json.dumps(content))
     return root
 
 
@@ -98,7 +93,7 @@ def results(target):
     """What was found, without times and machine."""
     summary = json.loads((target / "summary.json").read_text())["weights"]
     text = json.dumps(summary, sort_keys=True)
-    return json.loads(re.sub(r'"ms(_full)?": [0-9.e+-]+', '"ms": 0', text))
+    return json.loads(re.sub(r'"ms(_full)?(_mean)?": ([0-9.e+-]+|{[^}]*})', '"ms": 0', text))
 
 
 def assert_close(a, b):
@@ -129,7 +124,7 @@ def free_port():
 def test_four_devices(place, one_device):
     target = place / "four"
     out = finished(start(place, target, "--batch", 4, devices=4))
-    assert "| exact |" in out
+    assert "| exact " in out
     assert_close(results(target), one_device)
 
 
@@ -150,7 +145,7 @@ def test_two_processes_one_killed_and_started_again(place, one_device):
     running = processes(place, target)
     file = target / "results-1.jsonl"
     until = time.monotonic() + 240
-    while not (file.is_file() and file.stat().st_size):
+    while not file.is_file():  # from then on it compiles and works for seconds
         assert time.monotonic() < until
         assert running[1].poll() is None, running[1].communicate()[1]
         time.sleep(0.02)
@@ -158,16 +153,17 @@ def test_two_processes_one_killed_and_started_again(place, one_device):
     running[1].communicate()
     assert running[1].returncode == -signal.SIGKILL
     # The other one does its own share, and then says why it cannot go on.
-    _, said = running[0].communicate(timeout=120)
+    _, message = running[0].communicate(timeout=120)
     assert running[0].returncode == 3
-    assert "another process of this run was lost; what was written is kept" in said
-    lines = file.read_bytes()
+    assert "another process of this run was lost; what was written is kept" in message
     assert not (target / "summary.json").exists()
-    assert 0 < lines.count(b"\n") < 4  # of this process's streams not all were done
-    file.write_bytes(lines + b'{"weights": "cut o')
+    # Whenever it was killed, what it leaves is like this: finished streams, and a partial line.
+    lines = (place / "one" / "results-0.jsonl").read_bytes().splitlines(keepends=True)
+    done = next(line for line in lines if b'"stream":"s1"' in line)
+    file.write_bytes(done + b'{"weights": "cut o')
     out, _ = map(finished, processes(place, target))
-    assert "going on:" in out
-    assert file.read_bytes().startswith(lines)
+    assert "going on: 5 streams were done" in out  # the four of the other process, too
+    assert file.read_bytes().startswith(done)
     assert_close(results(target), one_device)
     written = [p.read_text().splitlines() for p in sorted(target.glob("results-*.jsonl"))]
     names = [json.loads(line)["stream"] for part in written for line in part]
@@ -215,9 +211,13 @@ def test_single_screenshots_one_after_the_other(place, script, tmp_path, monkeyp
     said = measured["all"]["exact"]
     assert (said["frames"], said["steps"]) == (2, 1)
     assert said["queries"] == 3  # the one to be refused is not asked
-    assert said["missed_all"] < 1e-3
+    assert said["missed_all"]["max"] < 1e-3
     assert measured["groups"]["target"]["polygon"]["exact"]["queries"] == 1
-    assert "| exact | 2 |" in capsys.readouterr().out
+    assert re.search(r"\| exact +\| 2 ", capsys.readouterr().out)
+    # A run is not resumed on other screenshots, even of the same name, size and length.
+    samples.picture(tmp_path / "data" / "images" / "B.png", color=(8, 8, 8))
+    assert evaluate.main() == 2
+    assert "holds another run (image_hash: " in capsys.readouterr().err
 
 
 def test_answers_of_an_agent(script, tmp_path, monkeypatch, capsys):
@@ -232,7 +232,7 @@ def test_answers_of_an_agent(script, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["evaluate.py", *arguments, *files])
     assert evaluate.main() == 0
     printed = capsys.readouterr().out
-    assert "| a | 3 | 0.667 (0.208-0.939) | 0 | 1 |" in printed
+    assert re.search(r"\| a +\| 3 +\| 66.7% \(20.8%-93.9%\) +\| 0 +\| 1 ", printed)
     assert "a, by platform" in printed
     assert "right in a alone: 1, in b alone: 0" in printed
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())

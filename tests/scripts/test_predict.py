@@ -153,9 +153,10 @@ def test_the_comparison_is_of_both_ways_in_one_run(compared):
     assert found["frames_compiling"] == 0  # all was compiled beforehand
     assert found["comparison"]["frames"] == found["typical_frames"] == 2
     row = found["comparison"]["time_to_first_token_ms"]
-    assert row["speed_up"] == pytest.approx(row["full"] / row["differential"])
+    assert row["speed_up"] == pytest.approx(row["full"]["median"] / row["differential"]["median"])
     assert found["comparison"]["same_text"] == 2
-    assert found["medians"]["encode_ms"] == found["comparison"]["encode_ms"]["differential"]
+    encode = found["comparison"]["encode_ms"]["differential"]
+    assert found["medians"]["encode_ms"] == encode["median"] <= encode["max"]
 
 
 def test_a_policy_that_leaves_something_out_is_told_so(call, place):

@@ -12,8 +12,10 @@ import pytest
 
 import diffvis_jax as dv
 from diffvis_jax.core.step import jit_encode
-from diffvis_jax.grounding.find import encode_for_head, find_elements
-from diffvis_jax.measure.recording_run import changed_tokens
+from diffvis_jax.datasets import open_dataset
+from diffvis_jax.evaluation.judge import score_screen, screen_queries
+from diffvis_jax.grounding.find import encode_for_head, find_elements, on_screenshot
+from diffvis_jax.measure.recording_run import changed_tokens, run_session
 from diffvis_jax.measure.single_change import SingleChange
 from diffvis_jax.metrics import mcnemar
 
@@ -62,23 +64,29 @@ def test_pages_of_the_sample(model, training):
     assert said["f1"] >= f1
 
 
-def test_differential_finds_what_full_finds(model, script):
+def test_differential_and_full_detect_the_same(model):
     """The start of an interaction with a page, in faithful mode."""
-    task = script("task_fidelity")
-    session = task.Session(SAMPLE / "streams" / "login_46", model.config, None)
-    full = [task.encode_full(model, frame) for frame in session.frames]
-    rows = task.compare(model, session, dv.Policy.faithful(), full)
-    assert any(0 < row["share"] < 0.5 for row in rows)  # else this shows nothing
-    clicks = {
-        name: np.concatenate([row[f"{name}_clicks"] for row in rows])
-        for name in ("full", "differential")
-    }
-    paired = mcnemar(clicks["full"], clicks["differential"])
+    (stream,) = open_dataset(SAMPLE / "streams" / "login_46").streams
+    size, small = (1280, 720), 20
+    frames = dv.preprocess([screen.image for screen in stream.screens], model.config)
+    result = run_session(model, frames, dv.Policy.faithful())
+    assert any(0 < frame.recomputed < 0.5 for frame in result.frames)  # else this shows nothing
+    clicks = []
+    for frame, screen in zip(result.frames, stream.screens, strict=True):
+        queries, where = screen_queries(screen, size, small), dv.placement(*size, model.config)
+        scores = [
+            score_screen(on_screenshot(elements, where), queries, screen, size, small)
+            for elements in (frame.full_elements, frame.elements)
+        ]
+        clicks += zip(*(score["clicks"] for score in scores), strict=True)
+    right = np.array(clicks) == "correct"
+    paired = mcnemar(*right.T)
     assert paired.only_full <= 1
     assert paired.both > 0
-    lost, found = (sum(row[name] for row in rows) for name in ("lost", "found"))
-    assert lost <= (0 if isinstance(model.config, dv.FastViTHDConfig) else 0.05 * found)
-    assert all(row["missed"] < 0.3 for row in rows if row["missed"] is not None)
+    agreed = [frame.agreement for frame in result.frames[1:]]
+    lost, detected = (sum(a.only_second for a in agreed), sum(a.both for a in agreed))
+    assert lost <= (0 if isinstance(model.config, dv.FastViTHDConfig) else 0.05 * detected)
+    assert result.summary()["missed_changed"]["max"] < 0.3
 
 
 def test_tokens_say_where_a_menu_opened(model):
