@@ -17,6 +17,7 @@ from diffvis_jax.datasets.coordinates import Points, Target
 from diffvis_jax.datasets.errors import DatasetError, Faults
 from diffvis_jax.images.geometry import HasPreprocess, ImageError, PreprocessConfig
 from diffvis_jax.images.preprocess import open_image, orientation, preprocess, upright_rgb
+from diffvis_jax.images.recording import shown
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -223,7 +224,7 @@ def collected(name: str, kind: str, records: Iterable[Record], faults: Faults) -
             f"'{name}': no records ({kind}) without a fault; the first of {count}: "
             f"{faults.found[0]}"
         )
-    return Dataset(name, kind, tuple(ids.values()), tuple(faults.found))
+    return Dataset(shown(name), kind, tuple(ids.values()), tuple(faults.found))
 
 
 def chained(dataset: Dataset, by: str) -> Dataset:

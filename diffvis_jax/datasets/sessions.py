@@ -65,7 +65,7 @@ def read_frames(root: Path, images: Path | None, faults: Faults) -> Dataset:
                     zip(recording.paths, recording.labels, strict=True)
                 )
             ]
-    return collected(shown(root.resolve().name), "frames", records, faults)
+    return collected(root.resolve().name, "frames", records, faults)
 
 
 def _frame_folders(root: Path) -> list[Path]:
@@ -122,7 +122,7 @@ def read_trajectories(root: Path, images: Path | None, faults: Faults) -> Datase
                 steps, _resolution(content, where), file.parent, root, where, faults
             )
     _tell_left_out(root, files, records)
-    return collected(shown(root.resolve().name), "trajectory", records, faults)
+    return collected(root.resolve().name, "trajectory", records, faults)
 
 
 def _session(
