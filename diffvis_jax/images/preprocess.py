@@ -363,7 +363,11 @@ def upright_rgb(image: PIL.Image.Image, name: str) -> PIL.Image.Image:
         7: Image.Transpose.TRANSVERSE,
         8: Image.Transpose.ROTATE_90,
     }.get(orientation(image))
-    return rgb if turn is None else rgb.transpose(turn)
+    if turn is None:
+        return rgb
+    upright = rgb.transpose(turn)
+    upright.info = {}  # it still says "turn me", and whoever comes next would
+    return upright
 
 
 def orientation(image: PIL.Image.Image) -> int:

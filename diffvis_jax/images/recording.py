@@ -173,7 +173,7 @@ def _listed(folder: Path) -> list[Path]:
     try:
         return list(folder.iterdir())
     except OSError as error:
-        raise ImageError(f"cannot read '{folder}' ({error.strerror or error})") from error
+        raise ImageError(f"'{folder}' cannot be read ({error.strerror or error})") from error
 
 
 def _others(folder: Path) -> str:

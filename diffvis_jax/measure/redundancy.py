@@ -54,20 +54,24 @@ class History:
     """The frames of a session so far, patch by patch, as hashes."""
 
     def __init__(self):
-        self._patches: list[np.ndarray] = []  # of each frame, int64 [P]
+        self._last: np.ndarray | None = None  # int64 [P]
+        # Of the frames before the last one: the whole frames, and patches with their places.
+        self._frames: set[bytes] = set()
+        self._patches: set[tuple[int, int]] = set()
 
     def add(self, frame: np.ndarray) -> tuple[bool, float | None]:
         """Adds a frame `uint8 [H, W, 3]`; `returned` and `seen_before` of `StepStats`."""
-        now = _patch_hashes(frame, SCREEN_PATCH)
+        now, last = _patch_hashes(frame, SCREEN_PATCH), self._last
+        self._last = now
+        if last is None:
+            return False, None
         returned, seen = False, None
-        if self._patches:
-            changed = now != self._patches[-1]
-            earlier = np.array(self._patches[:-1]).reshape(-1, len(now))
-            matching = earlier == now
-            returned = bool(changed.any() and matching.all(-1).any())
-            if changed.any():
-                seen = float(matching.any(0)[changed].mean())
-        self._patches.append(now)
+        changed = [(int(i), int(now[i])) for i in np.flatnonzero(now != last)]
+        if changed:
+            returned = now.tobytes() in self._frames
+            seen = sum(patch in self._patches for patch in changed) / len(changed)
+        self._frames.add(last.tobytes())
+        self._patches.update(enumerate(last.tolist()))
         return returned, seen
 
 

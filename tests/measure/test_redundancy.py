@@ -6,6 +6,8 @@ import sys
 import dataset_samples as samples
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from diffvis_jax.measure.redundancy import History, compare, explained_by_scroll
 
@@ -82,6 +84,22 @@ def test_returns():
     mixed = a.copy()
     mixed[:64] = b[:64]
     assert history.add(mixed) == (False, 1)  # never so, but each patch was
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), max_size=12))
+def test_the_history_is_that_of_all_frames(session):
+    history, before = History(), []
+    for left, right in session:
+        frame = np.zeros((64, 128, 3), np.uint8)
+        frame[:, :64], frame[:, 64:] = left, right
+        said = history.add(frame)
+        now = (left, right)
+        if before:
+            new = [i for i in (0, 1) if now[i] != before[-1][i]]
+            earlier = before[:-1]
+            seen = [any(old[i] == now[i] for old in earlier) for i in new]
+            assert said == (bool(new) and now in earlier, np.mean(seen) if new else None)
+        before.append(now)
 
 
 def test_script(script, tmp_path, monkeypatch, capsys):
