@@ -6,8 +6,8 @@ import os
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-# A few by default, always the same; `DIFFVIS_FUZZ=100000 pytest -k any_` draws so many new ones.
-_LONG = os.environ.get("DIFFVIS_FUZZ")
+# A few by default, always the same; `DIFFVIS_FUZZ_EXAMPLES=100000 pytest -k any_` draws so many new ones.
+_LONG = os.environ.get("DIFFVIS_FUZZ_EXAMPLES")
 
 
 def fuzz(few: int = 100, share: float = 1.0) -> settings:

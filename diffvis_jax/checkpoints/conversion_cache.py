@@ -20,18 +20,11 @@ from diffvis_jax.errors import CheckpointError
 
 
 def cache_directory() -> Path:
-    """Where conversions are kept: `$DIFFVIS_CACHE`, or a directory in the user's cache.
-
-    Raises:
-      CheckpointError: neither is named, and the user has no home directory.
-    """
+    """Where conversions are kept: `$DIFFVIS_CACHE`, or a directory in the user's cache."""
+    if named := os.environ.get("DIFFVIS_CACHE"):
+        return Path(named).expanduser()
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    try:
-        return Path(os.environ.get("DIFFVIS_CACHE") or f"{cache}/diffvis_jax").expanduser()
-    except RuntimeError:  # containers run under ids that no list of users knows
-        raise CheckpointError(
-            "there is no home directory to keep conversions in: name a directory in DIFFVIS_CACHE"
-        ) from None
+    return Path(cache).expanduser() / "diffvis_jax"
 
 
 def weight_directory(

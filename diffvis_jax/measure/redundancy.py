@@ -51,13 +51,13 @@ class StepStats:
 
 
 class History:
-    """The frames of a session so far, patch by patch, as hashes."""
+    """The frames of a session so far, as hashes."""
 
     def __init__(self):
-        self._last: np.ndarray | None = None  # int64 [P]
-        # Of the frames before the last one: the whole frames, and patches with their places.
+        self._last: np.ndarray | None = None  # hashes of the last frame's patches, int64 [P]
+        # Of all frames before the last one:
         self._frames: set[bytes] = set()
-        self._patches: set[tuple[int, int]] = set()
+        self._patches: set[tuple[int, int]] = set()  # number of the patch, hash
 
     def add(self, frame: np.ndarray) -> tuple[bool, float | None]:
         """Adds a frame `uint8 [H, W, 3]`; `returned` and `seen_before` of `StepStats`."""
@@ -65,14 +65,13 @@ class History:
         self._last = now
         if last is None:
             return False, None
-        returned, seen = False, None
-        changed = [(int(i), int(now[i])) for i in np.flatnonzero(now != last)]
-        if changed:
-            returned = now.tobytes() in self._frames
-            seen = sum(patch in self._patches for patch in changed) / len(changed)
+        changed = np.flatnonzero(now != last)
+        seen = [(int(patch), int(now[patch])) in self._patches for patch in changed]
+        returned = bool(seen) and now.tobytes() in self._frames
         self._frames.add(last.tobytes())
-        self._patches.update(enumerate(last.tolist()))
-        return returned, seen
+        # An unchanged patch stays the last one's: only what was replaced is new to the history.
+        self._patches.update((int(patch), int(last[patch])) for patch in changed)
+        return returned, float(np.mean(seen)) if seen else None
 
 
 def _patch_hashes(frame: np.ndarray, p: int) -> np.ndarray:

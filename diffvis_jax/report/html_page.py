@@ -90,7 +90,7 @@ def write_page(
     }.items():
         filled = filled.replace(f"<!--{name}-->", text)
     written = Path(target)
-    written.write_text(filled, encoding="utf-8", errors="backslashreplace")
+    written.write_text(filled, encoding="utf-8")
     return written
 
 

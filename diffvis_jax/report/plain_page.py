@@ -30,7 +30,7 @@ def write_plain_page(target: Path, title: str, parts: Sequence[str]) -> Path:
     """
     partial = target.with_name(f".{target.name}.partial")
     text = _PAGE.format(title=html.escape(title), parts="\n".join(parts))
-    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+    partial.write_text(text, encoding="utf-8")
     return partial.replace(target)
 
 
