@@ -2,14 +2,18 @@
 
 import argparse
 import errno
+import io
 import json
 import math
 import os
 import sys
+import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+_LONGEST = 1000  # letters of an error
 PROGRAMS = Path(__file__).resolve().parents[1] / ".compiled"
 
 
@@ -51,18 +55,39 @@ def whole(low: int, high: int, what: str) -> Callable[[str], int]:
 
 
 def run_script(run: Callable[[], int]) -> int:
-    """The exit status; errors that are the user's to mend are told in one line."""
+    """The exit status; whatever goes wrong is told in one line.
+
+    With `DIFFVIS_TRACEBACK=1` in the environment Python's traceback comes before it.
+    """
     keep_programs()
+    print_anything()
     try:
-        return run()
-    # The library's errors are ValueErrors; an ImportError names the extra that is missing.
-    except (ValueError, OSError, ImportError) as error:
-        clear_line()
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
+        with warnings.catch_warnings():
+            warnings.showwarning = _tell_warning
+            return run()
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # nobody reads on, as behind `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python still flushes
+        return 141
+    except Exception as error:
+        clear_line()
+        if os.environ.get("DIFFVIS_TRACEBACK"):
+            traceback.print_exc()
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 2
+
+
+def print_anything() -> None:
+    """Names of files, and answers, may hold what the terminal cannot show: it is written out."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _tell_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    tell(f"warning: {_shortened(str(message))}")
 
 
 def keep_programs(folder: Path = PROGRAMS) -> None:
@@ -81,10 +106,42 @@ def keep_programs(folder: Path = PROGRAMS) -> None:
 
 def one_line(error: BaseException) -> str:
     """What an error says, and what to do where the system's words do not say it."""
-    text = " ".join(str(error).split())
+    # Those of other libraries go on for pages.
+    text = _shortened(str(error))
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         text += ": make room where results are written, or name another place"
-    return text
+    if isinstance(error, MemoryError) or text.startswith("RESOURCE_EXHAUSTED"):
+        return f"out of memory: do less at a time (size, batch), or in bfloat16 ({text or 'host'})"
+    if _from_backend(error):
+        return (
+            f"JAX cannot start on JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}; on this "
+            f"machine there is {_platforms()} ({text or type(error).__name__})"
+        )
+    # The library's own errors are ValueErrors; an ImportError names the extra that is missing.
+    if isinstance(error, ValueError | OSError | ImportError):
+        return text
+    return f"{type(error).__name__}: {text} (DIFFVIS_TRACEBACK=1 shows where)"
+
+
+def _shortened(text: str) -> str:
+    """In one line that people will read."""
+    text = " ".join(text.split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} .."
+
+
+def _from_backend(error: BaseException) -> bool:
+    """Whether JAX found no device of the platform that was asked for: it raises what it likes."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = Path(frames[-1].filename).parts[-3:] if frames else ()
+    return place == ("jax", "_src", "xla_bridge.py")
+
+
+def _platforms() -> str:
+    """The platforms that JAX can start on."""
+    import jax
+
+    jax.config.update("jax_platforms", "")
+    return ", ".join(sorted({device.platform for device in jax.devices()}))
 
 
 def check_file(flag: str, file: Path) -> None:

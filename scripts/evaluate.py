@@ -217,6 +217,9 @@ def conclude(
         "weights": {},
     }
     ordered = [lines[key] for key in sorted(wanted)]
+    summary["broken"] = broken_frames(line for line in ordered)
+    if len(summary["broken"]) == sum(len(line["frames"]) for line in ordered):
+        raise ResultsError(f"no frame could be measured; the first: {summary['broken'][0]}")
     for name in run["weights"]:
         some = [line for line in ordered if line["weights"] == name]
         measured = summarise(some, list(run["policies"]), args.seed)
@@ -225,7 +228,6 @@ def conclude(
         print_table(results_table(measured[ALL]))
         print()
         print_table(times_table(measured[ALL]))
-    summary["broken"] = broken_frames(line for line in ordered)
     for message in (*dataset.faults, *summary["broken"]):
         print(f"left out: {message}", file=sys.stderr)
     write_json(args.output / "summary.json", summary)
@@ -347,14 +349,14 @@ def main() -> int:
     args = arguments()
 
     def run() -> int:
-        processes.join(args.coordinator, args.processes, args.process)
-        return score_answers(args) if args.predictions else evaluate(args)
+        try:
+            processes.join(args.coordinator, args.processes, args.process)
+            return score_answers(args) if args.predictions else evaluate(args)
+        except processes.ProcessLost as error:
+            print(f"evaluate.py: {error}", file=sys.stderr, flush=True)
+            os._exit(3)  # an orderly end would wait for the lost one
 
-    try:
-        return run_script(run)
-    except processes.ProcessLost as error:
-        print(f"evaluate.py: {error}", file=sys.stderr, flush=True)
-        os._exit(3)  # an orderly end would wait for the lost one
+    return run_script(run)
 
 
 if __name__ == "__main__":

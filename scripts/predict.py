@@ -159,20 +159,15 @@ def find_sequences(args: argparse.Namespace) -> list[Frames]:
       ImageError: there are none, or a file that is named is not there.
     """
     from diffvis_jax.images.geometry import ImageError
-    from diffvis_jax.images.recording import has_frames, natural_order, read_recording
+    from diffvis_jax.images.recording import read_recording, sequence_folders, shown
 
     if args.sequence_limit is not None and args.sequence_root is None:
         raise ValueError("--sequence-limit counts the sequences of --sequence-root: give that")
     if args.image_dir is not None:
-        return [Frames(args.image_dir.name, read_recording(args.image_dir).paths)]
+        return [Frames(shown(args.image_dir.name), read_recording(args.image_dir).paths)]
     if args.sequence_root is not None:
-        if not args.sequence_root.is_dir():
-            raise ImageError(f"no such directory: '{args.sequence_root}'")
-        folders = [path for path in args.sequence_root.iterdir() if path.is_dir()]
-        folders = sorted(filter(has_frames, folders), key=natural_order)[: args.sequence_limit]
-        if not folders:
-            raise ImageError(f"no directory with images in '{args.sequence_root}'")
-        return [Frames(folder.name, read_recording(folder).paths) for folder in folders]
+        folders = sequence_folders(args.sequence_root)[: args.sequence_limit]
+        return [Frames(shown(folder.name), read_recording(folder).paths) for folder in folders]
     files = tuple(args.image_sequence or [args.image_file])
     for file in files:
         if not file.is_file():

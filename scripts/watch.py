@@ -133,9 +133,10 @@ def screen_frames(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
 def folder_frames(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
     """The images of a folder as they come."""
     from diffvis_jax.images.capture import new_frames
+    from diffvis_jax.images.recording import shown
 
     for path in new_frames(args.folder, poll=args.interval, idle=args.idle):
-        yield path.name, path
+        yield shown(path.name), path
 
 
 # ---- the run ----------------------------------------------------------------------------------
@@ -199,7 +200,8 @@ def run(args: argparse.Namespace) -> int:
             watcher.see(label, image)
     except KeyboardInterrupt:  # the ordinary end
         clear_line()
-    watcher.totals()
+    finally:  # whatever ends it, such as a screen that is gone
+        watcher.totals()
     return 0
 
 

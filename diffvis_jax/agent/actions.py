@@ -207,14 +207,18 @@ def on_screen(action: Action, placement: Placement) -> Action:
       placement: of the screenshot in the model's input: `dv.placement(W, H, model.config)`.
 
     Raises:
-      ActionError: a point that lies outside the screenshot, in the padding for instance.
+      ActionError: a point that lies outside the screenshot, in the padding for instance; a way of
+        more pixels than there are numbers.
     """
     changes: dict[str, Point | Offset] = {}
     if (point := getattr(action, "point", None)) is not None:
         changes["point"] = point_on_screen(point, placement)
     if (offset := getattr(action, "offset", None)) is not None:
         across, down = _screen_pixels_per_unit(offset.space, placement)
-        changes["offset"] = Offset(offset.dx * across, offset.dy * down)
+        dx, dy = offset.dx * across, offset.dy * down
+        if not (math.isfinite(dx) and math.isfinite(dy)):
+            raise ActionError(f"({offset.dx:g}, {offset.dy:g}) in {offset.space} is no way to go")
+        changes["offset"] = Offset(dx, dy)
     return dataclasses.replace(action, **changes)
 
 

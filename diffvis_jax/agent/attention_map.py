@@ -96,7 +96,7 @@ def draw_heatmap(
     heat: Any,
     *,
     placement: Placement | None = None,
-    patch_size: int | None = None,
+    patch_size: int,
     mode: Mode = "smooth",
     alpha: float = 0.45,
     regions: Sequence[ClickRegion] = (),
@@ -104,12 +104,11 @@ def draw_heatmap(
     """Lays heat over a picture: the hotter, the stronger and the redder.
 
     Args:
-      image: PIL image or `uint8 [H, W, 3]`.
+      image: PIL image (its EXIF orientation is applied) or `uint8 [H, W, 3]`.
       heat: real `[gh, gw]`, of any scale, such as `attention_map`'s.
       placement: where the picture lies in the frame that the heat belongs to, if it is the
         original screenshot: `dv.placement(W, H, model.config)`. None: the picture is the frame.
-      patch_size: pixels of the frame along the side of a patch; None: the smallest number of
-        pixels with which so many patches cover the frame.
+      patch_size: pixels of the frame along the side of a patch: `towers.build(config).patch`.
       mode: "smooth" interpolates between the middles of patches, "tile" shows each by itself.
       alpha: strength where it is hottest, 0-1.
       regions: to be framed and numbered, see `click_regions`.

@@ -56,7 +56,7 @@ def click_regions(
     heat: Any,
     placement: Placement,
     *,
-    patch_size: int | None = None,
+    patch_size: int,
     threshold: float | None = None,
     merge: float = 0.3,
     order: Order = "peak",
@@ -70,8 +70,7 @@ def click_regions(
     Args:
       heat: real `[gh, gw]` >= 0, such as `attention_map`'s.
       placement: of the screenshot in the frame: `dv.placement(W, H, model.config)`.
-      patch_size: pixels of the frame along the side of a patch; None: the smallest number of
-        pixels with which so many patches cover the frame.
+      patch_size: pixels of the frame along the side of a patch: `towers.build(config).patch`.
       threshold: least relative heat of a patch, 0-1 (see `relative_heat`); None: the mean plus one
         standard deviation over the screen, within 0.3-0.8.
       merge: regions whose boxes have a larger intersection over union are merged, 0-1.

@@ -5,14 +5,18 @@ Nothing is ever executed: the text is parsed with `ast`, and arguments are liter
     parse_actions("pyautogui.click(x=0.25, y=0.5)")
     -> (Click(point=Point(x=0.25, y=0.5, space='screen_share')),)
 
-The commands and the order of their arguments are those of pyautogui (version 0.9.54); `wait` and
-`terminate`, which other agents' vocabularies have, are understood as well.
+The commands and the order of their arguments are those of pyautogui (version 0.9.54); `type`,
+`wait` and `terminate`, which other agents' vocabularies have, are understood as well. Names count
+in any spelling: `doubleClick`, `double_click`, `DoubleClick`.
 """
 
 import ast
+import collections
 import dataclasses
+import difflib
 import inspect
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -40,7 +44,8 @@ from diffvis_jax.agent.actions import (
     Wait,
     Write,
 )
-from diffvis_jax.agent.calls import OWNERS, find_calls, quoted
+from diffvis_jax.agent.calls import Call, find_calls, quoted
+from diffvis_jax.agent.keys import KEYBOARD_KEYS, find_key, split_combination
 from diffvis_jax.errors import ActionError
 
 
@@ -48,8 +53,10 @@ def parse_actions(text: str, *, space: Space | None = None) -> tuple[Action, ...
     """All commands in a model's answer, in order.
 
     In prose a command is a call such as `pyautogui.click(10, 20)`, or a bare `click(10, 20)` that
-    begins a line or follows a colon or a backtick. Where the answer has fenced code blocks, only
-    what stands in them counts; they may hold imports, comments and plain commands.
+    begins a line, follows a colon or a backtick, or another command in its line. Where the answer
+    has fenced code blocks with commands, only what stands in them counts; they may hold imports,
+    settings (`pyautogui.PAUSE = 1`), comments and plain commands. What stands in a comment is not
+    done. Full-width letters, typographic quotes and Markdown are understood.
 
     Args:
       text: as the model wrote it.
@@ -61,12 +68,15 @@ def parse_actions(text: str, *, space: Space | None = None) -> tuple[Action, ...
       The actions; none if there is no command in the text.
 
     Raises:
-      ActionError: a command that is cut off, unknown, or has arguments that make no sense; the
+      ActionError: a command that is cut off, unknown, in a loop or a condition, or has arguments
+        that make no sense: coordinates of another scale than `space`, keys that no keyboard has.
+        Or one that is only mentioned, in a sentence or a comment, where no other is there. The
         message quotes it.
     """
     if space is not None and space not in SPACES:
         raise ActionError(f"space must be one of {', '.join(SPACES)} or None, got {space!r}")
-    return tuple(_action(call, space) for call in find_calls(text, tuple(COMMANDS)))
+    calls = find_calls(text, lambda name: _spelled(name) is not None)
+    return tuple(_action(call, space) for call in calls)
 
 
 def command_prompt(task: str, space: Space | None = None) -> str:
@@ -97,23 +107,30 @@ def command_prompt(task: str, space: Space | None = None) -> str:
 
 # ---- from a call to an action -----------------------------------------------------------------
 
+_CONSTANTS = "LEFT|MIDDLE|RIGHT|PRIMARY|SECONDARY|linear|ease\\w+"  # of pyautogui
 _NO_MATTER = ("tween", "pause", "logScreenshot", "_pause")  # arguments that change nothing for us
 
 
-def _action(call: ast.Call, space: Space | None) -> Action:
+def _action(call: Call, space: Space | None) -> Action:
     """Reads one call.
 
     Raises:
       ActionError: quotes it.
     """
     try:
-        name = _name(call.func)
-        if any(keyword.arg is None for keyword in call.keywords):
+        name = _spelled(call.name)
+        if name is None:
+            known = ", ".join(sorted(COMMANDS))
+            raise ActionError(f"no command {quoted(call.name)}; there are {known}")
+        given = collections.Counter(keyword.arg for keyword in call.node.keywords)
+        if None in given:
             raise ActionError("** cannot be read")
-        arguments = [_literal(node) for node in call.args]
+        if twice := [keyword for keyword, times in given.items() if times > 1]:
+            raise ActionError(f"{twice[0]} is given twice")
+        arguments = [_literal(node) for node in call.node.args]
         named = {
             str(keyword.arg): _literal(keyword.value)
-            for keyword in call.keywords
+            for keyword in call.node.keywords
             if keyword.arg not in _NO_MATTER
         }
         try:
@@ -121,34 +138,48 @@ def _action(call: ast.Call, space: Space | None) -> Action:
         except TypeError as error:
             raise ActionError(str(error)) from None
         action = COMMANDS[name](*bound.args, **bound.kwargs)
+        return action if space is None else _measured_in(space, action)
     except ActionError as error:
-        raise ActionError(f"{quoted(ast.unparse(call))}: {error}") from None
-    changes = {
-        field: dataclasses.replace(place, space=space)
-        for field in ("point", "offset")
-        if space is not None and (place := getattr(action, field, None)) is not None
-    }
-    return dataclasses.replace(action, **changes)
+        raise ActionError(f"{quoted(call.text)}: {error}") from None
 
 
-def _name(function: ast.expr) -> str:
-    name = ast.unparse(function)
-    owner, _, rest = name.partition(".")
-    if owner in OWNERS:
-        name = rest
-    if name not in COMMANDS:
-        raise ActionError(f"no command '{name}'; there are {', '.join(sorted(COMMANDS))}")
-    return name
+def _spelled(name: str) -> str | None:
+    """The command of that name, whatever its capitals and underscores; None: there is none."""
+    return _SPELLINGS.get(name.replace("_", "").lower())
+
+
+def _measured_in(space: Space, action: Action) -> Action:
+    """The action with its coordinates in that space.
+
+    Raises:
+      ActionError: they are of another scale.
+    """
+    for field in ("point", "offset"):
+        if (place := getattr(action, field, None)) is None:
+            continue
+        x, y, seen = dataclasses.astuple(place)
+        shares = space in ("screen_share", "input_share")
+        if shares and max(abs(x), abs(y)) > 1:
+            raise ActionError(f"({x:g}, {y:g}) are no shares of 0-1, as {space} has them")
+        if not shares and seen == "screen_share" and not (x.is_integer() and y.is_integer()):
+            raise ActionError(f"({x:g}, {y:g}) are shares, no pixels, as {space} has them")
+        action = dataclasses.replace(action, **{field: dataclasses.replace(place, space=space)})
+    return action
 
 
 def _literal(node: ast.expr) -> Any:
     """The value of a literal, or the name of one of pyautogui's constants."""
-    if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "pyautogui":
-        return node.attr.lower()  # LEFT, PRIMARY; easeInQuad, which is not looked at
+    if (
+        isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and re.fullmatch(_CONSTANTS, node.attr)
+    ):
+        return node.attr.lower()
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        raise ActionError(f"'{ast.unparse(node)}' is no plain value") from None
+        shown = f"'{node.id}'" if isinstance(node, ast.Name) else "an argument"
+        raise ActionError(f"{shown} is no plain value") from None
 
 
 # ---- pyautogui's parameters, in their order ---------------------------------------------------
@@ -217,7 +248,7 @@ def _write(message, interval=0.0) -> Write | Press:
     if isinstance(message, list):  # key names among the letters
         return Press(_keys(message), 1, _seconds("interval", interval))
     if not isinstance(message, str):
-        raise ActionError(f"message must be text, got {message!r}")
+        raise ActionError(f"message must be text, got {_shown(message)}")
     return Write(message, _seconds("interval", interval))
 
 
@@ -235,7 +266,11 @@ def _key_up(key) -> KeyUp:
 
 def _hotkey(*args, interval=0.0) -> Hotkey:
     one_list = len(args) == 1 and isinstance(args[0], list | tuple)
-    return Hotkey(_keys(args[0] if one_list else args), _seconds("interval", interval))
+    keys: list[Any] = []
+    for key in args[0] if one_list else args:
+        together = isinstance(key, str) and find_key(key) is None and split_combination(key)
+        keys += together or [key]
+    return Hotkey(_keys(keys), _seconds("interval", interval))
 
 
 def _sleep(seconds) -> Wait:
@@ -248,7 +283,7 @@ def _wait(seconds=None) -> Wait:
 
 def _terminate(status="success") -> Finish:
     if status not in ("success", "failure"):
-        raise ActionError(f"status must be 'success' or 'failure', got {status!r}")
+        raise ActionError(f"status must be 'success' or 'failure', got {_shown(status)}")
     return Finish(status)
 
 
@@ -272,14 +307,17 @@ COMMANDS: dict[str, Callable[..., Action]] = {
     "hscroll": _hscroll,
     "write": _write,
     "typewrite": _write,
+    "type": _write,
     "press": _press,
     "keyDown": _key_down,
     "keyUp": _key_up,
     "hotkey": _hotkey,
+    "shortcut": _hotkey,
     "sleep": _sleep,
     "wait": _wait,
     "terminate": _terminate,
 }
+_SPELLINGS = {name.lower(): name for name in COMMANDS}
 
 
 # ---- checked values ---------------------------------------------------------------------------
@@ -305,30 +343,47 @@ def _pair(x_name: str, y_name: str, x: Any, y: Any) -> tuple[float, float, Space
     if isinstance(x, list | tuple) and len(x) == 2 and not y:
         x, y = x
     if x is None or y is None:
-        raise ActionError(f"{x_name} and {y_name} belong together, got {x!r} and {y!r}")
+        raise ActionError(f"{x_name} and {y_name} belong together, got {_shown(x)} and {_shown(y)}")
     decimal = isinstance(x, float) or isinstance(y, float)
     x, y = _number(x_name, x), _number(y_name, y)
-    share = decimal and abs(x) <= 1 and abs(y) <= 1
-    return x, y, "screen_share" if share else "screen"
+    if decimal and abs(x) <= 1 and abs(y) <= 1:
+        return x, y, "screen_share"
+    # Nobody means a fraction of the first pixels: it is a share a little outside, or half a pair.
+    if any(abs(part) < 2 and not part.is_integer() for part in (x, y)):
+        raise ActionError(f"({x:g}, {y:g}) are neither shares of 0-1 nor pixels")
+    return x, y, "screen"
+
+
+def _shown(value: Any) -> str:
+    """A value for errors."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # thousands of digits are not written out
+        return "a number of thousands of digits"
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ActionError(f"{name} must be a number, got {value!r}")
-    return float(value)
+    try:
+        number = math.nan if isinstance(value, bool | str) else float(value)
+    except (TypeError, OverflowError):  # 400 digits are no number, either
+        number = math.nan
+    if not math.isfinite(number):
+        raise ActionError(f"{name} must be a number, got {_shown(value)}")
+    return number
 
 
 def _seconds(name: str, value: Any) -> float:
     seconds = _number(name, value)
     if seconds < 0:
-        raise ActionError(f"{name} must be at least 0 seconds, got {value!r}")
+        raise ActionError(f"{name} must be at least 0 seconds, got {_shown(value)}")
     return seconds
 
 
 def _count(name: str, value: Any) -> int:
     number = _number(name, value)
     if number < 1 or number != int(number):
-        raise ActionError(f"{name} must be a whole number of at least 1, got {value!r}")
+        raise ActionError(f"{name} must be a whole number of at least 1, got {_shown(value)}")
     return int(number)
 
 
@@ -347,7 +402,7 @@ _BUTTONS: dict[str | int, Button] = {
 def _button(value: Any) -> Button:
     value = value.lower() if isinstance(value, str) else value
     if isinstance(value, bool) or not isinstance(value, str | int) or value not in _BUTTONS:
-        raise ActionError(f"button must be one of {', '.join(BUTTONS)}, got {value!r}")
+        raise ActionError(f"button must be one of {', '.join(BUTTONS)}, got {_shown(value)}")
     return _BUTTONS[value]
 
 
@@ -358,6 +413,16 @@ def _keys(value: Any) -> tuple[str, ...]:
         or not keys
         or not all(isinstance(key, str) and key for key in keys)
     ):
-        raise ActionError(f"keys must be names such as 'enter', got {value!r}")
-    # As pyautogui does: Enter is enter, but A is not a.
-    return tuple(key if len(key) == 1 else key.lower() for key in keys)
+        raise ActionError(f"keys must be names such as 'enter', got {_shown(value)}")
+    return tuple(map(_key, keys))
+
+
+def _key(name: str) -> str:
+    if (key := find_key(name)) is not None:
+        return key
+    if together := split_combination(name):
+        arguments = ", ".join(map(repr, together))
+        raise ActionError(f"{quoted(name)} is no key but several: hotkey({arguments})")
+    close = difflib.get_close_matches(name[:40].lower(), sorted(KEYBOARD_KEYS), 3)
+    hint = f": is it {' or '.join(close)}?" if close else "; write(..) types text"
+    raise ActionError(f"pyautogui has no key {quoted(name)}{hint}")

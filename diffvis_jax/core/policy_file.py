@@ -11,6 +11,7 @@ import numpy as np
 from diffvis_jax.core.policy import Policy
 from diffvis_jax.errors import ConfigError
 from diffvis_jax.utils.atomic_file import write_whole
+from diffvis_jax.utils.json_file import JsonError, read_json
 
 FORMAT = "diffvis_jax policy 1"
 
@@ -35,9 +36,9 @@ def load_policy(path: str | Path) -> Policy:
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(f"'{path}' cannot be read as a policy: {error}") from None
+        content = read_json(path)
+    except JsonError as error:
+        raise ConfigError(f"'{path}' {error}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ConfigError(f'\'{path}\' is no policy: its "format" is not "{FORMAT}"')
     given = content.get("policy")
@@ -50,7 +51,9 @@ def load_policy(path: str | Path) -> Policy:
     try:
         return Policy(**given)
     except ConfigError as error:
-        raise ConfigError(f"'{path}': {error}") from None
+        raise ConfigError(f"'{path}': {error}") from error
+    except (TypeError, ValueError, OverflowError) as error:  # numbers that no array holds
+        raise ConfigError(f"'{path}': no values of a policy ({error})") from error
 
 
 def policy_fields(policy: Policy) -> dict[str, Any]:
@@ -75,8 +78,9 @@ def policy_fields(policy: Policy) -> dict[str, Any]:
 
 
 def _margin(value: Any, path: Path) -> Any:
-    if not isinstance(value, list):
-        return value
-    if not all(part is None or isinstance(part, int | float) for part in value):
-        raise ConfigError(f"'{path}': margin must be numbers or null, got {value}")
-    return [math.inf if part is None else part for part in value]
+    parts = value if isinstance(value, list) else [value]
+    # A bool is an int to Python: true would be taken for 1.
+    numbers = (isinstance(part, int | float) and not isinstance(part, bool) for part in parts)
+    if not all(part is None or number for part, number in zip(parts, numbers, strict=True)):
+        raise ConfigError(f"'{path}': margin must be numbers or null, got {json.dumps(value)}")
+    return [math.inf if part is None else part for part in value] if value is parts else value

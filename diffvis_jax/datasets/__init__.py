@@ -17,6 +17,7 @@ from diffvis_jax.datasets.coordinates import (
     resized,
 )
 from diffvis_jax.datasets.errors import CoordinateError, DatasetError, Faults
+from diffvis_jax.datasets.files import data_files
 from diffvis_jax.datasets.mind2web import read_mind2web
 from diffvis_jax.datasets.osworld_g import read_osworld_g
 from diffvis_jax.datasets.records import (
@@ -79,7 +80,8 @@ def open_dataset(
       path: a directory (of OSWorld-G and Mind2Web also a file).
       kind: one of `KINDS`; None = as its files look.
       images: where its images are, if not where they are published.
-      skip: leave faulty records out, and list them in `Dataset.faults`; else the first is raised.
+      skip: leave faulty records, and files that cannot be read, out, and list them in
+        `Dataset.faults`; else the first is raised.
 
     Raises:
       DatasetError: no such data set, or a faulty record; names file and record.
@@ -103,11 +105,10 @@ def _looks_like(path: Path) -> str:
         ("annotations/*.json", "screenspot-pro"),
         ("**/*.parquet", "mind2web"),
     ):
-        if any(path.glob(pattern)):
+        if data_files(path, pattern):
             return kind
     if trajectory_files(path):
         return "trajectory"
-    jsons = [file for file in (*path.glob("*.json"), *path.glob("data/*.json"))]
-    if any(file.name != "session.json" for file in jsons):
+    if any(file.name != "session.json" for file in data_files(path, "*.json", "data/*.json")):
         return "agentnetbench"
     return "frames"

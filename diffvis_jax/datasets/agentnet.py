@@ -13,8 +13,15 @@ import numpy as np
 
 from diffvis_jax.datasets.coordinates import UNIT, Boxes, Points, Target, read_box
 from diffvis_jax.datasets.errors import CoordinateError, DatasetError, Faults
-from diffvis_jax.datasets.files import checked_size, field, find_file, image_folders, read_json
-from diffvis_jax.datasets.records import Dataset, Record
+from diffvis_jax.datasets.files import (
+    checked_size,
+    data_files,
+    field,
+    find_file,
+    image_folders,
+    read_json,
+)
+from diffvis_jax.datasets.records import Dataset, Record, collected
 
 
 def read_agentnet(root: Path, images: Path | None, faults: Faults) -> Dataset:
@@ -25,20 +32,20 @@ def read_agentnet(root: Path, images: Path | None, faults: Faults) -> Dataset:
       images: directory of the images, if it is another.
       faults: what to do with faulty records; one faulty action leaves out its step.
     """
-    files = sorted({*root.glob("*.json"), *root.glob("data/*.json")})
     records: list[Record] = []
-    for path in files:
-        content = read_json(path, dict)
-        steps = field(content, "steps", list, f"'{path}'")
-        name = str(content.get("task_id", path.stem))
-        task = str(content.get("high_level_task_description", ""))
+    for path in data_files(root, "*.json", "data/*.json"):
         beside = image_folders(path.parent, ("images",), images)
         folders = beside if images else [*beside, *image_folders(root, ("images",), None)]
-        for index, step in enumerate(steps):
-            with faults:
+        with faults.at(f"'{path}'"):
+            content = read_json(path, dict)
+            steps = field(content, "steps", list, f"'{path}'")
+            name = str(content.get("task_id", path.stem))
+            task = str(content.get("high_level_task_description", ""))
+            for index, step in enumerate(steps):
                 where = f"'{path}' step {index}"
-                records += list(_actions(step, name, index, task, folders, where))
-    return Dataset(root.name, "agentnetbench", tuple(records), tuple(faults.found))
+                with faults.at(where):
+                    records += list(_actions(step, name, index, task, folders, where))
+    return collected(root.name, "agentnetbench", records, faults)
 
 
 def _actions(
@@ -52,7 +59,7 @@ def _actions(
     for number, action in enumerate(actions):
         at = f"{where} action {number}"
         kind = field(action, "type", str, at)
-        params = action.get("params") or {}
+        params = _object(action, "params", at)
         position = _position(params, at)
         yield Record(
             id=f"{name}/{index}/{number}",
@@ -68,6 +75,11 @@ def _actions(
             groups={"action": kind},
             source=at,
         )
+
+
+def _object(action: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
+    """A field that may be missing, or empty of any kind."""
+    return field(action, name, Mapping, where) if action.get(name) else {}
 
 
 def _text(params: Mapping[str, Any]) -> str:
@@ -93,8 +105,9 @@ def _position(params: Mapping[str, Any], where: str) -> Points | None:
 
 def _target(action: Mapping[str, Any], position: Points | None, where: str) -> Target | None:
     """The boxes; where there are none, a box without area at the position."""
-    boxes = (action.get("metadata") or {}).get("bboxes") or []
-    if boxes:
+    metadata = _object(action, "metadata", where)
+    if metadata.get("bboxes"):
+        boxes = field(metadata, "bboxes", list, where)
         read = [
             read_box(field(box, "rel_bbox", list, where), "xywh", UNIT, where).xy for box in boxes
         ]

@@ -162,14 +162,14 @@ def read_box(numbers: Any, form: BoxForm, frame: Frame, where: str) -> Points:
       CoordinateError: not four finite numbers, an inverted box, one that reaches outside the
         image, or numbers that look like those of another frame.
     """
-    first, second = _numbers(numbers, 4, where).reshape(2, 2)
+    first, second = written = _numbers(numbers, 4, where).reshape(2, 2)
     if form == "xywh":
         second = first + second
     if (second < first).any():
         other = "left, top, right, bottom" if form == "xywh" else "left, top, width, height"
         raise CoordinateError(f"{where}: inverted box {list(numbers)} (is it {other}?)")
     points = Points(np.stack([first, second])[None], frame)
-    _check_frame(points, f"box {list(numbers)}", form, where)
+    _check_frame(points, written, f"box {list(numbers)}", form, where)
     return points
 
 
@@ -177,29 +177,35 @@ def read_outline(numbers: Any, frame: Frame, where: str) -> Points:
     """A polygon given as x, y, x, y, ...: vertices `[V, 2]`; raises as `read_box`."""
     count = len(numbers) if isinstance(numbers, Sequence | np.ndarray) else 0
     if count < 6 or count % 2:
-        raise CoordinateError(f"{where}: a polygon needs 3 points x, y or more, got {numbers!r}")
+        raise CoordinateError(
+            f"{where}: a polygon needs 3 points x, y or more, got {numbers!r:.100}"
+        )
     points = Points(_numbers(numbers, count, where).reshape(-1, 2), frame)
-    _check_frame(points, "polygon", "x, y, ..", where)
+    _check_frame(points, points.xy, "polygon", "x, y, ..", where)
     return points
 
 
 def _numbers(numbers: Any, count: int, where: str) -> np.ndarray:
     try:
         array = np.asarray(numbers, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         array = np.empty(0)
-    if array.shape != (count,) or not np.isfinite(array).all():
-        raise CoordinateError(f"{where}: {count} finite numbers are needed, got {numbers!r}")
+    wrong = array.shape != (count,) or any(isinstance(number, bool) for number in numbers)
+    if wrong or not np.isfinite(array).all():
+        raise CoordinateError(f"{where}: {count} finite numbers are needed, got {numbers!r:.100}")
     return array
 
 
-def _check_frame(points: Points, what: str, form: str, where: str) -> None:
+def _check_frame(points: Points, written: np.ndarray, what: str, form: str, where: str) -> None:
+    """Checks positions, and the numbers as they were written: left + width may well be above 1."""
+    large = min(points.frame.width, points.frame.height) > 1
+    fractions = (written < 2).all() and (written % 1 != 0).any()  # nobody means those of pixels
+    if looks_like_unit(points) or (large and fractions):
+        raise CoordinateError(f"{where}: {what} looks like 0-1, not {points.frame}")
     if not points.inside.all():
         raise CoordinateError(
             f"{where}: {what} reaches outside the image ({points.frame}; taken as {form})"
         )
-    if looks_like_unit(points):
-        raise CoordinateError(f"{where}: {what} looks like 0-1, not {points.frame}")
 
 
 def looks_like_unit(points: Points) -> bool:

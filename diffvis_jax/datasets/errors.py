@@ -1,6 +1,7 @@
 """What is wrong with a data set: `ValueError`s that name file and record."""
 
-from types import TracebackType
+import contextlib
+from collections.abc import Iterator
 
 
 class DatasetError(ValueError):
@@ -12,7 +13,7 @@ class CoordinateError(DatasetError):
 
 
 class Faults:
-    """A context manager around the reading of one record: what to do with a faulty one.
+    """What to do with faulty records.
 
     Attributes:
       skip: leave faulty records out, and go on; else the first one is raised.
@@ -23,16 +24,27 @@ class Faults:
         self.skip = skip
         self.found: list[str] = []
 
-    def __enter__(self) -> "Faults":
-        return self
+    @contextlib.contextmanager
+    def at(self, where: str) -> Iterator[None]:
+        """Around the reading of one record, or file: whatever goes wrong there is its fault.
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        if not (self.skip and isinstance(error, DatasetError)):
-            return False
-        self.found.append(str(error))
-        return True
+        Args:
+          where: file and record, for errors that do not name them.
+
+        Raises:
+          DatasetError: a fault, unless it is to be skipped.
+        """
+        try:
+            yield
+            return
+        except DatasetError as error:
+            fault = error
+        except (AssertionError, MemoryError):  # our fault, or the machine's
+            raise
+        except Exception as error:  # a file may hold anything, and libraries say so in many ways
+            said = f"{type(error).__name__}: {error}"[:300]
+            fault = DatasetError(f"{where}: cannot be read ({said})")
+            fault.__cause__ = error
+        if not self.skip:
+            raise fault
+        self.found.append(str(fault))

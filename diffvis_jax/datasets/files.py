@@ -1,12 +1,32 @@
 """What the readers share: JSON that is what it should be, and images where they should be."""
 
-import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from diffvis_jax.datasets.errors import DatasetError
 from diffvis_jax.datasets.records import image_size
+from diffvis_jax.images.recording import is_hidden
+from diffvis_jax.utils import json_file
+
+
+def data_files(root: Path, *patterns: str) -> list[Path]:
+    """The files of a data set, in the order of their names; hidden ones are none, nor are those
+    that macOS puts beside others."""
+    return sorted(
+        {
+            path
+            for pattern in patterns
+            for path in root.glob(pattern)
+            if path.is_file() and not any(map(is_hidden, _below(path, root)))
+        }
+    )
+
+
+def _below(path: Path, root: Path) -> list[Path]:
+    """A path, and those of its parents that are below a folder."""
+    return [path, *(parent for parent in path.parents if root in parent.parents)]
 
 
 def read_json(path: Path, kind: type) -> Any:
@@ -20,9 +40,9 @@ def read_json(path: Path, kind: type) -> Any:
       DatasetError: it cannot be read, or holds something else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DatasetError(f"'{path}' cannot be read as JSON: {error}") from error
+        content = json_file.read_json(path)
+    except json_file.JsonError as error:
+        raise DatasetError(f"'{path}' {error}") from error
     if not isinstance(content, kind):
         raise DatasetError(f"'{path}' must hold a JSON {kind.__name__}, got {_name(content)}")
     return content
@@ -39,7 +59,8 @@ def field(item: Any, name: str, kind: type | tuple[type, ...], where: str) -> An
     if name not in item:
         raise DatasetError(f"{where}: no field '{name}'; there are {sorted(map(str, item))}")
     if not isinstance(item[name], kind):
-        raise DatasetError(f"{where}: field '{name}' is {_name(item[name])}: {item[name]!r}")
+        shown = repr(item[name])[:100]
+        raise DatasetError(f"{where}: field '{name}' is {_name(item[name])}: {shown}")
     return item[name]
 
 
@@ -54,7 +75,7 @@ def find_file(name: str, folders: Sequence[Path], where: str) -> Path:
       DatasetError: none is.
     """
     for folder in folders:
-        if (path := folder / name).is_file():
+        if os.path.isfile(path := folder / name):  # whatever its name is
             return path
     looked = ", ".join(f"'{folder}'" for folder in folders)
     raise DatasetError(f"{where}: missing image '{name}' (looked in {looked})")

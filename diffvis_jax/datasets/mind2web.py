@@ -5,8 +5,6 @@ again a JSON string, hold `bounding_box_rect` "left,top,width,height" in pixels 
 (-1,-1,-1,-1: not visible). Rows without a visible positive candidate have no target.
 """
 
-import io
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -16,8 +14,11 @@ import numpy as np
 
 from diffvis_jax.datasets.coordinates import Boxes, Points, pixels, read_box
 from diffvis_jax.datasets.errors import DatasetError, Faults
-from diffvis_jax.datasets.files import field
-from diffvis_jax.datasets.records import Dataset, ParquetImage, Record
+from diffvis_jax.datasets.files import data_files, field
+from diffvis_jax.datasets.records import Dataset, ParquetImage, Record, collected, upright_size
+from diffvis_jax.images.geometry import ImageError
+from diffvis_jax.images.preprocess import open_image
+from diffvis_jax.utils.json_file import JsonError, parse_json
 
 _COLUMNS = (
     "action_uid",
@@ -61,11 +62,13 @@ def read_mind2web(path: Path, images: Path | None, faults: Faults) -> Dataset:
     if images is not None:
         raise DatasetError("Multimodal-Mind2Web has its images inside: give no directory of images")
     records: list[Record] = []
-    for file in sorted(path.glob("**/*.parquet")) if path.is_dir() else [path]:
-        for image, row, where in _rows(file):
-            with faults:
-                records.append(_record(row, image, where))
-    return Dataset(path.stem, "mind2web", tuple(records), tuple(faults.found))
+    parquet()  # whether it is there is no fault of a file
+    for file in data_files(path, "**/*.parquet") if path.is_dir() else [path]:
+        with faults.at(f"'{file}'"):
+            for image, row, where in _rows(file):
+                with faults.at(where):
+                    records.append(_record(row, image, where))
+    return collected(path.stem, "mind2web", records, faults)
 
 
 def _rows(file: Path) -> Iterator[tuple[ParquetImage, Mapping[str, Any], str]]:
@@ -119,25 +122,23 @@ def _record(row: Mapping[str, Any], image: ParquetImage, where: str) -> Record:
 
 
 def _size(screenshot: Any, where: str) -> tuple[int, int]:
-    from PIL import Image
-
     content = screenshot and screenshot.get("bytes")
     if not content:
         raise DatasetError(f"{where}: missing image (screenshot is empty)")
     try:
-        with Image.open(io.BytesIO(content)) as opened:
-            return opened.size
-    except OSError as error:
-        raise DatasetError(f"{where}: the screenshot is no image that Pillow can read") from error
+        with open_image(content, "the screenshot") as opened:
+            return upright_size(opened)
+    except ImageError as error:
+        raise DatasetError(f"{where}: {error}") from error
 
 
 def _json(text: Any, what: str, where: str) -> Mapping[str, Any]:
     try:
-        content = json.loads(text) if isinstance(text, str) else text
-    except json.JSONDecodeError as error:
-        raise DatasetError(f"{where}: {what} cannot be read as JSON: {error}") from error
+        content = parse_json(text) if isinstance(text, str) else text
+    except JsonError as error:
+        raise DatasetError(f"{where}: {what} {error}") from error
     if not isinstance(content, Mapping):
-        raise DatasetError(f"{where}: {what} must be an object, got {content!r}")
+        raise DatasetError(f"{where}: {what} must be an object, got {content!r:.100}")
     return content
 
 

@@ -17,8 +17,15 @@ from diffvis_jax.datasets.coordinates import (
     read_outline,
 )
 from diffvis_jax.datasets.errors import DatasetError, Faults
-from diffvis_jax.datasets.files import checked_size, field, find_file, image_folders, read_json
-from diffvis_jax.datasets.records import Dataset, Record
+from diffvis_jax.datasets.files import (
+    checked_size,
+    data_files,
+    field,
+    find_file,
+    image_folders,
+    read_json,
+)
+from diffvis_jax.datasets.records import Dataset, Record, collected
 from diffvis_jax.metrics import Refusal
 
 
@@ -31,7 +38,7 @@ def read_osworld_g(path: Path, images: Path | None, faults: Faults) -> Dataset:
       faults: what to do with faulty records.
     """
     if path.is_dir():
-        found = sorted(path.glob("OSWorld-G*.json"))
+        found = data_files(path, "OSWorld-G*.json")
         if len(found) != 1:
             names = ", ".join(p.name for p in found) or "none"
             raise DatasetError(f"'{path}': one OSWorld-G*.json is needed, found {names}")
@@ -39,9 +46,10 @@ def read_osworld_g(path: Path, images: Path | None, faults: Faults) -> Dataset:
     folders = image_folders(path.parent, ("images",), images)
     records = []
     for index, item in enumerate(read_json(path, list)):
-        with faults:
-            records.append(_record(item, folders, f"'{path}' record {index}"))
-    return Dataset(path.stem, "osworld-g", tuple(records), tuple(faults.found))
+        where = f"'{path}' record {index}"
+        with faults.at(where):
+            records.append(_record(item, folders, where))
+    return collected(path.stem, "osworld-g", records, faults)
 
 
 def _record(item: Any, folders: list[Path], where: str) -> Record:

@@ -8,12 +8,13 @@
     {"id": "task/4/0", "action": "write", "text": "hello"}
     {"id": "task/4/1", "raw": "I cannot tell"}
 
-A first line without an id gives the frame of the lines that name none. Boxes are left, top, right,
-bottom. A line with an id and nothing else that is known is an answer of wrong format.
+A first line without an id gives the frame of the lines that name none; empty lines do not count.
+Boxes are left, top, right, bottom. A line with an id and nothing else that is known is an answer of
+wrong format.
 """
 
 import dataclasses
-import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from diffvis_jax.datasets.coordinates import (
 from diffvis_jax.datasets.errors import CoordinateError, DatasetError
 from diffvis_jax.datasets.records import Dataset, Record
 from diffvis_jax.metrics import Refusal
+from diffvis_jax.utils.json_file import JsonError, parse_json, read_text
 
 FRAMES = ("pixels", "0-1", "0-1000", "resized")
 WRONG_FORMAT = "wrong format"
@@ -64,30 +66,31 @@ def read_predictions(path: Path, dataset: Dataset) -> dict[str, Prediction]:
     records = {record.id: record for record in dataset.records}
     found: dict[str, Prediction] = {}
     given: list[tuple[Points, str]] = []
-    default: Mapping[str, Any] = {}
+    default: Mapping[str, Any] | None = None
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"'{path}' cannot be read: {error}") from error
-    for number, line in enumerate(lines, 1):
+        text = read_text(path)
+    except JsonError as error:
+        raise DatasetError(f"'{path}' {error}") from error
+    # At line ends alone: a string may hold other signs that str.splitlines would split at.
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         where = f"'{path}' line {number}"
         try:
-            item = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DatasetError(f"{where}: no JSON: {error}") from error
+            item = parse_json(line)
+        except JsonError as error:
+            raise DatasetError(f"{where}: {error}") from error
         if not isinstance(item, dict):
-            raise DatasetError(f"{where}: an object is needed, got {item!r}")
-        if "id" not in item and number == 1:
+            raise DatasetError(f"{where}: an object is needed, got {item!r:.100}")
+        if "id" not in item and default is None and not found:
             default = item
             continue
         name = item.get("id")
         if not isinstance(name, str) or name not in records:
-            raise DatasetError(f"{where}: no record with id {name!r} in '{dataset.name}'")
+            raise DatasetError(f"{where}: no record with id {name!r:.100} in '{dataset.name}'")
         if name in found:
             raise DatasetError(f"{where}: '{name}' is answered twice")
-        found[name] = _prediction({**default, **item}, records[name], given, where)
+        found[name] = _prediction({**(default or {}), **item}, records[name], given, where)
     if not found:
         raise DatasetError(f"'{path}' holds no answers")
     _check_frames(given, path)
@@ -97,7 +100,7 @@ def read_predictions(path: Path, dataset: Dataset) -> dict[str, Prediction]:
 def _prediction(
     item: Mapping[str, Any], record: Record, given: list[tuple[Points, str]], where: str
 ) -> Prediction:
-    action, text = str(item.get("action", "")), str(item.get("text", ""))
+    action, text = (_text(item, name) for name in ("action", "text"))
     if item.get("refused") is True:
         return Prediction(Refusal(), None, action, text)
     name = next((name for name in ("box", "point") if item.get(name) is not None), None)
@@ -117,6 +120,12 @@ def _prediction(
     return Prediction(xy.mean(0), xy.reshape(-1) if name == "box" else None, action, text)
 
 
+def _text(item: Mapping[str, Any], name: str) -> str:
+    """A field as text; null is none."""
+    value = item.get(name)
+    return "" if value is None else str(value)
+
+
 def _frame(item: Mapping[str, Any], record: Record, where: str) -> Frame:
     if record.size is None:
         raise DatasetError(f"{where}: nothing is asked about '{record.id}'")
@@ -128,18 +137,26 @@ def _frame(item: Mapping[str, Any], record: Record, where: str) -> Frame:
     if kind == "0-1000":
         return THOUSAND
     if kind == "resized":
-        if not isinstance(size, list) or len(_finite(size, 2)) != 2:
-            raise DatasetError(f"{where}: frame 'resized' needs a size [width, height]: {size!r}")
-        return resized(*size)
-    raise DatasetError(f"{where}: frame must be one of {', '.join(FRAMES)}, got {kind!r}")
+        numbers = _finite(size, 2)
+        if not numbers or min(numbers) <= 0:
+            raise DatasetError(
+                f"{where}: frame 'resized' needs a size [width, height], got {size!r:.100}"
+            )
+        return resized(*numbers)
+    raise DatasetError(f"{where}: frame must be one of {', '.join(FRAMES)}, got {kind!r:.100}")
 
 
 def _finite(numbers: Any, count: int) -> list[float]:
     """The numbers, or none if they are not so many finite ones: a model may write anything."""
     if not isinstance(numbers, list) or len(numbers) != count:
         return []
-    plain = all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers)
-    return list(map(float, numbers)) if plain and np.isfinite(numbers).all() else []
+    if not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
+        return []
+    try:
+        found = [float(n) for n in numbers]
+    except OverflowError:  # hundreds of digits
+        return []
+    return found if all(map(math.isfinite, found)) else []
 
 
 def _check_frames(given: list[tuple[Points, str]], path: Path) -> None:

@@ -6,17 +6,18 @@ after screenshot; a set of single screenshots is as many streams of one.
 
 import dataclasses
 import functools
-import io
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from diffvis_jax.datasets.coordinates import Points, Target
-from diffvis_jax.datasets.errors import DatasetError
+from diffvis_jax.datasets.errors import DatasetError, Faults
 from diffvis_jax.images.geometry import HasPreprocess, ImageError, PreprocessConfig
-from diffvis_jax.images.preprocess import orientation, preprocess, upright_rgb
+from diffvis_jax.images.preprocess import open_image, orientation, preprocess, upright_rgb
+from diffvis_jax.images.recording import shown
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -43,15 +44,25 @@ class ParquetImage:
         """The encoded image.
 
         Raises:
-          ImageError: there is none.
+          ImageError: there is none, or the file is damaged.
         """
-        content = _screenshots(self.path, self.group)[self.row]
+        try:
+            with _one_at_a_time:
+                content = _screenshots(self.path, self.group)[self.row]
+        except MemoryError:
+            raise
+        except Exception as error:  # pyarrow's errors have no base of their own
+            raise ImageError(f"{self}: cannot be read as Parquet ({error})") from error
         if not content:
             raise ImageError(f"{self}: no screenshot")
         return content
 
 
-# A row group may hold a hundred megabytes: the worker threads are in one or two at a time.
+# A row group may hold a hundred megabytes: the worker threads are in one or two at a time. The
+# cache alone would let each of them decode the same one.
+_one_at_a_time = threading.Lock()
+
+
 @functools.lru_cache(maxsize=2)
 def _screenshots(path: Path, group: int) -> list[bytes | None]:
     from diffvis_jax.datasets.mind2web import parquet
@@ -149,10 +160,7 @@ class Dataset:
             raise DatasetError(f"'{self.name}': no records ({self.kind})")
         seen: dict[str, Record] = {}
         for record in self.records:
-            if record.id in seen:
-                raise DatasetError(
-                    f"duplicate id '{record.id}': {seen[record.id].source} and {record.source}"
-                )
+            _check_id(record, seen.get(record.id))
             seen[record.id] = record
 
     @functools.cached_property
@@ -172,14 +180,51 @@ class Dataset:
 
 
 def _screen(records: Sequence[Record]) -> Screen:
-    first = records[0]
     for record in records:
-        if record.image != first.image:
-            raise DatasetError(
-                f"step {record.step} of '{record.stream}' has two screenshots: "
-                f"{first.source} and {record.source}"
-            )
-    return Screen(first.image, tuple(records))
+        _check_screenshot(record, records[0])
+    return Screen(records[0].image, tuple(records))
+
+
+def _check_id(record: Record, other: Record | None) -> None:
+    if other is not None:
+        raise DatasetError(f"duplicate id '{record.id}': {other.source} and {record.source}")
+
+
+def _check_screenshot(record: Record, other: Record) -> None:
+    if record.image != other.image:
+        raise DatasetError(
+            f"step {record.step} of '{record.stream}' has two screenshots: "
+            f"{other.source} and {record.source}"
+        )
+
+
+def collected(name: str, kind: str, records: Iterable[Record], faults: Faults) -> Dataset:
+    """The records of a data set that go together.
+
+    Args:
+      name, kind: see `Dataset`.
+      records: as they were read.
+      faults: an id that occurs twice, and a second screenshot of one step, are faults of a record,
+        too.
+
+    Raises:
+      DatasetError: a fault that is not to be skipped, or no record without one.
+    """
+    ids: dict[str, Record] = {}
+    places: dict[tuple[str, int], Record] = {}
+    for record in records:
+        with faults.at(record.source):
+            _check_id(record, ids.get(record.id))
+            _check_screenshot(record, places.get((record.stream, record.step), record))
+            ids[record.id] = record
+            places.setdefault((record.stream, record.step), record)
+    if not ids and faults.found:
+        count = len(faults.found)
+        raise DatasetError(
+            f"'{name}': no records ({kind}) without a fault; the first of {count}: "
+            f"{faults.found[0]}"
+        )
+    return Dataset(shown(name), kind, tuple(ids.values()), tuple(faults.found))
 
 
 def chained(dataset: Dataset, by: str) -> Dataset:
@@ -222,28 +267,13 @@ def merged(datasets: Sequence[Dataset]) -> Dataset:
 # ---- images -----------------------------------------------------------------------------------
 
 
-def open_image(image: Image) -> "PIL.Image.Image":
-    """The screenshot, not decoded yet.
-
-    Raises:
-      ImageError: no image there.
-    """
-    from PIL import Image as PILImage
-
-    try:
-        return PILImage.open(image if isinstance(image, Path) else io.BytesIO(image.read()))
-    except (OSError, PILImage.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or "not an image that Pillow can read"
-        raise ImageError(f"'{image}': {reason}") from error
-
-
 def read_image(image: Image) -> "PIL.Image.Image":
     """The screenshot, upright and in RGB.
 
     Raises:
       ImageError: an image that cannot be read; names it.
     """
-    with open_image(image) as opened:
+    with _opened(image) as opened:
         return upright_rgb(opened, f"'{image}'")
 
 
@@ -256,12 +286,23 @@ def image_size(image: Image, where: str) -> tuple[int, int]:
     if isinstance(image, Path) and not image.is_file():
         raise DatasetError(f"{where}: missing image '{image}'")
     try:
-        with open_image(image) as opened:
-            width, height = opened.size
-            turned = orientation(opened) in (5, 6, 7, 8)
+        with _opened(image) as opened:
+            return upright_size(opened)
     except ImageError as error:
         raise DatasetError(f"{where}: {error}") from error
+
+
+def upright_size(opened: "PIL.Image.Image") -> tuple[int, int]:
+    """Width and height of an image that is not decoded yet, once it is upright."""
+    width, height = opened.size
+    # Pillow gives the upright size of a TIFF file from the start.
+    turned = opened.format != "TIFF" and orientation(opened) in (5, 6, 7, 8)
     return (height, width) if turned else (width, height)
+
+
+def _opened(image: Image) -> "PIL.Image.Image":
+    """The screenshot, not decoded yet; raises ImageError if there is none."""
+    return open_image(image if isinstance(image, Path) else image.read(), f"'{image}'")
 
 
 def load_screen(

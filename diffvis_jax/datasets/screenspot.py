@@ -10,8 +10,15 @@ from typing import Any
 
 from diffvis_jax.datasets.coordinates import Boxes, pixels, read_box
 from diffvis_jax.datasets.errors import DatasetError, Faults
-from diffvis_jax.datasets.files import checked_size, field, find_file, image_folders, read_json
-from diffvis_jax.datasets.records import Dataset, Record
+from diffvis_jax.datasets.files import (
+    checked_size,
+    data_files,
+    field,
+    find_file,
+    image_folders,
+    read_json,
+)
+from diffvis_jax.datasets.records import Dataset, Record, collected
 
 _FOLDERS = ("screenspot_imgs", "screenspotv2_image", "images")
 
@@ -25,7 +32,7 @@ def read_screenspot(root: Path, images: Path | None, faults: Faults) -> Dataset:
       images: directory of the images, if it is another.
       faults: what to do with faulty records.
     """
-    files = sorted(root.glob("screenspot_*.json"))
+    files = data_files(root, "screenspot_*.json")
     versions = {path.stem.endswith("_v2") for path in files}
     if len(versions) > 1:
         raise DatasetError(f"'{root}' holds ScreenSpot and ScreenSpot-v2: put them apart")
@@ -52,7 +59,7 @@ def read_screenspot(root: Path, images: Path | None, faults: Faults) -> Dataset:
         )
 
     kind = "screenspot-v2" if True in versions else "screenspot"
-    return Dataset(root.name, kind, tuple(_records(files, one, faults)), tuple(faults.found))
+    return collected(root.name, kind, _records(files, one, faults), faults)
 
 
 def read_screenspot_pro(root: Path, images: Path | None, faults: Faults) -> Dataset:
@@ -87,12 +94,16 @@ def read_screenspot_pro(root: Path, images: Path | None, faults: Faults) -> Data
             source=where,
         )
 
-    records = _records(sorted(folder.glob("*.json")), one, faults)
-    return Dataset(root.name, "screenspot-pro", tuple(records), tuple(faults.found))
+    records = _records(data_files(folder, "*.json"), one, faults)
+    return collected(root.name, "screenspot-pro", records, faults)
 
 
-def _records(files: Iterable[Path], one: Any, faults: Faults) -> Iterable[Record]:
+def _records(files: Iterable[Path], one: Any, faults: Faults) -> list[Record]:
+    records = []
     for path in files:
-        for index, item in enumerate(read_json(path, list)):
-            with faults:
-                yield one(item, f"{path.stem}/{index}", path, f"'{path}' record {index}")
+        with faults.at(f"'{path}'"):
+            for index, item in enumerate(read_json(path, list)):
+                where = f"'{path}' record {index}"
+                with faults.at(where):
+                    records.append(one(item, f"{path.stem}/{index}", path, where))
+    return records

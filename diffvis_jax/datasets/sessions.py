@@ -7,18 +7,28 @@ with `next_actions`, done after the frame: one screenshot for each action. And t
 pages: `frames[]` with `file`, and `elements` that name everything that can be clicked.
 """
 
-from collections.abc import Mapping
+import contextlib
+import os
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from diffvis_jax.datasets.coordinates import Boxes, Frame, Points, pixels, read_box
+from diffvis_jax.datasets.coordinates import Boxes, Frame, Points, pixels, read_box, resized
 from diffvis_jax.datasets.errors import DatasetError, Faults
-from diffvis_jax.datasets.files import field, find_file, read_json
-from diffvis_jax.datasets.records import Dataset, Record
-from diffvis_jax.images.geometry import ImageError
-from diffvis_jax.images.recording import read_recording
+from diffvis_jax.datasets.files import data_files, field, find_file, read_json
+from diffvis_jax.datasets.records import Dataset, Record, collected, image_size
+from diffvis_jax.images.recording import (
+    has_frames,
+    is_hidden,
+    is_image,
+    list_folders,
+    list_frames,
+    read_recording,
+    shown,
+)
 
 NAME = "trajectory.json"
 
@@ -30,17 +40,16 @@ def read_frames(root: Path, images: Path | None, faults: Faults) -> Dataset:
       root: of the frames, or of the folders.
       images: not used: must be None.
       faults: what to do with a faulty folder.
+
+    Raises:
+      DatasetError: both, frames and folders of frames; or neither.
     """
     _no_images(images)
-    inner = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
     records = []
-    for folder in inner or [root]:
-        with faults:
-            try:
-                recording = read_recording(folder)
-            except ImageError as error:
-                raise DatasetError(str(error)) from error
-            name = folder.resolve().name
+    for folder in _frame_folders(root):
+        with faults.at(f"'{folder}'"):
+            recording = read_recording(folder)
+            name = shown(folder.resolve().name)
             records += [
                 Record(
                     id=f"{name}/{index}",
@@ -56,17 +65,45 @@ def read_frames(root: Path, images: Path | None, faults: Faults) -> Dataset:
                     zip(recording.paths, recording.labels, strict=True)
                 )
             ]
-    return Dataset(root.resolve().name, "frames", tuple(records), tuple(faults.found))
+    return collected(root.resolve().name, "frames", records, faults)
+
+
+def _frame_folders(root: Path) -> list[Path]:
+    """The folder itself, or those in it."""
+    inner = list_folders(root) if root.is_dir() else []
+    if not inner or (root / "session.json").exists():
+        return [root]
+    frames, held = list_frames(root), [folder for folder in inner if has_frames(folder)]
+    if frames and held:
+        raise DatasetError(
+            f"'{root}' holds both images ('{frames[0].name}', .. : {len(frames)}) and folders with "
+            f"images ('{held[0].name}', .. : {len(held)}): name the folder that is meant, or move "
+            "the other ones away"
+        )
+    return [root] if frames else inner
 
 
 def trajectory_files(root: Path) -> list[Path]:
-    """The `trajectory.json` of a directory, or those of all directories below it."""
-    own = root / NAME
-    return [own] if own.is_file() else sorted(root.glob(f"**/{NAME}"))
+    """The `trajectory.json` of a directory, or those of all directories below it.
+
+    Raises:
+      DatasetError: there are both.
+    """
+    found = data_files(root, f"**/{NAME}")
+    if len(found) > 1 and root / NAME in found:
+        other = next(file for file in found if file != root / NAME)
+        raise DatasetError(
+            f"'{root}' is a session, and holds others ('{other}'): name the one that is meant, or "
+            "move the others away"
+        )
+    return found
 
 
 def read_trajectories(root: Path, images: Path | None, faults: Faults) -> Dataset:
     """A recorded session, or all those below a directory; its frames are beside it.
+
+    Where frames have another size than the recorder says, all of them by one factor, the screen
+    was a scaled one: boxes are scaled with it.
 
     Args:
       root: a directory with a `trajectory.json`, or with such directories in it.
@@ -74,39 +111,111 @@ def read_trajectories(root: Path, images: Path | None, faults: Faults) -> Datase
       faults: what to do with faulty steps.
     """
     _no_images(images)
-    records = []
-    for file in trajectory_files(root):
+    records: list[Record] = []
+    files = trajectory_files(root)
+    for file in files:
         where = f"'{file}'"
-        content = read_json(file, dict)
-        size = content.get("resolution") or [content.get("width"), content.get("height")]
-        if not (isinstance(size, list) and len(size) == 2 and all(_positive(n) for n in size)):
-            raise DatasetError(f"{where}: no resolution [width, height], got {size!r}")
-        steps = field(content, "steps" if "steps" in content else "frames", list, where)
-        folder = file.parent.resolve()
-        name = folder.name if folder == root.resolve() else str(folder.relative_to(root.resolve()))
-        for index, step in enumerate(steps):
+        with faults.at(where):
+            content = read_json(file, dict)
+            steps = field(content, "steps" if "steps" in content else "frames", list, where)
+            records += _session(
+                steps, _resolution(content, where), file.parent, root, where, faults
+            )
+    _tell_left_out(root, files, records)
+    return collected(root.resolve().name, "trajectory", records, faults)
+
+
+def _session(
+    steps: Sequence[Any],
+    resolution: Frame,
+    folder: Path,
+    root: Path,
+    where: str,
+    faults: Faults,
+) -> list[Record]:
+    folder = folder.resolve()
+    below = folder.name if folder == root.resolve() else folder.relative_to(root.resolve())
+    images: dict[int, Path] = {}
+    sizes: dict[int, tuple[int, int]] = {}
+    for index, step in enumerate(steps):
+        at = f"{where} step {index}"
+        with faults.at(at):
+            file = field(step, "frame" if "file" not in step else "file", str, at)
+            images[index] = find_file(file, [folder], at)
+            # A broken image is one frame less, once it is decoded.
+            with contextlib.suppress(DatasetError):
+                sizes[index] = image_size(images[index], at)
+    all_sizes = {*sizes.values()}
+    usual = next(iter(all_sizes)) if len(all_sizes) == 1 else None
+    records = []
+    for index, image in images.items():
+        at = f"{where} step {index}"
+        with faults.at(at):
+            size = sizes.get(index, usual)
+            frame = _frame(size, resolution, len(all_sizes) > 1, f"{at}: '{image}'")
             following = steps[index + 1] if index + 1 < len(steps) else {}
-            with faults:
-                records.append(
-                    _record(step, following, name, index, folder, pixels(*size), f"{where} step ")
+            asked = following if isinstance(following, Mapping) else {}
+            records.append(
+                _record(
+                    steps[index],
+                    asked if "target_box" in asked else {},
+                    name=shown(str(below)),
+                    index=index,
+                    image=image,
+                    size=size or (int(resolution.width), int(resolution.height)),
+                    frame=frame,
+                    where=where,
                 )
-    return Dataset(root.resolve().name, "trajectory", tuple(records), tuple(faults.found))
+            )
+    return records
+
+
+def _frame(size: tuple[int, int] | None, resolution: Frame, several: bool, where: str) -> Frame:
+    """What the numbers of a step mean.
+
+    Args:
+      size: of its image; None: it is not known.
+      resolution: what the recorder says.
+      several: whether the images of the session have several sizes.
+      where: step and image, for the error.
+    """
+    width, height = resolution.width, resolution.height
+    if size is None or size == (width, height):
+        return resolution
+    across, down = size[0] / width, size[1] / height
+    # On a screen scaled by a fraction the recorder's size is rounded.
+    alike = abs(size[0] - down * width) <= max(1, down) and abs(size[1] - across * height) <= max(
+        1, across
+    )
+    if several or not alike:
+        changes = "; the frames of this session have several sizes" if several else ""
+        raise DatasetError(
+            f"{where} has {size[0]} x {size[1]} px, the recording says {width:g} x {height:g}"
+            f"{changes}"
+        )
+    return resized(width, height)
 
 
 def _record(
-    step: Any, following: Any, name: str, index: int, folder: Path, frame: Frame, where: str
+    step: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    *,
+    name: str,
+    index: int,
+    image: Path,
+    size: tuple[int, int],
+    frame: Frame,
+    where: str,
 ) -> Record:
-    at = f"{where}{index}"
-    file = field(step, "frame" if "file" not in step else "file", str, at)
-    asked = following if isinstance(following, Mapping) and "target_box" in following else {}
+    at = f"{where} step {index}"
     target = None
     if asked:
-        numbers = field(asked, "target_box", list, f"{where}{index + 1}")
-        target = Boxes(read_box(numbers, "xyxy", frame, f"{where}{index + 1}"))
+        numbers = field(asked, "target_box", list, f"{where} step {index + 1}")
+        target = Boxes(read_box(numbers, "xyxy", frame, f"{where} step {index + 1}"))
     return Record(
         id=f"{name}/{index}",
-        image=find_file(file, [folder], at),
-        size=(int(frame.width), int(frame.height)),
+        image=image,
+        size=size,
         stream=name,
         step=index,
         instruction=str(asked.get("target", "")),
@@ -132,8 +241,38 @@ def _elements(step: Mapping[str, Any], frame: Frame, where: str) -> Points | Non
     return Points(np.concatenate(boxes) if boxes else np.empty((0, 2, 2)), frame)
 
 
-def _positive(number: Any) -> bool:
-    return isinstance(number, int | float) and number > 0
+def _resolution(content: Mapping[str, Any], where: str) -> Frame:
+    size: Any = content.get("resolution") or [content.get("width"), content.get("height")]
+    if not (isinstance(size, list) and len(size) == 2 and all(map(_whole, size))):
+        raise DatasetError(f"{where}: no resolution [width, height], got {size!r:.100}")
+    return pixels(*size)
+
+
+def _whole(number: Any) -> bool:
+    """Whether it is a number of pixels."""
+    plain = isinstance(number, int | float) and not isinstance(number, bool)
+    return plain and 0 < number < 2**31 and number == int(number)
+
+
+def _tell_left_out(root: Path, files: Sequence[Path], records: Sequence[Record]) -> None:
+    """Warns of folders with images of which no session says anything."""
+    sessions = {file.parent.resolve() for file in files}
+    used = {record.image.resolve().parent for record in records if isinstance(record.image, Path)}
+    left_out = []
+    for place, inner, names in os.walk(root.resolve()):
+        folder = Path(place)
+        if folder in sessions:
+            inner.clear()
+            continue
+        inner[:] = [name for name in inner if not is_hidden(Path(name))]
+        if folder not in used and any(is_image(folder / name) for name in names):
+            left_out.append(folder)
+    if left_out:
+        warnings.warn(
+            f"'{root}' holds {len(left_out)} folder{'s' * (len(left_out) > 1)} with images and "
+            f"without a {NAME} ('{left_out[0].name}', ..): left out",
+            stacklevel=3,
+        )
 
 
 def _no_images(images: Path | None) -> None:

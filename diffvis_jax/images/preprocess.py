@@ -10,8 +10,10 @@ What becomes of images that are not 8-bit RGB:
 
 * Transparency is ignored: the stored colours are taken as they are. So do transformers and
   FastVLM's own script (`convert("RGB")`), and it is right for screen captures, whose fourth
-  channel is often unused and zero (mss, X11): compositing would erase the screen. Where
-  transparency means something, composite the image yourself first.
+  channel is often unused and zero: compositing would erase the screen. Where transparency means
+  something, composite the image yourself first.
+* Arrays are red, green, blue, whatever made them. Most captures are blue, green, red (mss, X11,
+  OpenCV): an mss ScreenShot is taken as it is; of an array of one, pass `array[..., 2::-1]`.
 * 16-bit grey (modes I;16*) is scaled to 0-255, not clipped as `convert("RGB")` would.
 * Modes I and F carry no range. I from PNG and PNM files is 16-bit; otherwise values up to 255
   are taken as they are (what `convert("I")` gives) and values up to 65535 as 16-bit. Floats that
@@ -21,11 +23,12 @@ What becomes of images that are not 8-bit RGB:
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import stat
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -56,7 +59,19 @@ __all__ = [
     "preprocess_config",
 ]
 
-ImageLike: TypeAlias = "PIL.Image.Image | np.ndarray | str | os.PathLike[str]"
+
+class ScreenShot(Protocol):
+    """What mss captures."""
+
+    @property
+    def bgra(self) -> bytes: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+
+
+ImageLike: TypeAlias = "PIL.Image.Image | np.ndarray | ScreenShot | str | os.PathLike[str]"
 
 # The largest image that may come into being between original and frame: half a gigabyte, at
 # Pillow's 4 bytes a pixel. At S = 1024 it admits crops of aspect ratios up to 128.
@@ -76,9 +91,12 @@ def preprocess(
     Args:
         images: one image, or a list or tuple of images, each of them
             a PIL image of any mode,
-            a uint8 array [H, W, 3] (RGB), [H, W, 4] (the fourth channel is ignored) or [H, W],
+            a uint8 array [H, W, 3] (RGB), [H, W, 4] (RGB and a channel that is ignored) or
+            [H, W]; of a capture in BGR or BGRA pass `array[..., 2::-1]`,
+            an mss ScreenShot,
             or the path of an image file;
-            or one uint8 array [B, H, W, 3]. EXIF orientation is applied to PIL images and files.
+            or one uint8 array [B, H, W, 3]. EXIF orientation is applied to PIL images and files:
+            their upright size is what `placement` takes (`PIL.ImageOps.exif_transpose`).
         config: a model's config (any object with `.preprocess`), or a PreprocessConfig.
 
     Returns:
@@ -126,9 +144,12 @@ def _named(images: Any) -> list[tuple[Any, str]]:
 
 
 def _as_array(item: Any, name: str) -> Any:
-    """Arrays of other libraries (JAX, PyTorch on the CPU) as numpy; everything else as it is."""
+    """Arrays of other libraries (JAX, PyTorch on the CPU) as numpy, captures of mss in RGB;
+    everything else as it is."""
     from PIL import Image
 
+    if isinstance(bgra := getattr(item, "bgra", None), bytes):
+        return np.frombuffer(bgra, np.uint8).reshape(item.height, item.width, 4)[..., 2::-1]
     if isinstance(item, (np.ndarray, Image.Image)) or not hasattr(item, "__array__"):
         return item
     try:
@@ -157,7 +178,7 @@ def _check(item: Any, name: str, settings: PreprocessConfig) -> None:
         _check_still(item, name)
         width, height = item.size
     elif isinstance(item, (str, os.PathLike)):
-        with _open(item, name) as image:
+        with open_image(item, name) as image:
             _check_still(image, name)
             width, height = image.size
     elif isinstance(item, (bytes, bytearray, memoryview)):
@@ -170,7 +191,7 @@ def _check(item: Any, name: str, settings: PreprocessConfig) -> None:
     else:
         raise ImageError(
             f"{name}: got {type(item).__name__}; "
-            "expected a PIL image, a uint8 array [H, W, 3] or a path"
+            "expected a PIL image, a uint8 array [H, W, 3], an mss ScreenShot or a path"
         )
     _check_size(width, height, name, settings)
 
@@ -247,26 +268,18 @@ def _check_size(width: int, height: int, name: str, settings: PreprocessConfig) 
 # --- loading: anything -> PIL image in RGB, upright -----------------------------------------------
 
 
-def _open(path: str | os.PathLike[str], name: str) -> PIL.Image.Image:
-    """Opens an image file, reading no more than its header."""
+def open_image(source: str | os.PathLike[str] | bytes, name: str) -> PIL.Image.Image:
+    """Opens an image file, or an encoded image, reading no more than its header.
+
+    Raises:
+        ImageError: no image, or an implausibly large one; begins with `name`.
+    """
     from PIL import Image, UnidentifiedImageError
 
+    if not isinstance(source, bytes):
+        _check_file(source, name)
     try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        raise ImageError(f"{name}: no such file") from None
-    except (OSError, ValueError) as error:
-        # strerror, since the whole message would repeat the path.
-        reason = getattr(error, "strerror", None) or error
-        raise ImageError(f"{name}: cannot be opened as a file ({reason})") from error
-    if stat.S_ISDIR(status.st_mode):
-        raise ImageError(f"{name}: is a directory; pass the image files in it as a list")
-    if not stat.S_ISREG(status.st_mode):
-        raise ImageError(f"{name}: not a regular file")
-    if status.st_size == 0:
-        raise ImageError(f"{name}: the file is empty (0 bytes)")
-    try:
-        image = Image.open(path)
+        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _bomb(name, str(error)) from error
     except UnidentifiedImageError as error:
@@ -286,6 +299,24 @@ def _open(path: str | os.PathLike[str], name: str) -> PIL.Image.Image:
     return image
 
 
+def _check_file(path: str | os.PathLike[str], name: str) -> None:
+    """Raises ImageError if it is no file that holds anything."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        raise ImageError(f"{name}: no such file") from None
+    except (OSError, ValueError) as error:
+        # strerror, since the whole message would repeat the path.
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"{name}: cannot be opened as a file ({reason})") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise ImageError(f"{name}: is a directory; pass the image files in it as a list")
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageError(f"{name}: not a regular file")
+    if status.st_size == 0:
+        raise ImageError(f"{name}: the file is empty (0 bytes)")
+
+
 def _bomb(name: str, detail: str) -> ImageError:
     return ImageError(
         f"{name}: implausibly large, perhaps a decompression bomb ({detail}); "
@@ -300,7 +331,7 @@ def _load(item: Any, name: str) -> PIL.Image.Image:
         return Image.fromarray(item[..., :3] if item.ndim == 3 else item).convert("RGB")
     if isinstance(item, Image.Image):
         return upright_rgb(item, name)
-    with _open(item, name) as image:
+    with open_image(item, name) as image:
         return upright_rgb(image, name)
 
 
@@ -332,7 +363,11 @@ def upright_rgb(image: PIL.Image.Image, name: str) -> PIL.Image.Image:
         7: Image.Transpose.TRANSVERSE,
         8: Image.Transpose.ROTATE_90,
     }.get(orientation(image))
-    return rgb if turn is None else rgb.transpose(turn)
+    if turn is None:
+        return rgb
+    upright = rgb.transpose(turn)
+    upright.info = {}  # it still says "turn me", and whoever comes next would
+    return upright
 
 
 def orientation(image: PIL.Image.Image) -> int:

@@ -66,7 +66,7 @@ def preprocess_in_graph(images: jax.Array, config: HasPreprocess | PreprocessCon
     one compilation for each H x W.
 
     Args:
-        images: uint8 [B, H, W, 3], RGB, upright.
+        images: uint8 [B, H, W, 3], RGB, upright; of a capture in BGRA `[..., 2::-1]`.
         config: a model's config (any object with `.preprocess`), or a PreprocessConfig.
 
     Returns:

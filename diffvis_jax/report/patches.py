@@ -8,6 +8,7 @@ import numpy as np
 
 from diffvis_jax.errors import ConfigError, FrameError
 from diffvis_jax.images.geometry import Placement
+from diffvis_jax.images.preprocess import upright_rgb
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -24,7 +25,7 @@ def visualize_changed_patches(
     *,
     heat: Any = None,
     placement: Placement | None = None,
-    patch_size: int | None = None,
+    patch_size: int,
     color: Color = CHANGED,
     alpha: float = 0.15,
     outline: int = 3,
@@ -34,15 +35,15 @@ def visualize_changed_patches(
     """Draws the changed patches onto a picture: a tint, and a line around each group of them.
 
     Args:
-      image: PIL image or `uint8 [H, W, 3]`.
+      image: PIL image (its EXIF orientation is applied) or `uint8 [H, W, 3]`.
       mask: bool `[gh, gw]`, the patches to mark: from `compute_patch_diff`, or
         `report.changed[stream]`.
       heat: float `[gh, gw]` in 0..1, or a second mask; tinted under the marks in another colour,
         the stronger the larger, e.g. `report.cell_recomputed[stream].reshape(gh, gw)`.
       placement: where the picture lies in the frame that the mask belongs to, if it is the
         original screenshot: `dv.placement(W, H, model.config)`. None: the picture is the frame.
-      patch_size: pixels of the frame along the side of a patch; None: the smallest number of
-        pixels with which so many patches cover the frame.
+      patch_size: pixels of the frame along the side of a patch: `towers.build(config).patch`.
+        The grid does not tell: the last patches may reach beyond the frame, or end before its edge.
       color: of the changed patches, red, green and blue, 0-255.
       alpha: strength of their tint, 0-1; 0 = outlines only.
       outline: thickness of the lines, in pixels of the picture; 0 = none.
@@ -53,6 +54,7 @@ def visualize_changed_patches(
 
     Raises:
       FrameError: a picture, mask or heat of another shape or dtype.
+      ImageError: a damaged picture.
       ConfigError: a colour, strength or size that makes no sense.
     """
     from PIL import Image, ImageDraw
@@ -88,11 +90,11 @@ def visualize_changed_patches(
 
 
 def as_picture(image: Any) -> PIL.Image.Image:
-    """RGB of a PIL image or of `uint8 [H, W, 3]`; raises FrameError otherwise."""
+    """RGB, upright, of a PIL image or of `uint8 [H, W, 3]`; raises FrameError otherwise."""
     from PIL import Image
 
     if isinstance(image, Image.Image):
-        return image.convert("RGB")
+        return upright_rgb(image, "image")
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3 or 0 in array.shape:
         raise FrameError(
@@ -122,7 +124,7 @@ def patch_boxes(
     size: tuple[int, int],
     grid: tuple[int, ...],
     placement: Placement | None,
-    patch_size: int | None,
+    patch_size: int,
 ) -> np.ndarray:
     """The pixels of a picture that the patches of a frame show.
 
@@ -141,7 +143,7 @@ def patch_edges(
     size: tuple[int, int],
     grid: tuple[int, ...],
     placement: Placement | None,
-    patch_size: int | None,
+    patch_size: int,
 ) -> np.ndarray:
     """Where the patches of a frame lie in a picture, or beside it.
 
@@ -158,16 +160,12 @@ def patch_edges(
       FrameError: the placement of a picture of another size.
       ConfigError: a patch of less than a pixel.
     """
-    width, height = size
     rows, columns = grid
     if placement is not None and (placement.width, placement.height) != size:
         raise FrameError(
             f"the placement is of a picture of {placement.width} x {placement.height} pixels, "
-            f"this one has {width} x {height}"
+            f"this one has {size[0]} x {size[1]}"
         )
-    across, down = (width, height) if placement is None else (placement.size, placement.size)
-    if patch_size is None:
-        patch_size = max(-(-across // columns), -(-down // rows))
     if patch_size < 1:
         raise ConfigError(f"patch_size must be at least 1 pixel, got {patch_size}")
     left, top = np.meshgrid(np.arange(columns) * patch_size, np.arange(rows) * patch_size)

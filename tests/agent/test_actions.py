@@ -1,8 +1,11 @@
 """Commands that a model writes, read into actions, and where on the screen they are done."""
+# ruff: noqa: RUF001  # full-width letters and typographic quotes are what is tested
 
 import contextlib
+import re
 
 import pytest
+from fuzzing import fuzz
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -80,12 +83,14 @@ PIXEL = Point(10, 20)
         ("write('a \\'b\\' (c)\\n')", Write("a 'b' (c)\n")),
         ('write(message="it\'s", interval=0.1)', Write("it's", 0.1)),
         ("typewrite(['a', 'left'])", Press(("a", "left"))),
+        ("type('a')", Write("a")),
         ("press('Enter')", Press(("enter",))),
         ("press(['a', 'B'], presses=2, interval=0.5)", Press(("a", "B"), 2, 0.5)),
         ("keyDown('shift')", KeyDown("shift")),
         ("keyUp('shift')", KeyUp("shift")),
         ("hotkey('Ctrl', 'c')", Hotkey(("ctrl", "c"))),
         ("hotkey(['ctrl', 'c'], interval=0.1)", Hotkey(("ctrl", "c"), 0.1)),
+        ("shortcut('ctrl', 'c')", Hotkey(("ctrl", "c"))),
         ("sleep(1.5)", Wait(1.5)),
         ("wait()", Wait()),
         ("terminate(status='failure')", Finish("failure")),
@@ -107,8 +112,10 @@ def test_the_table_of_commands_above_is_whole():
         ("click(1.0, 1.0)", "screen_share"),
         ("click(1, 1)", "screen"),  # the second pixel of the second row
         ("click(0, 0)", "screen"),
-        ("click(0.5, 20)", "screen"),
+        ("click(1.0, 300.0)", "screen"),
         ("click(512.5, 20)", "screen"),
+        ("click(2.5, 20)", "screen"),
+        ("click(-0.02, 0.5)", "screen_share"),  # a little outside, as on_screen says
     ],
 )
 def test_coordinates_are_what_they_look_like(text, space):
@@ -117,9 +124,30 @@ def test_coordinates_are_what_they_look_like(text, space):
 
 @pytest.mark.parametrize("space", SPACES)
 def test_or_what_the_caller_says(space):
-    assert one("click(0.5, 20)", space=space).point.space == space
-    assert one("move(0.5, 20)", space=space).offset.space == space
+    assert one("click(1, 1)", space=space).point.space == space
+    assert one("click(0.0, 1.0)", space=space).point.space == space
+    assert one("move(-1, 0)", space=space).offset.space == space
     assert one("press('a')", space=space) == Press(("a",))
+
+
+@pytest.mark.parametrize(
+    ("text", "space", "said"),
+    [
+        ("click(x=1.02, y=0.5)", None, "(1.02, 0.5) are neither shares of 0-1 nor pixels"),
+        ("click(0.5, 300)", None, "neither shares"),
+        ("moveRel(1.5, 3)", None, "neither shares"),
+        ("click(0.42, 0.17)", "screen", "(0.42, 0.17) are shares, no pixels, as screen has them"),
+        ("moveRel(0.5, 0)", "input", "are shares, no pixels"),
+        ("click(0.5, 20)", "input", "neither shares"),
+        ("click(640, 360)", "screen_share", "(640, 360) are no shares of 0-1, as screen_share has"),
+        ("click(1.02, 0.5)", "input_share", "neither shares"),
+        ("moveRel(300, 0)", "input_share", "(300, 0) are no shares"),
+    ],
+)
+def test_another_scale_than_was_asked_for_is_an_error(text, space, said):
+    with pytest.raises(ActionError) as caught:
+        parse_actions(text, space=space)
+    assert said in str(caught.value)
 
 
 # ---- texts --------------------------------------------------------------------------------------
@@ -130,7 +158,43 @@ def test_or_what_the_caller_says(space):
     [
         ("", []),
         ("Press (Enter), then wait(ing) is over.", []),
-        ("I would click(1, 2) there.", []),  # a bare name in the middle of a sentence
+        ("Done.", []),
+        ("pyautogui.FAILSAFE = False", []),
+        ("```python\nimport pyautogui\n# pyautogui.press('x')\n```", []),
+        ("I would click(1, 2) there.\npress('a')", [Press]),  # a name in the middle of a sentence
+        ("I would click(1, 2) there: click(1, 2), then press('a').", [Click, Press]),
+        ("click(1, 2); press('a') and wait()", [Click, Press, Wait]),
+        ("**click(1, 2)**\n> *press('a')*\n| `wait()` |", [Click, Press, Wait]),
+        ("## Action: click(1, 2)\nStep 2. press('a')\n3) wait()", [Click, Press, Wait]),
+        ("<action>click(1, 2)</action>", [Click]),
+        ("Click (1, 2)\nPress (Enter)", [Click]),
+        ("PyAutoGUI.Click(1, 2)\nDOUBLE_CLICK(1, 2)\ncomputer.left_click(1, 2)", [Click] * 3),
+        ("pyautogui.click (1, 2)", [Click]),
+        ("import pyautogui as pg\npg.click(1, 2)", [Click]),
+        ("```\nimport pyautogui as pg\npg.click(1, 2)\n```", [Click]),
+        ("点击按钮pyautogui.click（640，360）", [Click]),
+        ("点击：click（x＝640，y＝３６０）\n1、press(‘a’)", [Click, Press]),
+        ("```\nclick（1，2）  # （右\nwrite(“a”)\n```", [Click, Write]),
+        ("print('hi')\nclick(1, 2)", [Click]),
+        ("x = pyautogui.click(1, 2)", [Click]),
+        ("pyautogui.click(1, 2) for OK in the dialog", [Click]),
+        ("```\n```\npyautogui.click(1, 2)", [Click]),
+        ("```python\nimport pyautogui\n```\nThen `click(1, 2)`", [Click]),
+        ("```click(1, 2)```", [Click]),
+        ("```python click(1, 2)```", [Click]),
+        ("Use ```click(1, 2)``` now.\npyautogui.press('a')", [Click, Press]),
+        ("~~~python\n# press('x')\nclick(1, 2)\n~~~\nnot pyautogui.wait()", [Click]),
+        (
+            "# It was pyautogui.click(12, 14) before.\n# pyautogui.press('delete')\nclick(1, 2)",
+            [Click],
+        ),
+        ("pyautogui.click(1, 2)  # not pyautogui.press('x')", [Click]),
+        ("pyautogui.click(\n  x=1,  # it's (here\n  y=2,\n)\npress('a')", [Click, Press]),
+        ("// press('x')\n<!-- pyautogui.press('x')\n-->\nclick(1, 2)", [Click]),
+        (
+            "```\npyautogui.FAILSAFE = False\npyautogui.PAUSE = 0.5\nclick(1, 2)\n```",
+            [Click],
+        ),
         ("First pyautogui.click(1, 2) and then pyautogui.press('a').", [Click, Press]),
         ("Action: click(1, 2)", [Click]),
         ("- click(1, 2)\n2. press('a')\n   wait(1)", [Click, Press, Wait]),
@@ -183,6 +247,36 @@ def test_commands_are_found_in_texts(text, expected):
         ("pyautogui.write(5)", "message must be text"),
         ("pyautogui.terminate('maybe')", "status must be"),
         ("```\nfor i in range(3):\n    click(1, 2)\n```", "not a plain command: 'for i"),
+        ("for i in range(3):\n    pyautogui.click(1, 2)", "not a plain command: 'pyautogui.click"),
+        ("Now:\nif ok:\n  click(1, 2)", "not a plain command"),
+        ("while True: pyautogui.scroll(-3)", "not a plain command: 'while True"),
+        ("[pyautogui.press('a') for _ in range(3)]", "not a plain command"),
+        ("I would click(1, 2) there.", "only mentioned: 'click(1, 2)'"),
+        ("You can use pyautogui.click for it.", "only mentioned: 'pyautogui.click'"),
+        ("# pyautogui.press('delete')", "only mentioned: \"# pyautogui.press('delete')\""),
+        ('{"action": "left_click", "coordinate": [1, 2]}', "only mentioned"),
+        ("click(1, 2)\npyautogui.pre", "cut off: 'pyautogui.pre'"),
+        ("click(1, 2)\npyautogui", "cut off: 'pyautogui'"),
+        ("pg.click(1, 2)", "no command 'pg.click'"),
+        ("pyautogui.mouse.click(1, 2)", "no command 'pyautogui.mouse.click'"),
+        ("long_press(5, 6)", "no command 'long_press'"),
+        ("Action: click(start_box='(1, 2)')", "unexpected keyword argument 'start_box'"),
+        ("pyautogui.click(x=100, y=200, x=300)", "x is given twice"),
+        ("```\npyautogui.PAUSE = click(1, 2)\n```", "not a plain command"),
+        (f"pyautogui.click({'1' * 400}, 2)", "x must be a number, got 1111"),
+        (f"pyautogui.click({'1' * 5000}, 2)", "not a command: 'pyautogui.click(1111"),
+        (f"pyautogui.click(0x{'f' * 5000}, 2)", "x must be a number, got a number of thousands"),
+        (f"pyautogui.click(1, 2, {'1' * 400})", "clicks must be a number"),
+        (f"sleep({'1' * 400})", "seconds must be a number"),
+        (f"pyautogui.write(0x{'f' * 5000})", "message must be text, got a number of thousands"),
+        (f"pyautogui.click({'(' * 300}1{')' * 300}, 2)", "not a command"),
+        (f"pyautogui.click({'-' * 20_000}1, 2)", "not a command"),
+        (f"pyautogui{'.a' * 20_000}(1)", "a"),
+        ("pyautogui.press('hello')", "pyautogui has no key 'hello'"),
+        ("pyautogui.press('entr')", "no key 'entr': is it enter"),
+        ("pyautogui.press('ctrl+c')", "'ctrl+c' is no key but several: hotkey('ctrl', 'c')"),
+        ("pyautogui.keyDown('é')", "pyautogui has no key 'é'"),
+        ("pyautogui.hotkey('ctrl', 'hello+a')", "pyautogui has no key 'hello+a'"),
         ("```\nx = click(1, 2)\n```", "not a plain command"),
         ("```\nos.system('true')\n```", "no command 'os.system'"),
         ("```\nclick(1, 2\n```", "not Python"),
@@ -201,16 +295,69 @@ def test_an_unknown_space_is_named():
         parse_actions("", space="pixels")  # type: ignore[arg-type]
 
 
-@given(st.text(max_size=80))
-def test_any_text_is_read_or_refused(text):
-    for given_text in (text, f"pyautogui.click({text})", f"```\n{text}\n```", f"write({text!r})"):
+# What answers are made of.
+PIECES = st.one_of(
+    st.sampled_from([*COMMANDS, "Click", "double_click", "pyautogui.", "time.", "pg.", "page."]),
+    st.sampled_from(
+        ["(", ")", "（", "）", ",", "，", "=", "x=", "y=", "[", "]", "{", "}", ":", ";"]
+    ),
+    st.sampled_from(
+        ["'", '"', "“", "”", "‘", "’", "\\", '"""', "`", "```", "```python\n", "~~~\n"]
+    ),
+    st.sampled_from(["#", "//", "<!--", "-->", "\n", "\n    ", "**", "- ", "1. ", "> ", "|"]),
+    st.sampled_from(
+        ["for i in range(3):", "if x:", "import pyautogui as pg\n", "lambda: ", "\x00"]
+    ),
+    st.sampled_from(
+        ["'ctrl+c'", "'enter'", "0.5", "1.02", "640", "-3", "1" * 400, "0x" + "f" * 5000]
+    ),
+    st.text(max_size=5),
+)
+
+
+@fuzz()
+@given(st.lists(PIECES, max_size=12).map("".join), st.sampled_from([None, *SPACES]))
+def test_any_text_is_read_or_refused(text, space):
+    for answer in (text, f"pyautogui.click({text})", f"```\n{text}\n```", f"write({text!r})"):
         with contextlib.suppress(ActionError):
-            parse_actions(given_text)
+            for action in parse_actions(answer, space=space):
+                on_screen(action, HD)
 
 
+@fuzz()
 @given(st.text(max_size=40))
 def test_any_text_can_be_written(text):
     assert one(f"pyautogui.write({text!r})") == Write(text)
+    typographic = re.sub(r'[\\"“”`]', "", text)
+    assert one(f"pyautogui.write(“{typographic}”)") == Write(typographic)
+    assert one(f"```\nwrite(“{typographic}”)\n```") == Write(typographic)
+
+
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [
+        ("hotkey('ctrl+c')", ("ctrl", "c")),
+        ("hotkey('Ctrl-Shift-T')", ("ctrl", "shift", "t")),
+        ("hotkey('ctrl + alt', 'del')", ("ctrl", "alt", "del")),
+        ("hotkey('ctrl++')", ("ctrl", "+")),
+        ("hotkey('ctrl', '+')", ("ctrl", "+")),
+        ("hotkey('ctrl', 'C')", ("ctrl", "C")),
+        ("press('Control')", ("ctrl",)),
+        (
+            "press(['ArrowDown', 'Page Up', 'caps_lock', 'F5'])",
+            ("down", "pageup", "capslock", "f5"),
+        ),
+        ("press(['A', '\\n', ' '])", ("A", "\n", " ")),
+    ],
+)
+def test_keys_have_the_names_that_pyautogui_knows(text, keys):
+    assert one(text).keys == keys
+
+
+def test_answers_of_any_length_are_read_in_time():
+    for piece in ("a click( ", "click(1, 2) ", ">>", "# click(1)\n", "for a in b:\n "):
+        with contextlib.suppress(ActionError):
+            parse_actions(piece * 5000)
 
 
 def test_the_prompt_shows_commands_that_can_be_read():
@@ -292,6 +439,11 @@ def test_ways_are_scaled(offset, expected):
     moved = on_screen(MoveBy(offset, 1.0), HD)
     assert moved.offset == Offset(*(pytest.approx(part) for part in expected))
     assert moved.duration == 1.0
+
+
+def test_ways_of_more_pixels_than_there_are_numbers_are_refused():
+    with pytest.raises(ActionError, match="no way to go"):
+        on_screen(MoveBy(Offset(1e308, 0, "input")), HD)
 
 
 def test_only_points_on_the_screen_are_pixels():

@@ -1,5 +1,7 @@
 """Attention over patches, drawn onto screenshots."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -59,6 +61,10 @@ def test_attention_of_another_grid():
         attention_map(np.ones((3, 2, 4)), (3, 3))
 
 
+def drawn_on(image, heat, **options):
+    return draw_heatmap(image, heat, **{"patch_size": 16, **options})
+
+
 def test_heat_is_relative_to_what_shows_the_screen():
     seen = np.array([[True, True], [True, False]])
     heat = np.array([[2.0, 4.0], [3.0, 99.0]])  # the last lies in the padding
@@ -81,7 +87,7 @@ def test_patches_in_the_padding_are_not_seen():
 
 @pytest.mark.parametrize("mode", ["smooth", "tile"])
 def test_heat_lies_where_the_patch_shows_the_screen(mode):
-    drawn = draw_heatmap(GREY, heat_at(1, 2), placement=WIDE, mode=mode, alpha=1.0)
+    drawn = drawn_on(GREY, heat_at(1, 2), placement=WIDE, mode=mode, alpha=1.0)
     assert drawn.size == (160, 90)
     rows, columns = np.nonzero(changed(drawn))
     # Patch (1, 2) of 16 px covers input rows 16-32, columns 32-48: 2.5 px of the screen each.
@@ -94,7 +100,7 @@ def test_heat_lies_where_the_patch_shows_the_screen(mode):
 
 
 def test_a_tile_is_the_patch_and_nothing_else():
-    marked = changed(draw_heatmap(GREY, heat_at(1, 2), placement=WIDE, mode="tile"))
+    marked = changed(drawn_on(GREY, heat_at(1, 2), placement=WIDE, mode="tile"))
     expected = np.zeros((90, 160), bool)
     left, top, right, bottom = patch_boxes((160, 90), (4, 4), WIDE, 16)[1, 2]
     expected[top:bottom, left:right] = True
@@ -102,7 +108,7 @@ def test_a_tile_is_the_patch_and_nothing_else():
 
 
 def test_smooth_heat_falls_off_evenly():
-    drawn = np.asarray(draw_heatmap(GREY, heat_at(1, 1), placement=WIDE, alpha=1.0), int)
+    drawn = np.asarray(drawn_on(GREY, heat_at(1, 1), placement=WIDE, alpha=1.0), int)
     away = np.abs(drawn - GREY).sum(-1)[25]  # along a row through the middle of the patch
     assert away.argmax() in (59, 60)
     assert (np.diff(away[60:100]) <= 0).all()
@@ -110,7 +116,7 @@ def test_smooth_heat_falls_off_evenly():
 
 
 def test_parts_of_the_screen_that_the_model_does_not_see_stay_as_they_are():
-    drawn = draw_heatmap(GREY, np.arange(16.0).reshape(4, 4), placement=CROPPED, alpha=1.0)
+    drawn = drawn_on(GREY, np.arange(16.0).reshape(4, 4), placement=CROPPED, alpha=1.0)
     marked = changed(drawn)
     assert not marked[:, :34].any()  # the crop keeps columns 35 to 125
     assert not marked[:, 126:].any()
@@ -120,23 +126,23 @@ def test_parts_of_the_screen_that_the_model_does_not_see_stay_as_they_are():
 def test_alpha_is_the_strength_where_it_is_hottest():
     heat = heat_at(1, 1)
     strong, weak = (
-        np.asarray(draw_heatmap(GREY, heat, placement=WIDE, mode="tile", alpha=alpha), int)
+        np.asarray(drawn_on(GREY, heat, placement=WIDE, mode="tile", alpha=alpha), int)
         for alpha in (1.0, 0.5)
     )
     np.testing.assert_allclose(weak, (GREY.astype(int) + strong) / 2, atol=1)
-    np.testing.assert_array_equal(draw_heatmap(GREY, heat, placement=WIDE, alpha=0.0), GREY)
+    np.testing.assert_array_equal(drawn_on(GREY, heat, placement=WIDE, alpha=0.0), GREY)
 
 
 def test_a_frame_may_be_drawn_on_without_a_placement():
     frame = np.full((64, 64, 3), 128, np.uint8)
-    marked = (np.asarray(draw_heatmap(frame, heat_at(3, 0), mode="tile")) != frame).any(-1)
+    marked = (np.asarray(drawn_on(frame, heat_at(3, 0), mode="tile")) != frame).any(-1)
     rows, columns = np.nonzero(marked)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (48, 63, 0, 15)
 
 
 def test_regions_are_framed():
     region = ClickRegion((20.0, 10.0, 60.0, 40.0), Point(40.0, 25.0), 1.0, 0.5)
-    drawn = draw_heatmap(Image.fromarray(GREY), np.ones((4, 4)), placement=WIDE, regions=[region])
+    drawn = drawn_on(Image.fromarray(GREY), np.ones((4, 4)), placement=WIDE, regions=[region])
     marked = changed(drawn)
     assert marked[10, 20:60].all()
     assert marked[10:40, 20].all()
@@ -161,4 +167,14 @@ def test_regions_are_framed():
 def test_bad_input_is_named(options, error, said):
     given = {"image": GREY, "heat": np.ones((4, 4)), **options}
     with pytest.raises(error, match=said):
-        draw_heatmap(given.pop("image"), given.pop("heat"), **given)
+        drawn_on(given.pop("image"), given.pop("heat"), **given)
+
+
+def test_pictures_that_are_stored_sideways_are_drawn_upright():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.fromarray(np.rot90(GREY))
+    buffer = io.BytesIO()
+    image.save(buffer, "png", exif=exif)
+    drawn = drawn_on(Image.open(buffer), heat_at(1, 2), placement=WIDE, mode="tile")
+    np.testing.assert_array_equal(drawn, drawn_on(GREY, heat_at(1, 2), placement=WIDE, mode="tile"))

@@ -1,10 +1,12 @@
 """Policies as files: what is written comes back, and what is no policy is refused."""
 
+import contextlib
 import json
 import math
 
 import numpy as np
 import pytest
+from fuzzing import fuzz, json_texts, json_values
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -70,6 +72,12 @@ def test_what_is_left_out_has_its_default(tmp_path):
         (json.dumps({"format": FORMAT, "policy": {"tolerance": "much"}}), "tolerance must be"),
         (json.dumps({"format": FORMAT, "policy": {"settle": 2}}), "settle must be"),
         (json.dumps({"format": FORMAT, "policy": {"metric": "median"}}), "metric must be"),
+        (json.dumps({"format": FORMAT, "policy": {"margin": True}}), "margin must be numbers"),
+        (json.dumps({"format": FORMAT, "policy": {"margin": [1, 10**400]}}), "no values"),
+        (json.dumps({"format": FORMAT, "policy": {"margin": "1 2"}}), "margin must be numbers"),
+        (f'{{"format": "{FORMAT}", "policy": {{"settle": 0, "settle": 1}}}}', "'settle' twice"),
+        (f'{{"format": "{FORMAT}", "policy": {{"settle": {"1" * 5000}}}}}', "cannot be read as JS"),
+        ("[" * 100_000, "cannot be read as JSON"),
     ],
 )
 def test_what_is_no_policy_is_refused(content, said, tmp_path):
@@ -78,6 +86,33 @@ def test_what_is_no_policy_is_refused(content, said, tmp_path):
     with pytest.raises(dv.ConfigError, match=said) as caught:
         dv.load_policy(path)
     assert "policy.json" in str(caught.value)
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path):
+    path = tmp_path / "policy.json"
+    path.write_text(json.dumps({"format": FORMAT, "policy": {"margin": 2}}), encoding="utf-8-sig")
+    assert same(dv.load_policy(path), dv.Policy(margin=2))
+    path.write_text("{}", encoding="utf-16")
+    with pytest.raises(dv.ConfigError, match=r"policy\.json' cannot be read: it is not in UTF-8"):
+        dv.load_policy(path)
+
+
+FIELDS = st.sampled_from([*policy_fields(dv.Policy()), "margins"])
+
+
+@fuzz()
+@given(
+    json_texts(
+        st.fixed_dictionaries(
+            {"format": st.just(FORMAT), "policy": st.dictionaries(FIELDS, json_values)}
+        )
+    )
+)
+def test_any_policy_file_is_read_or_refused(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "any.json"
+    path.write_bytes(content)
+    with contextlib.suppress(dv.ConfigError):
+        assert isinstance(dv.load_policy(path), dv.Policy)
 
 
 def test_a_missing_file_is_named(tmp_path):

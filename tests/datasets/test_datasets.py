@@ -1,12 +1,19 @@
 """Published formats, on hand-made samples, and what is wrong with bad ones."""
 
+import contextlib
+import functools
 import json
 import shutil
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import dataset_samples as samples
 import numpy as np
 import pytest
+from fuzzing import fuzz, json_texts
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from diffvis_jax.datasets import (
@@ -19,7 +26,9 @@ from diffvis_jax.datasets import (
     load_screen,
     merged,
     open_dataset,
+    records,
 )
+from diffvis_jax.datasets.coordinates import bounds, boxes_in_pixels
 from diffvis_jax.datasets.records import image_size
 from diffvis_jax.images.geometry import ImageError, PreprocessConfig
 from diffvis_jax.metrics import Refusal
@@ -379,3 +388,271 @@ def test_box_target_type(tmp_path):
     record = open_dataset(samples.screenspot_pro(tmp_path)).records[0]
     assert isinstance(record.target, Boxes)
     assert record.source.endswith("record 0 (id vscode_0)")
+
+
+# ---- data of real life ------------------------------------------------------------------------
+
+
+def test_companions_and_hidden_files_are_no_data(tmp_path):
+    samples.screenspot_pro(tmp_path)
+    for name in ("annotations/._vscode.json", ".trash/OSWorld-G.json", "__MACOSX/a.parquet"):
+        samples.write(tmp_path / name, 1)
+    assert [record.id for record in open_dataset(tmp_path).records] == ["vscode_0", "vscode_1"]
+    samples.write(tmp_path / "plain" / "._task.json", 1)
+    samples.picture(tmp_path / "plain" / "a.png")
+    assert open_dataset(tmp_path / "plain").kind == "frames"
+
+
+def test_frames_beside_folders_of_frames_are_refused(tmp_path):
+    samples.picture(tmp_path / "a.png")
+    (tmp_path / "notes").mkdir()
+    assert len(open_dataset(tmp_path).records) == 1
+    samples.picture(tmp_path / "thumbnails" / "a.png")
+    said = r"holds both images \('a.png', .. : 1\) and folders with images \('thumbnails', .. : 1\)"
+    with pytest.raises(DatasetError, match=said):
+        open_dataset(tmp_path)
+    samples.write(tmp_path / "session.json", {"steps": [{"frame": "thumbnails/a.png"}]})
+    assert open_dataset(tmp_path).records[0].image == tmp_path / "thumbnails" / "a.png"
+
+
+def test_sessions_in_sessions_are_refused_and_frames_without_one_are_told(tmp_path):
+    samples.recorded(tmp_path / "a", 2)
+    samples.picture(tmp_path / "b" / "0.png")
+    samples.picture(tmp_path / "a" / "heat" / "0.png")
+    samples.recorded(tmp_path / ".old", 2)
+    with pytest.warns(UserWarning, match=r"1 folder with images and without a trajectory.json ..b"):
+        assert len(open_dataset(tmp_path).streams) == 1
+    samples.recorded(tmp_path / "a" / "again", 2)
+    with pytest.raises(DatasetError, match="is a session, and holds others"):
+        open_dataset(tmp_path / "a")
+
+
+def scaled(root, size, frame):
+    """A session whose frames have another size than its recorder says."""
+    samples.recorded(root, 3, size)
+    changed(root / "trajectory.json", lambda c: c.update(resolution=list(frame)))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("size", "resolution"),
+    [((288, 180), (144, 90)), ((400, 225), (266, 150)), ((72, 45), (144, 90))],
+)
+def test_boxes_of_a_scaled_screen_are_scaled(tmp_path, size, resolution):
+    record = open_dataset(scaled(tmp_path, size, resolution)).records[0]
+    assert record.size == size
+    factor = np.array([size[0] / resolution[0], size[1] / resolution[1]] * 2)
+    assert boxes(record) == [pytest.approx(np.array([10, 20, 40, 40]) * factor)]
+
+
+def test_elements_of_a_scaled_screen_are_scaled(tmp_path):
+    samples.picture(tmp_path / "f0.png", (400, 200))
+    element = {"box": [10, 20, 40, 60], "kind": "button"}
+    content = {"width": 200, "height": 100, "frames": [{"file": "f0.png", "elements": [element]}]}
+    samples.write(tmp_path / "trajectory.json", content)
+    (record,) = open_dataset(tmp_path).records
+    assert boxes_in_pixels(record.elements, *record.size).tolist() == [[20, 40, 80, 120]]
+
+
+def test_sizes_that_contradict_the_recorder_are_refused(tmp_path):
+    scaled(tmp_path / "a", (200, 100), (144, 90))
+    with pytest.raises(DatasetError, match=r"step 0: .*has 200 x 100 px, the recording says 144 x"):
+        open_dataset(tmp_path / "a")
+    samples.recorded(tmp_path / "b", 3)
+    samples.picture(tmp_path / "b" / "frame_001.png", (400, 200))
+    with pytest.raises(DatasetError, match=r"step 1: .*the frames of this session have several si"):
+        open_dataset(tmp_path / "b")
+    data = open_dataset(tmp_path / "b", skip=True)
+    assert [record.step for record in data.records] == [0, 2]
+
+
+def test_a_broken_frame_of_a_session_is_left_to_the_decoder(tmp_path):
+    samples.recorded(tmp_path)
+    (tmp_path / "frame_001.png").write_bytes(b"no picture")
+    assert {record.size for record in open_dataset(tmp_path).records} == {(200, 100)}
+
+
+@pytest.mark.parametrize(
+    ("box", "said"),
+    [
+        ([0.6, 0.5, 0.8, 0.7], "looks like 0-1, not pixels"),  # left + width is above 1
+        ([0.55, 0.7, 0.9, 0.8], "looks like 0-1"),
+        ([0.6, 0.5, 1.02, 0.7], "looks like 0-1"),
+        ([0, 0, 1, 1], "looks like 0-1"),
+    ],
+)
+def test_boxes_in_shares_are_no_pixels(tmp_path, box, said):
+    samples.screenspot(tmp_path)
+    changed(tmp_path / "screenspot_desktop.json", lambda c: [x.update(bbox=box) for x in c])
+    changed(tmp_path / "screenspot_web.json", lambda c: [x.update(bbox=box) for x in c])
+    with pytest.raises(DatasetError, match=said):
+        open_dataset(tmp_path)
+    with pytest.raises(DatasetError, match=r"no records .* without a fault; the first of 3: .*0-1"):
+        open_dataset(tmp_path, skip=True)
+
+
+def test_a_small_box_in_pixels_is_one(tmp_path):
+    samples.screenspot(tmp_path)
+    changed(tmp_path / "screenspot_desktop.json", lambda c: c[0].update(bbox=[1, 1, 1, 1]))
+    changed(tmp_path / "screenspot_desktop.json", lambda c: c[1].update(bbox=[0.5, 0.5, 9, 9]))
+    assert boxes(open_dataset(tmp_path).records[0]) == [[1, 1, 2, 2]]
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        {"type": "click", "params": {"position": {"x": 0.5, "y": 0.5}}, "metadata": [1]},
+        {"type": "click", "params": 5},
+        {"type": "click", "params": {"position": 5}},
+        {"type": "click", "params": {}, "metadata": {"bboxes": [{"rel_bbox": [10**400, 0, 0, 0]}]}},
+        {"type": "click", "params": {}, "metadata": {"bboxes": [{"rel_bbox": [True, 0, 0, 0]}]}},
+        {"type": "click", "params": {}, "metadata": {"bboxes": 5}},
+        {"type": ["click"], "params": {}},
+        "click",
+    ],
+)
+def test_values_of_other_types_are_faults_of_their_record(tmp_path, action):
+    samples.agentnet(tmp_path)
+    changed(tmp_path / "task.json", lambda c: c["steps"][0]["ground_truth_actions"].append(action))
+    with pytest.raises(DatasetError, match=r"task.json' step 0 action 1: "):
+        open_dataset(tmp_path)
+    data = open_dataset(tmp_path, skip=True)
+    assert [record.id for record in data.records] == ["t1/1/0", "t1/1/1", "t1/1/2"]
+    assert len(data.faults) == 1
+
+
+def test_empty_values_are_no_faults(tmp_path):
+    samples.agentnet(tmp_path)
+    change = {"params": None, "metadata": []}
+    changed(
+        tmp_path / "task.json", lambda c: c["steps"][0]["ground_truth_actions"][0].update(change)
+    )
+    assert open_dataset(tmp_path).records[0].target is None
+
+
+def test_faulty_files_may_be_left_out_too(tmp_path):
+    samples.agentnet(tmp_path)
+    (tmp_path / "broken.json").write_text("{")
+    samples.write(tmp_path / "other.json", {"steps": 5})
+    (tmp_path / "twice.json").write_text('{"steps": [], "steps": []}')
+    with pytest.raises(DatasetError, match=r"broken.json' cannot be read as JSON"):
+        open_dataset(tmp_path)
+    data = open_dataset(tmp_path, skip=True)
+    assert len(data.records) == 4
+    assert len(data.faults) == 3
+
+
+def test_ids_that_occur_twice_may_be_left_out(tmp_path):
+    samples.screenspot_pro(tmp_path)
+    changed(tmp_path / "annotations" / "vscode.json", lambda c: c[1].update(id="vscode_0"))
+    data = open_dataset(tmp_path, skip=True)
+    assert [record.id for record in data.records] == ["vscode_0"]
+    assert "duplicate id" in data.faults[0]
+
+
+def test_two_screenshots_of_one_step_may_be_left_out(tmp_path):
+    pytest.importorskip("pyarrow")
+    rows = [samples.mind2web_row(name, 0, [], samples.png((9, 9))) for name in "ab"]
+    root = samples.mind2web(tmp_path, rows)
+    with pytest.raises(DatasetError, match="step 0 of 'task' has two screenshots"):
+        open_dataset(root)
+    assert [record.id for record in open_dataset(root, skip=True).records] == ["a"]
+
+
+def test_marks_and_signs_in_annotations(tmp_path):
+    samples.screenspot(tmp_path)
+    path = tmp_path / "screenspot_web.json"
+    changed(path, lambda c: c[0].update(instruction="a\u2028b\x85"))
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert open_dataset(tmp_path).records[-1].instruction == "a\u2028b\x85"
+
+
+def test_one_row_group_is_decoded_once_for_all_threads(tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow")
+    data = open_dataset(samples.mind2web(tmp_path))
+    images = [record.image for record in data.records if record.image.group == 0]
+    reading = records._screenshots.__wrapped__
+    read = []
+
+    def slow(path, group):
+        read.append(group)
+        time.sleep(0.05)
+        return reading(path, group)
+
+    monkeypatch.setattr(records, "_screenshots", functools.lru_cache(maxsize=2)(slow))
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(lambda image: image.read(), images * 4))
+    assert read == [0]
+
+
+def test_a_parquet_file_that_is_damaged_later_is_a_broken_image(tmp_path):
+    pytest.importorskip("pyarrow")
+    root = samples.mind2web(tmp_path)
+    image = open_dataset(root).records[0].image
+    file = next(root.glob("*.parquet"))
+    file.write_bytes(file.read_bytes()[:200])
+    records._screenshots.cache_clear()
+    with pytest.raises(ImageError, match="cannot be read as Parquet"):
+        image.read()
+
+
+# ---- whatever a file holds --------------------------------------------------------------------
+
+MADE = {
+    "screenspot": (samples.screenspot, "screenspot_desktop.json"),
+    "screenspot-pro": (samples.screenspot_pro, "annotations/vscode.json"),
+    "osworld-g": (samples.osworld_g, "OSWorld-G.json"),
+    "agentnetbench": (samples.agentnet, "task.json"),
+    "trajectory": (samples.recorded, "trajectory.json"),
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A right sample of every format, and what its file of annotations holds."""
+    found = {}
+    for kind, (make, file) in MADE.items():
+        root = make(tmp_path_factory.mktemp(kind))
+        found[kind] = root, root / file, json.loads((root / file).read_text())
+    return found
+
+
+@fuzz(share=0.2)
+@pytest.mark.parametrize("kind", MADE)
+@given(data=st.data(), skip=st.booleans())
+def test_any_annotations_are_read_or_refused(made, kind, data, skip):
+    root, file, content = made[kind]
+    file.write_bytes(data.draw(json_texts(st.just(content))))
+    try:
+        found = open_dataset(root, kind, skip=skip)
+    except DatasetError:
+        return
+    assert found.records
+    assert bool(found.faults) <= skip
+    for record in found.records:
+        if record.target is not None and not isinstance(record.target, Refusal):
+            assert np.isfinite(bounds(in_pixels(record.target, *record.size))).all()
+
+
+@fuzz(share=0.2)
+@given(data=st.data(), skip=st.booleans())
+def test_any_row_is_read_or_refused(tmp_path_factory, data, skip):
+    arrow = pytest.importorskip("pyarrow")
+    row = samples.mind2web_row("a", 0, ["0,0,5,5"], None)
+    for name in ("operation", "target_action_index"):
+        row[name] = data.draw(st.just(row[name]) | st.text(max_size=9))
+    candidate = json.loads(row["pos_candidates"][0])
+    attributes = data.draw(json_texts(st.just(json.loads(candidate["attributes"]))))
+    candidate["attributes"] = attributes.decode("utf-8", "replace")
+    text = data.draw(json_texts(st.just(candidate))).decode("utf-8", "replace")
+    row["pos_candidates"] = [text]
+    png = samples.png((9, 9))["bytes"]
+    row["screenshot"] = {"bytes": png[: data.draw(st.just(len(png)) | st.integers(0, len(png)))]}
+    root = tmp_path_factory.getbasetemp() / "rows"
+    root.mkdir(exist_ok=True)
+    try:
+        samples.mind2web(root, [row])
+    except arrow.ArrowException:  # no text that Parquet could hold
+        return
+    with contextlib.suppress(DatasetError):
+        assert len(open_dataset(root, skip=skip).records) == 1

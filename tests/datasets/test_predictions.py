@@ -1,10 +1,14 @@
 """Any agent's answers: read with their frames, scored by the rules of the data sets."""
 
+import contextlib
 import json
 import math
 
 import dataset_samples as samples
 import pytest
+from fuzzing import fuzz, json_texts
+from hypothesis import given
+from hypothesis import strategies as st
 
 from diffvis_jax.datasets import CoordinateError, DatasetError, open_dataset
 from diffvis_jax.datasets.predictions import read_predictions
@@ -144,6 +148,18 @@ def test_text_rules():
         ([{"frame": "pixels"}, *[{"id": IDS[0]}] * 2], DatasetError, "line 3: .* answered twice"),
         ([{"frame": "pixels"}], DatasetError, "holds no answers"),
         ([{"frame": "pixels"}, [1]], DatasetError, "line 2: an object is needed"),
+        ([{"frame": "pixels"}, {"frame": "0-1"}], DatasetError, "line 2: no record with id None"),
+        (
+            [{"id": IDS[0], "point": [1, 2], "frame": "resized", "size": [0, 9]}],
+            DatasetError,
+            "line 1: frame 'resized' needs a size",
+        ),
+        (
+            [{"id": IDS[0], "point": [1, 2], "frame": "resized", "size": [10**400, 9]}],
+            DatasetError,
+            "needs a size",
+        ),
+        ([{"id": IDS[0], "point": [1, 2], "frame": {}}], DatasetError, "frame must be one of"),
         (
             [{"frame": "0-1"}, *({"id": name, "point": [90, 50]} for name in IDS)],
             CoordinateError,
@@ -174,7 +190,7 @@ def test_one_answer_far_outside_is_only_wrong(spots, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "numbers", [[1], ["a", 2], [None, 2], [True, 1], "1,2", {"x": 1}, [9, 1, 2]]
+    "numbers", [[1], ["a", 2], [None, 2], [True, 1], "1,2", {"x": 1}, [9, 1, 2], [10**400, 1]]
 )
 def test_what_is_no_point_is_of_wrong_format(spots, tmp_path, numbers):
     path = lines(tmp_path / "a.jsonl", {"frame": "pixels"}, {"id": IDS[0], "point": numbers})
@@ -184,3 +200,61 @@ def test_what_is_no_point_is_of_wrong_format(spots, tmp_path, numbers):
 def test_box_turned_round_is_of_wrong_format(spots, tmp_path):
     path = lines(tmp_path / "a.jsonl", {"frame": "pixels"}, {"id": IDS[0], "box": [40, 20, 10, 60]})
     assert score(spots, read_predictions(path, spots))[0]["outcome"] == "wrong_format"
+
+
+def test_marks_empty_lines_and_signs_within_texts(spots, tmp_path):
+    path = tmp_path / "a.jsonl"
+    said = {"id": IDS[0], "point": [20, 30], "text": "a\u2028b\x85c"}
+    text = f'\r\n \n{{"frame": "pixels"}}\r\n\n{json.dumps(said, ensure_ascii=False)}\n'
+    path.write_text(text, encoding="utf-8-sig", newline="")
+    assert read_predictions(path, spots)[IDS[0]].text == "a\u2028b\x85c"
+
+
+def test_a_field_twice_is_refused(spots, tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"id": "{IDS[0]}", "point": [1, 2], "point": [3, 4]}}')
+    with pytest.raises(DatasetError, match="line 1: holds an object with the field 'point' twice"):
+        read_predictions(path, spots)
+
+
+def test_a_text_that_is_null_is_none(spots, tmp_path):
+    path = lines(tmp_path / "a.jsonl", {"id": IDS[0], "action": "write", "text": None})
+    assert read_predictions(path, spots)[IDS[0]].text == ""
+
+
+def test_answers_about_a_scaled_screen_are_in_pixels_of_its_image(tmp_path):
+    samples.recorded(tmp_path / "s", 2, (400, 200))
+    file = tmp_path / "s" / "trajectory.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "resolution": [200, 100]}))
+    data = open_dataset(tmp_path / "s")  # the box is 10-40 x 20-40 for the recorder
+    for point, outcome in (([25, 30], "outside"), ([50, 60], "correct")):
+        answers = {"id": "s/0", "point": point, "frame": "pixels"}
+        path = lines(tmp_path / "a.jsonl", answers)
+        assert score(data, read_predictions(path, data))[0]["outcome"] == outcome
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    return open_dataset(samples.screenspot(tmp_path_factory.mktemp("asked")))
+
+
+LINES = st.fixed_dictionaries(
+    {"id": st.sampled_from(IDS), "point": st.just([20, 30])},
+    optional={
+        "box": st.just([10, 20, 30, 40]),
+        "frame": st.sampled_from(["pixels", "0-1", "0-1000", "resized", 5]),
+        "size": st.just([1092, 560]),
+        "refused": st.booleans(),
+        "action": st.just("write"),
+        "text": st.text(max_size=5),
+    },
+)
+
+
+@fuzz()
+@given(st.lists(json_texts(LINES), max_size=4))
+def test_any_answers_are_read_or_refused(asked, tmp_path_factory, some):
+    path = tmp_path_factory.getbasetemp() / "any.jsonl"
+    path.write_bytes(b"\n".join([b'{"frame": "pixels"}', *some]))
+    with contextlib.suppress(DatasetError):
+        assert score(asked, read_predictions(path, asked))

@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageOps
 
 from diffvis_jax.errors import ConfigError
 from diffvis_jax.images import preprocess as preprocess_module
 from diffvis_jax.images.preprocess import ImageError, PreprocessConfig, placement, preprocess
+from diffvis_jax.images.recording import open_screenshot
 
 DATA = pathlib.Path(__file__).parents[1] / "data" / "preproc.npz"
 MODES = ("pad", "crop", "squash")
@@ -556,3 +557,35 @@ def test_placement_refuses_nonsense(width, height):
 def test_boxes_need_four_numbers():
     with pytest.raises(ValueError, match=r"\[\.\.\., 4\].*\(3,\)"):
         placement(4, 4, SQUASH).box_to_model((1, 2, 3))
+
+
+# ---- captures and phones ------------------------------------------------------------------------
+
+
+def test_captures_are_taken_in_their_own_order():
+    capture = pytest.importorskip("mss.screenshot", reason="the extra [watch]")
+    bgra = np.zeros((20, 30, 4), np.uint8)
+    bgra[..., 2] = 200  # a red screen
+    shot = capture.ScreenShot.from_size(bytearray(bgra.tobytes()), 30, 20)
+    config = PreprocessConfig(size=8, mode="squash")
+    for image in (shot, [shot], bgra[..., 2::-1]):
+        assert (preprocess(image, config) == [200, 0, 0]).all()
+
+
+def test_the_loop_of_the_readme_is_right_for_pictures_that_are_stored_sideways(tmp_path):
+    upright = np.zeros((100, 60, 3), np.uint8)
+    upright[80:90, 40:50] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.rot90(upright)).save(tmp_path / "phone.png", exif=exif)
+    config = PreprocessConfig(size=256)
+    for image in (
+        ImageOps.exif_transpose(Image.open(tmp_path / "phone.png")),
+        open_screenshot(tmp_path / "phone.png"),
+    ):
+        frame = preprocess(image, config)
+        np.testing.assert_array_equal(frame, preprocess(tmp_path / "phone.png", config))
+        rows, columns = np.nonzero(frame[0, ..., 0] > 127)
+        place = placement(*image.size, config)
+        x, y = place.to_original(columns.mean(), rows.mean())
+        assert (float(x), float(y)) == pytest.approx((44.5, 84.5), abs=0.5)

@@ -42,9 +42,9 @@ def place(tmp_path_factory):
     return root
 
 
-def command(place, target, *more):
+def command(place, target, *more, data="data"):
     return [
-        *(sys.executable, str(ROOT / "scripts" / "evaluate.py"), str(place / "data")),
+        *(sys.executable, str(ROOT / "scripts" / "evaluate.py"), str(place / data)),
         *("--weights", str(place / "weights"), "--policies", "1,exact"),
         *("--output", str(target), "--no-report", *map(str, more)),
     ]
@@ -62,7 +62,7 @@ def _no_process_stays():
         process.communicate()
 
 
-def start(place, target, *more, devices):
+def start(place, target, *more, devices, data="data"):
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -73,7 +73,7 @@ def start(place, target, *more, devices):
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
     }
     process = subprocess.Popen(
-        command(place, target, *more),
+        command(place, target, *more, data=data),
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -87,6 +87,17 @@ def finished(process):
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     return out
+
+
+def test_a_run_that_measured_nothing_is_no_success(place, tmp_path):
+    samples.recorded(place / "broken", 2)
+    for file in (place / "broken").glob("*.png"):
+        file.write_bytes(file.read_bytes()[:60])  # cut off behind its header
+    process = start(place, tmp_path / "run", devices=1, data="broken")
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert "error: no frame could be measured; the first: " in err
+    assert "frame_000.png" in err
 
 
 def results(target):

@@ -2,6 +2,8 @@
 
 import ctypes
 import ctypes.util
+import itertools
+import os
 import re
 import shutil
 import subprocess
@@ -58,14 +60,14 @@ def test_frames_there_come_first_in_natural_order(tmp_path):
 def test_frames_that_come_later_are_given_once_they_are_whole(tmp_path):
     whole = write_frames(tmp_path / "whole", {"b.png": screen()}) / "b.png"
     folder = write_frames(tmp_path / "folder", {"a.png": screen()})
-    data, found = whole.read_bytes(), new_frames(folder, poll=0.05, idle=5)
+    data, found = whole.read_bytes(), new_frames(folder, poll=0.1, idle=5)
 
     def write_slowly():
         with (folder / "b.png").open("wb") as file:
-            for start in range(0, len(data), len(data) // 20):
-                file.write(data[start : start + len(data) // 20])
+            for start in range(0, len(data), len(data) // 4):
+                file.write(data[start : start + len(data) // 4])
                 file.flush()
-                time.sleep(0.01)
+                time.sleep(0.02)
 
     assert next(found).name == "a.png"
     writer = threading.Thread(target=write_slowly)
@@ -75,6 +77,48 @@ def test_frames_that_come_later_are_given_once_they_are_whole(tmp_path):
     writer.join()
     save(screen(1), folder / "a.png")  # written anew
     assert next(found).name == "a.png"
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_file_that_is_overwritten_all_the_time_is_given(tmp_path, whole):
+    data = (write_frames(tmp_path / "whole", {"b.png": screen()}) / "b.png").read_bytes()
+    folder = tmp_path / "live"
+    folder.mkdir()
+    end = threading.Event()
+
+    def overwrite():
+        number = 0
+        while not end.is_set():
+            number += 1
+            content = data if whole else data[: len(data) // 2]
+            (folder / ".new").write_bytes(content + bytes(number % 100))
+            (folder / ".new").replace(folder / "screen.png")
+            time.sleep(0.005)
+
+    writer = threading.Thread(target=overwrite)
+    writer.start()
+    try:
+        # As often as it is looked at; what is never whole is not given.
+        frames = itertools.islice(new_frames(folder, poll=0.05, idle=1), 3)
+        assert [path.name for path in frames] == (["screen.png"] * 3 if whole else [])
+    finally:
+        end.set()
+        writer.join()
+
+
+def test_links_and_what_is_no_file(tmp_path):
+    folder = write_frames(tmp_path / "folder", {"a.png": screen()})
+    other = write_frames(tmp_path / "other", {"1.png": screen(1), "2.png": screen(2)})
+    (folder / "nowhere.png").symlink_to(tmp_path / "no.png")
+    (folder / "circle.png").symlink_to(folder / "circle.png")
+    (folder / "latest.png").symlink_to(other / "1.png")
+    (folder / "folder.png").mkdir()
+    os.mkfifo(folder / "pipe.png")
+    found = new_frames(folder, poll=0.02, idle=5)
+    assert [next(found).name for _ in range(2)] == ["a.png", "latest.png"]
+    (folder / "new").symlink_to(other / "2.png")
+    (folder / "new").replace(folder / "latest.png")
+    assert next(found).name == "latest.png"  # it shows another picture
 
 
 def test_a_folder_that_is_not_there(tmp_path):
@@ -281,6 +325,76 @@ def test_screens_that_do_not_exist(display):
     for region in ((0, 0, 321, 10), (-1, 0, 5, 5), (0, 0, 0, 5)):
         with pytest.raises(CaptureError, match="is not within the monitor of 320 x 180"):
             Screen(region=region, display=display)
+
+
+@pytest.fixture
+def changing():
+    """A server whose screen has another size when it is told so."""
+    pytest.importorskip("mss", reason="capturing needs mss, the extra [watch]")
+    if not (shutil.which("Xvfb") and shutil.which("xrandr")):
+        pytest.skip("Xvfb or xrandr is not installed")
+    process = subprocess.Popen(
+        ["Xvfb", "-displayfd", "1", "-screen", "0", "640x400x24", "-noreset"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        display = f":{process.stdout.readline().strip()}"
+
+    def resize(mode):
+        options = ["--output", "screen", "--mode", mode]
+        subprocess.run(["xrandr", "--display", display, *options], check=True)
+
+    timing = ["25.18", "320", "336", "384", "400", "200", "210", "212", "225"]
+    subprocess.run(["xrandr", "--display", display, "--newmode", "small", *timing], check=True)
+    subprocess.run(["xrandr", "--display", display, "--addmode", "screen", "small"], check=True)
+    yield display, resize, process
+    process.terminate()
+    process.wait()
+
+
+def test_a_screen_that_changes_is_captured_as_it_is(changing):
+    display, resize, process = changing
+    resize("small")
+    with Screen(display=display) as screen:
+        assert screen.grab().shape == (200, 320, 3)
+        resize("640x400")  # docked
+        assert screen.grab().shape == (400, 640, 3)
+        resize("small")
+        assert screen.grab().shape == (200, 320, 3)
+    resize("640x400")
+    with Screen(region=(400, 0, 100, 100), display=display) as screen:
+        assert screen.grab().shape == (100, 100, 3)
+        resize("small")
+        with pytest.raises(CaptureError, match="is not within the monitor of 320 x 200"):
+            screen.grab()
+    with Screen(display=display) as screen:
+        process.terminate()
+        process.wait()
+        with pytest.raises(CaptureError, match="cannot be captured any more"):
+            screen.grab()
+
+
+def test_a_run_that_ends_tells_what_it_has_seen(watch, weights, changing, capsys, monkeypatch):
+    display, _, process = changing
+    captured = Screen.grab
+
+    def grab(self):
+        grabs.append(None)
+        if len(grabs) == 3:
+            process.terminate()
+            process.wait()
+        return captured(self)
+
+    grabs = []
+    monkeypatch.setattr(Screen, "grab", grab)
+    options = ("--display", display, "--model-path", str(weights), "--interval", "0.02")
+    assert watch.main(list(options)) == 2
+    printed = capsys.readouterr()
+    assert "\n2 frames\n" in printed.out
+    assert printed.err.splitlines()[-1].startswith("error: the screen cannot be captured any more")
 
 
 def test_a_live_screen_is_encoded_differentially(watch, weights, display, root, capsys):
