@@ -97,6 +97,10 @@ class Rebuild:
         self.view = (offset, shape, stride)
 
 
+class Parameter(Rebuild):
+    """Likewise, of a parameter."""
+
+
 class TensorPickler(pickle._Pickler):  # the one in Python: it lets names be written freely
     def persistent_id(self, obj):
         if isinstance(obj, tuple) and obj[:1] == ("storage",):
@@ -104,6 +108,13 @@ class TensorPickler(pickle._Pickler):  # the one in Python: it lets names be wri
         return None
 
     def save(self, obj, save_persistent_id=True):
+        if isinstance(obj, Parameter):
+            self.write(b"ctorch._utils\n_rebuild_parameter\n(")
+            self.save(Rebuild(*obj.storage, *obj.view))
+            super().save(True)
+            super().save(collections.OrderedDict())
+            self.write(b"tR")
+            return
         if isinstance(obj, Rebuild):
             key, numel = obj.storage
             offset, shape, stride = obj.view
@@ -140,6 +151,7 @@ def test_strided_and_shared_storage(tmp_path):
             "tail": Rebuild("0", 12, 8, (4,), (1,)),
             "scalar": Rebuild("0", 12, 5, (), ()),
             "empty": Rebuild("0", 12, 0, (0, 4), (4, 1)),
+            "parameter": Parameter("0", 12, 0, (12,), (1,)),
         },
         {"0": data.tobytes()},
     )
@@ -148,6 +160,7 @@ def test_strided_and_shared_storage(tmp_path):
     np.testing.assert_array_equal(found["transposed"], data.reshape(3, 4).T)
     np.testing.assert_array_equal(found["tail"], data[8:])
     assert found["scalar"] == 5
+    np.testing.assert_array_equal(found["parameter"], data)
     assert found["empty"].shape == (0, 4)
 
 
@@ -214,7 +227,7 @@ def test_files_cut_off(tmp_path, name, share):
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"", "cut off in its header"),
+        (b"", "is empty: download or copy it again"),
         (b"\x01\x02", "cut off in its header"),
         (struct.pack("<Q", 1 << 40) + b"{}", "cut off in its header"),
         (struct.pack("<Q", 2) + b"[]", "not a safetensors file"),
