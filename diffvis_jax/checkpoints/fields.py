@@ -3,12 +3,21 @@
 A value that is not there, or null, is None: what that means is the caller's business.
 """
 
-import math
+import reprlib
 from typing import Any
 
 from diffvis_jax.errors import CheckpointError
 
 Json = dict[str, Any]
+
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = 80
+
+
+def shown(value: Any) -> str:
+    """A value as messages quote it: shortened where it is long or deep."""
+    return _REPR.repr(value)
 
 
 def section(document: Json, *names: str) -> Json:
@@ -28,7 +37,53 @@ def whole(document: Json, name: str, file: str = "config.json") -> int | None:
     value = document.get(name)
     if value is None or _is_positive(value):
         return value
-    raise CheckpointError(f"{file}: {name} must be a positive whole number, got {value!r}")
+    raise CheckpointError(f"{file}: {name} must be a positive whole number, got {shown(value)}")
+
+
+def flag(document: Json, name: str, file: str = "config.json") -> bool | None:
+    """True or false.
+
+    Raises:
+      CheckpointError: it is something else.
+    """
+    value = document.get(name)
+    if value is None or isinstance(value, bool):
+        return value
+    raise CheckpointError(f"{file}: {name} must be true or false, got {shown(value)}")
+
+
+def text(document: Json, name: str, file: str = "config.json") -> str | None:
+    """A text.
+
+    Raises:
+      CheckpointError: it is something else.
+    """
+    value = document.get(name)
+    if value is None or isinstance(value, str):
+        return value
+    raise CheckpointError(f"{file}: {name} must be a text, got {shown(value)}")
+
+
+def ids(document: Json, name: str, file: str = "config.json") -> tuple[int, ...]:
+    """Ids of tokens: one, or a list of them; a negative one stands for none.
+
+    Raises:
+      CheckpointError: it is something else.
+    """
+    value = document.get(name)
+    values = value if isinstance(value, list) else [value]
+    if not all(x is None or (isinstance(x, int) and not isinstance(x, bool)) for x in values):
+        raise CheckpointError(f"{file}: {name} must be an id or a list, got {shown(value)}")
+    return tuple(x for x in values if x is not None and x >= 0)
+
+
+def token(document: Json, name: str, file: str = "config.json") -> int | None:
+    """The id of a token, the first where there are several; a negative one stands for none.
+
+    Raises:
+      CheckpointError: it is something else.
+    """
+    return next(iter(ids(document, name, file)), None)
 
 
 def side(document: Json, name: str, file: str = "config.json") -> int | None:
@@ -52,7 +107,7 @@ def side(document: Json, name: str, file: str = "config.json") -> int | None:
     if _is_positive(sides[0]) and sides[0] == sides[-1]:
         return sides[0]
     raise CheckpointError(
-        f"{file}: {name} must be the side of a square in whole pixels, got {value!r}"
+        f"{file}: {name} must be the side of a square in whole pixels, got {shown(value)}"
     )
 
 
@@ -66,8 +121,20 @@ def number(document: Json, name: str, file: str = "config.json") -> float | None
     if value is None:
         return None
     if not _is_number(value):
-        raise CheckpointError(f"{file}: {name} must be a number, got {value!r}")
+        raise CheckpointError(f"{file}: {name} must be a number, got {shown(value)}")
     return float(value)
+
+
+def positive(document: Json, name: str, file: str = "config.json") -> float | None:
+    """A finite number above 0.
+
+    Raises:
+      CheckpointError: it is something else.
+    """
+    value = number(document, name, file)
+    if value is None or value > 0:
+        return value
+    raise CheckpointError(f"{file}: {name} must be above 0, got {shown(value)}")
 
 
 def colors(document: Json, name: str, file: str) -> tuple[float, float, float] | None:
@@ -81,7 +148,7 @@ def colors(document: Json, name: str, file: str) -> tuple[float, float, float] |
         return None
     values = [value] * 3 if _is_number(value) else value
     if not isinstance(values, list) or len(values) != 3 or not all(map(_is_number, values)):
-        raise CheckpointError(f"{file}: {name} must be three numbers, got {value!r}")
+        raise CheckpointError(f"{file}: {name} must be three numbers, got {shown(value)}")
     red, green, blue = map(float, values)
     return red, green, blue
 
@@ -91,4 +158,5 @@ def _is_positive(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # JSON's whole numbers may be too large for a float; NaN is below nothing.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**1023
