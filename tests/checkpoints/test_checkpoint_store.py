@@ -270,6 +270,39 @@ def test_flipped_bits_in_any_file(pristine, tmp_path):
                 assert f"{file.as_posix()}: checksum differs" in message(directory, load)
 
 
+@pytest.mark.parametrize("tree", ["vision", "language"])
+def test_large_files_are_checked_as_they_are_loaded(directory, tree, monkeypatch):
+    monkeypatch.setattr(store, "_LARGE", 0)
+    load = store.load_vision if tree == "vision" else store.load_language
+    load(directory)
+    for file in (directory / tree).rglob("d/*"):
+        flip_bits(file)
+    assert "damaged, convert the checkpoint again" in message(directory, load)
+
+
+def test_loading_reads_no_large_file_for_its_checksum_alone(directory, monkeypatch):
+    read = []
+    monkeypatch.setattr(store, "file_checksum", lambda file: read.append(file.name))
+    monkeypatch.setattr(store, "_LARGE", 0)
+    store.load_vision(directory)
+    assert not read
+
+
+def test_without_verification(directory, monkeypatch):
+    edit(
+        directory / "manifest.json", lambda m: m["tensors"]["vision/post/norm_bias"].update(crc32=1)
+    )
+    edit(directory / "config.json", lambda c: c.update(note="changed"))
+    size = (directory / "config.json").stat().st_size
+    edit(directory / "manifest.json", lambda m: m["files"]["config.json"].update(size=size))
+    assert "checksum differs" in message(directory)
+    assert dv.load(directory, verify=False).config == CONFIG
+    assert store.load_language(directory, verify=False)[0] == LANGUAGE
+    largest(directory, "vision").unlink()
+    with pytest.raises(CheckpointError, match="missing"):
+        dv.load(directory, verify=False)
+
+
 def test_whatever_orbax_raises_becomes_a_checkpoint_error(directory, monkeypatch):
     import orbax.checkpoint as ocp
 
