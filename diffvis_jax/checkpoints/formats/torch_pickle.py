@@ -12,6 +12,7 @@ import collections
 import dataclasses
 import io
 import pickle
+import pickletools
 import struct
 import zipfile
 from collections.abc import Callable
@@ -90,7 +91,7 @@ class _RebuildTensor:
         numbers = (offset, *shape, *stride)
         well_formed = isinstance(storage, _Storage) and len(shape) == len(stride) <= MAX_AXES
         if not well_formed or not all(type(n) is int and n >= 0 for n in numbers):
-            raise CheckpointError("a tensor is malformed")
+            raise ValueError("a tensor is malformed")
         return _Strided(storage, offset, tuple(shape), tuple(stride))
 
 
@@ -164,6 +165,17 @@ class _Unpickler(pickle.Unpickler):
         return _Storage(str(key), storage_type.dtype, int(size))
 
 
+def _unpickle(file: BinaryIO, path: Path, script: bool = False) -> Any:
+    """The next object in a file."""
+    start = file.tell()
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        # The unpickler makes room for as many objects as the largest of these numbers says.
+        if opcode.name in ("PUT", "LONG_BINPUT") and int(argument) > number:
+            raise CheckpointError(f"{path.name}: damaged, its pickle numbers objects that it lacks")
+    file.seek(start)
+    return _Unpickler(file, path, script).load()
+
+
 def _read_zip(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     with zipfile.ZipFile(path) as archive:
         entries = {info.filename: info for info in archive.infolist()}
@@ -181,7 +193,7 @@ def _read_zip(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             raise CheckpointError(f"{path.name}: big-endian data is not supported")
         script = any(name.startswith(f"{root}code/") for name in entries)
         structure = io.BytesIO(archive.read(pickles[0]))
-    document = _Unpickler(structure, path, script).load()
+    document = _unpickle(structure, path, script)
 
     def offset(storage: _Storage) -> int:
         info = entries.get(f"{root}data/{storage.key}")
@@ -215,14 +227,12 @@ def _read_legacy(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if beginning[:1] != b"\x80":
             raise CheckpointError(f"{path.name}: not a file that PyTorch wrote")
         file.seek(0)
-        magic, protocol, system = (_Unpickler(file, path).load() for _ in range(3))
+        magic, protocol, system = (_unpickle(file, path) for _ in range(3))
         if magic != _LEGACY_MAGIC or protocol != _LEGACY_PROTOCOL:
             raise CheckpointError(f"{path.name}: not a file that PyTorch wrote")
         if not system.get("little_endian", True):
             raise CheckpointError(f"{path.name}: big-endian data is not supported")
-        unpickler = _Unpickler(file, path)
-        document = unpickler.load()
-        keys = _Unpickler(file, path).load()
+        document, keys = _unpickle(file, path), _unpickle(file, path)
         found, beside = _state_dict(document, path)
         sizes = {x.storage.key: x.storage for x in found.values()}
         # What follows: for every key a number of entries (8 bytes), then the raw data.
