@@ -19,20 +19,14 @@ class Findings:
     Attributes:
       problems: what is not supported, a sentence each.
       ignored: "FILE: FIELD" of what has no effect, with the reason.
-      unknown: likewise, of what the table does not have.
+      notes: what is done instead of what a field says, a sentence each.
+      unknown: of each file the fields that the table does not have.
     """
 
     problems: list[str] = dataclasses.field(default_factory=list)
     ignored: dict[str, str] = dataclasses.field(default_factory=dict)
+    notes: list[str] = dataclasses.field(default_factory=list)
     unknown: dict[str, list[str]] = dataclasses.field(default_factory=dict)
-
-    @property
-    def notes(self) -> list[str]:
-        """What is unknown, a line a file."""
-        return [
-            f"{file}: not known here, and without effect: {', '.join(fields)}"
-            for file, fields in self.unknown.items()
-        ]
 
 
 def check_settings(source: SourceConfig, kind: str, layers: int, *, language: bool) -> Findings:
@@ -74,6 +68,10 @@ def check_settings(source: SourceConfig, kind: str, layers: int, *, language: bo
     ):
         hint = "; --vision-only leaves the language model out" if of_language else ""
         _look_up(found, file, document, table, hint=hint if language or not of_language else None)
+    found.notes += [
+        f"{file}: not known here, and without effect: {', '.join(fields)}"
+        for file, fields in found.unknown.items()
+    ]
     return found
 
 
@@ -115,6 +113,8 @@ def _look_up(
                 continue
             if hint is None:
                 found.ignored[f"{file}: {path}"] = _LEFT_OUT
+            elif isinstance(rule, Only) and rule.instead:
+                found.notes.append(f"{file}: {path} is {shown(value)}, {meaning}; {rule.instead}")
             else:
                 found.problems.append(f"{file}: {path} is {shown(value)}, {meaning}{hint}")
         elif not isinstance(rule, Read):

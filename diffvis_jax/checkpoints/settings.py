@@ -6,6 +6,7 @@ A field is one of these, and nothing is passed over without a word:
     Ignored(reason)            without effect here; named in the list of what is ignored
     Only(values, meaning)      fine with these values and refused with others, whose `meaning` is
                                told; no values: refused unless it is off (false, 0)
+    Only(..., instead=...)     not refused, but noted with what is done instead
     Not({value: meaning})      fine, but refused with these values
     a table of its own         an object, whose fields are the table's
 
@@ -38,6 +39,7 @@ class Only:
 
     values: tuple[Any, ...]
     meaning: str
+    instead: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +66,9 @@ def _ignored(reason: str, *names: str) -> Table:
     return _each(names, Ignored(reason))
 
 
-def _only(values: Any, meaning: str, *names: str) -> Table:
-    return _each(names, Only(values if isinstance(values, tuple) else (values,), meaning))
+def _only(values: Any, meaning: str, *names: str, instead: str = "") -> Table:
+    values = values if isinstance(values, tuple) else (values,)
+    return _each(names, Only(values, meaning, instead))
 
 
 _TRAINING = "of training"
@@ -75,6 +78,9 @@ _CALL = "an option of a call, not of a model"
 _VIDEO = "of videos"
 _TILES = "an image that is cut into tiles (AnyRes)"
 _NATIVE = "images in sizes of their own (Qwen2-VL, Qwen2.5-VL)"
+_RESIZED = "resizing by another rule than bicubic"
+# MobileCLIP's files say so; its tower is FastVLM's, which is given images resized by bicubic.
+_BICUBIC = "images are resized by bicubic all the same"
 _POOLED = "of pooled features, which come after the tokens"
 
 # ---- generation_config.json -------------------------------------------------------------------
@@ -135,7 +141,7 @@ _COMMON: Table = {
 
 _TIMM_PRETRAINED: Table = {
     **_read("input_size", "mean", "std"),
-    **_only("bicubic", "resizing by another rule than bicubic", "interpolation"),
+    **_only("bicubic", _RESIZED, "interpolation", instead=_BICUBIC),
     **_ignored("a margin of classification: nothing is cut off here", "crop_pct", "crop_mode"),
     **_ignored("of classification", "num_classes", "pool_size", "classifier", "label_names"),
     **_ignored(
@@ -271,7 +277,7 @@ WRAPPER: Table = {
         "tie_word_embeddings tokenizer_model_max_length",
     ),
     "model_type": Not(_OTHER_DECODERS),
-    "image_aspect_ratio": Only(("pad", "square"), _TILES),
+    "image_aspect_ratio": Only(("pad", "square"), f"{_TILES} or resized otherwise"),
     "mm_projector_type": Only(
         ("linear", "identity", *(f"mlp{n}x_gelu" for n in range(1, 9))), "another projector"
     ),
@@ -331,7 +337,7 @@ PREPROCESSOR: Table = {
         "rescale_factor size",
     ),
     **_only(True, "images that are not resized", "do_resize"),
-    **_only((3, "bicubic"), "resizing by another rule than bicubic (3)", "resample"),
+    **_only((3, "bicubic"), _RESIZED, "resample"),
     **_only(1, "a margin that is cut off", "crop_pct"),
     **_only(False, "blue, green and red", "do_flip_channel_order"),
     **_only((), _TILES, "image_grid_pinpoints", "max_image_tiles", "max_dynamic_patch"),
@@ -441,7 +447,7 @@ OPEN_CLIP: Table = {
     },
     "preprocess_cfg": {
         **_read("fill_color", "mean", "resize_mode", "size", "std"),
-        **_only("bicubic", "resizing by another rule than bicubic", "interpolation"),
+        **_only("bicubic", _RESIZED, "interpolation", instead=_BICUBIC),
         **_only("RGB", "images of other channels than red, green and blue", "mode"),
     },
     **_ignored(_SAVED, "model_name", "version"),

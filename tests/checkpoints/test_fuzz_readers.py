@@ -245,9 +245,10 @@ def test_damaged_safetensors(folder, data):
 OPCODES = [
     b"}", b")", b"(", b"]", b"N", b"K\x01", b"K\x00", b"X\x01\x00\x00\x00w", b"s", b"u", b"t", b"R",
     b"b", b"\x85", b"\x86", b"\x87", b"Q", b"q\x00", b"h\x00", b"q\x01", b"h\x01", b"2", b"e",
-    b"0", b"\x88", b"\x89", b"J\xff\xff\xff\xff", b"X\x07\x00\x00\x00storage", b"\x8a\x08" + b"\xff" * 8,
+    b"0", b"\x88", b"\x89", b"J\xff\xff\xff\xff", b"X\x07\x00\x00\x00storage", b"\x8a\x01\xff",
     b"ctorch\nFloatStorage\n", b"ctorch._utils\n_rebuild_tensor_v2\n", b"\x81", b"\x93", b"o",
-    b"ccollections\nOrderedDict\n", b"cargparse\nNamespace\n", b"c__torch__\nX\n", b"ctorch\nSize\n",
+    b"ccollections\nOrderedDict\n", b"cargparse\nNamespace\n", b"c__torch__\nX\n",
+    b"ctorch\nSize\n",
     b"X\x0a\x00\x00\x00state_dict", b"r\xff\xff\xff\xff", b"cbuiltins\nexec\n", b"\x94", b"1", b"a",
     b"ctorch._utils\n_rebuild_parameter\n", b"ctorch.jit._pickle\nbuild_intlist\n", b"\x8f", b"d",
     b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x0ctQ",

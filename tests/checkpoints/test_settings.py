@@ -192,7 +192,6 @@ def test_other_models_are_refused(change, expected):
         ({"preprocessor": {"size": 64}}, "images of 64 pixels, the tower's have 56"),
         ({"preprocessor": {"do_normalize": "no"}}, "do_normalize must be true or false"),
         ({"preprocessor": {"image_mean": 0, "image_std": [1, 0, 1]}}, "image_std must be above 0"),
-        ({"open_clip": {"preprocess_cfg": {"interpolation": "bilinear"}}}, "interpolation is"),
         ({"open_clip": {"model_cfg": {"vision_cfg": {"pool_type": "avg"}}}}, "another pooling"),
     ],
 )  # fmt: skip
@@ -339,7 +338,7 @@ MOBILECLIP = {
         "text_cfg": {"context_length": 77, "no_causal_mask": True},
         "custom_text": True,
     },
-    "preprocess_cfg": {"mean": [0, 0, 0], "std": [1, 1, 1], "interpolation": "bicubic"},
+    "preprocess_cfg": {"mean": [0, 0, 0], "std": [1, 1, 1], "interpolation": "bilinear"},
 }  # fmt: skip
 TIMM = {
     "architecture": "fastvit_x", "num_classes": 0, "num_features": 512, "global_pool": "avg",
@@ -392,6 +391,21 @@ TIMM = {
 def test_real_files_have_no_unknown_fields(model, config, files):
     found = make_plan(TENSORS[model], SourceConfig(config=config, **files))
     assert not [note for note in found.notes if "not known" in note]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"open_clip": {"preprocess_cfg": {"interpolation": "bilinear"}}},
+        {"config": {"pretrained_cfg": {"interpolation": "bilinear"}}},
+    ],
+)
+def test_the_resizing_of_mobileclip_is_noted(files):
+    (note,) = (
+        n for n in make_plan(TENSORS["fastvithd"], SourceConfig(**files)).notes if "bil" in n
+    )
+    assert "interpolation is 'bilinear', which means resizing by another rule than bicubic" in note
+    assert note.endswith("images are resized by bicubic all the same")
 
 
 def test_every_field_is_read_named_or_refused():

@@ -140,7 +140,9 @@ def _indexed_files(index: Path) -> tuple[tuple[Path, ...], dict[str, str]]:
     files = [index.parent / name for name in sorted(set(names.values()))]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
-        raise CheckpointError(f"{index}: missing shards {', '.join(missing)}")
+        raise CheckpointError(
+            f"{index}: missing shards {', '.join(missing)}: download or copy them, too"
+        )
     return tuple(files), names
 
 
