@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffvis_jax.checkpoints.architectures import KINDS, expected_shapes
+from diffvis_jax.checkpoints.fields import is_number, shown
 from diffvis_jax.checkpoints.format import (
     FORMAT,
     FORMAT_VERSION,
@@ -286,14 +287,30 @@ def _read_config(directory: Path, tree: str) -> Any:
         raise CheckpointError(
             f"{directory}: config.json is of kind {kind!r}, known are {sorted(KINDS)}"
         )
-    known = {field.name for field in dataclasses.fields(KINDS[kind])}
-    if unknown := sorted(set(fields) - known):
+    # JSON has no tuples, and configs must be hashable.
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    defaults = {field.name: field.default for field in dataclasses.fields(KINDS[kind])}
+    if unknown := sorted(set(values) - set(defaults)):
         raise CheckpointError(f"{directory}: config.json has unknown fields {unknown}")
+    for name, value in values.items():
+        if not _is_like(value, defaults[name]):
+            raise CheckpointError(f"{directory}: config.json: {name} cannot be {shown(value)}")
     try:
-        # JSON has no tuples, and configs must be hashable.
-        return KINDS[kind](**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
-    except (ConfigError, TypeError) as error:
+        return KINDS[kind](**values)
+    except (ConfigError, TypeError) as error:  # TypeError: fields that are missing
         raise CheckpointError(f"{directory}: config.json: {error}") from None
+
+
+def _is_like(value: Any, default: Any) -> bool:
+    """Whether a value of a config has the type of the field's default."""
+    if isinstance(default, tuple):
+        kind = default[0] if default else 0
+        return isinstance(value, tuple) and all(_is_like(x, kind) for x in value)
+    if isinstance(default, float):
+        return is_number(value)
+    if default is None or default is dataclasses.MISSING:
+        return type(value) is int or value is default
+    return type(value) is type(default)
 
 
 def _check_files(directory: Path, files: Mapping[str, Any], tree: str, verify: bool) -> list[str]:
@@ -335,6 +352,10 @@ def _check_entries(tree: str, tensors: Mapping[str, Any], config: Any) -> list[s
         expected = storage_dtype(path, found[path], config.dtype)
         if dtype != expected:
             problems.append(f"{tree}/{path}: {dtype.name}, expected {expected.name}")
+    blocks = (getattr(config, name, 0) for name in ("layers", "projector_layers"))
+    deepest = max(*blocks, *getattr(config, "depths", ()))
+    if deepest > len(tensors):  # whose names would not end
+        return [*problems, f"{tree}: {deepest} layers, but {len(tensors)} tensors"]
     return problems + compare_shapes(tree, found, expected_shapes(config))
 
 

@@ -218,6 +218,10 @@ def test_unreadable_json(directory, name):
         (lambda c: c["vision"].update(heads=3), "does not divide into 3 heads"),
         (lambda c: c["vision"].update(heads=0), "config.json: heads must be a positive whole"),
         (lambda c: c["vision"].update(dtype="bfloat16"), "expected bfloat16"),
+        (lambda c: c["vision"].update(class_token=None), "class_token cannot be None"),
+        (lambda c: c["vision"].update(norm_epsilon="1e-5"), "norm_epsilon cannot be '1e-5'"),
+        (lambda c: c["vision"].update(mean=[0, 0, None]), "mean cannot be (0, 0, None)"),
+        (lambda c: c["vision"].update(layers=10**9), "vision: 1000000000 layers, but 35 tensors"),
     ],
 )
 def test_edited_config(directory, change, expected):

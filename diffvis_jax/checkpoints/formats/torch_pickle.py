@@ -170,7 +170,7 @@ def _unpickle(file: BinaryIO, path: Path, script: bool = False) -> Any:
     start = file.tell()
     for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         # The unpickler makes room for as many objects as the largest of these numbers says.
-        if opcode.name in ("PUT", "LONG_BINPUT") and int(argument) > number:
+        if opcode.name in ("PUT", "LONG_BINPUT") and int(argument or 0) > number:
             raise CheckpointError(f"{path.name}: damaged, its pickle numbers objects that it lacks")
     file.seek(start)
     return _Unpickler(file, path, script).load()
@@ -213,7 +213,10 @@ def _read_zip(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             if len(header) < 30 or header[:4] != b"PK\3\4":
                 raise CheckpointError(f"{path.name}: damaged zip file")
             name_length, extra_length = struct.unpack("<HH", header[26:30])
-        return info.header_offset + 30 + name_length + extra_length
+        start = info.header_offset + 30 + name_length + extra_length
+        if start + needed > path.stat().st_size:
+            raise CheckpointError(f"{path.name}: storage {storage.key} reaches beyond the file")
+        return start
 
     found, beside = (_script_state(document, path), {}) if script else _state_dict(document, path)
     return _tensors(path, found, offset), beside
@@ -339,8 +342,6 @@ def _tensor(path: Path, name: str, view: _Strided, start: int) -> Tensor:
         reach = 1 + sum((n - 1) * s for n, s in steps) if size else 0
         begin = start + view.offset * dtype.itemsize
         data = np.fromfile(path, np.uint8, reach * dtype.itemsize, offset=begin).view(dtype)
-        if data.size != reach:
-            raise CheckpointError(f"{path.name}: cut off in {name}")
         strides = [s * dtype.itemsize for s in view.stride]
         return np.lib.stride_tricks.as_strided(data, view.shape, strides, writeable=False)
 
