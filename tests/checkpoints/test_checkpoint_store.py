@@ -274,6 +274,8 @@ def test_flipped_bits_in_any_file(pristine, tmp_path):
                 assert f"{file.as_posix()}: checksum differs" in message(directory, load)
 
 
+# Orbax's threads may end after the error that one of them had.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("tree", ["vision", "language"])
 def test_large_files_are_checked_as_they_are_loaded(directory, tree, monkeypatch):
     monkeypatch.setattr(store, "_LARGE", 0)
