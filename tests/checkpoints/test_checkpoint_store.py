@@ -1,5 +1,6 @@
 """Weight directories: a round trip, and every kind of damage."""
 
+import gc
 import json
 import shutil
 import types
@@ -284,6 +285,7 @@ def test_large_files_are_checked_as_they_are_loaded(directory, tree, monkeypatch
     for file in (directory / tree).rglob("d/*"):
         flip_bits(file)
     assert "damaged, convert the checkpoint again" in message(directory, load)
+    gc.collect()
 
 
 def test_loading_reads_no_large_file_for_its_checksum_alone(directory, monkeypatch):
