@@ -31,8 +31,10 @@ from diffvis_jax.checkpoints.source_config import (
 )
 from diffvis_jax.errors import CheckpointError, ConfigError
 from diffvis_jax.language.config import QwenConfig
+from diffvis_jax.towers.clip import CLIPConfig
 from diffvis_jax.towers.fastvithd import FastViTHDConfig
 
+_SHORTENED = (1152, 26)  # width and blocks; SigLIP's so400m has 27
 # What wrappers put into the names of what they wrap: torch.compile, FSDP, activation checkpointing.
 _WRAPPED = re.compile(r"\b(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
@@ -298,7 +300,13 @@ def _language_config(
         ignored[head.name] = f"the same numbers as {embedding.name}"
     width = getattr(vision, "token_width", None) or vision.width
     config = language_keys.infer_config(_shapes(part), language_heads(source), width)
-    return complete_language(config, source, has_head)
+    config, problems, notes = complete_language(config, source, has_head)
+    if isinstance(vision, CLIPConfig) and (vision.width, vision.layers) == _SHORTENED:
+        problems.append(
+            "the tower is SigLIP's so400m without its last block, as LLaVA-NeXT saves it to read "
+            "the last that is there: not supported; --vision-only leaves the language model out"
+        )
+    return config, problems, notes
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

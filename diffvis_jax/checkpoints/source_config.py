@@ -21,8 +21,6 @@ from diffvis_jax.towers.fastvithd import FastViTHDConfig
 
 _OPEN_CLIP = "open_clip_config.json"
 _PREPROCESSOR = "preprocessor_config.json"
-# Width and blocks; the whole tower has 27.
-_SO400M_SHORTENED = (1152, 26)
 _OPEN_CLIP_MODES = {"shortest": "crop", "longest": "pad", "squash": "squash"}
 
 
@@ -197,11 +195,6 @@ def complete_clip(
     prepared = _preprocessor_size(source)
     if prepared not in (None, size):
         problems.append(f"{_PREPROCESSOR}: images of {prepared} pixels, the tower's have {size}")
-    if (config.width, config.layers) == _SO400M_SHORTENED:
-        problems.append(
-            "SigLIP's so400m without its last block, as LLaVA-NeXT saves it: it reads the last "
-            "block that is there, which is not supported"
-        )
     if activation is None:
         activation = fields.text(vision, "hidden_act")
     if activation is None and source.open_clip:
@@ -357,13 +350,14 @@ def _normalisation(source: SourceConfig, mean: Any, std: Any) -> tuple[Any, Any]
 def _scaled(images: Json, mean: Any, std: Any) -> tuple[Any, Any]:
     """Mean and deviation of pixels that are divided by 255, for a checkpoint that may want them
     multiplied by another factor."""
+    rescale = fields.positive(images, "rescale_factor", _PREPROCESSOR)
     if fields.flag(images, "do_rescale", _PREPROCESSOR) is False:
-        factor = 255.0
-    else:
-        rescale = fields.positive(images, "rescale_factor", _PREPROCESSOR)
-        factor = 1.0 if rescale is None else 255 * rescale
-    if abs(factor - 1) < 1e-6:  # 1 / 255 in few digits
+        rescale = 1.0
+    if rescale is None or abs(255 * rescale - 1) < 1e-6:  # 1 / 255 may have few digits
         return mean, std
+    if not 1e-6 < rescale < 1e6:
+        raise CheckpointError(f"{_PREPROCESSOR}: rescale_factor cannot be {rescale}")
+    factor = 255 * rescale
     return tuple(x / factor for x in mean), tuple(x / factor for x in std)
 
 

@@ -114,21 +114,32 @@ def test_a_siglip_without_its_last_block():
     from diffvis_jax.checkpoints.keys import clip as clip_keys
     from diffvis_jax.towers.clip import CLIPConfig
 
-    def plan_of(layers: int) -> Plan:
+    def plan_of(layers: int, **options) -> Plan:
         config = CLIPConfig(
             width=1152, layers=layers, heads=16, mlp_width=4304, size=378, class_token=False,
             patch_bias=True,
         )  # fmt: skip
         tensors = {
-            name: Tensor(name, shape, np.dtype(np.float32), "file", lambda: np.zeros(0))
+            LLAVA_CLIP + name: Tensor(
+                name, shape, np.dtype(np.float32), "file", lambda: np.zeros(0)
+            )
             for rule in clip_keys.rules(config)
             for name, shape in rule.sources.items()
         }
-        return make_plan(tensors, SourceConfig())
+        source = SourceConfig(TEXT | {"mm_hidden_size": 1152, "mm_vision_tower": "siglip"})
+        return make_plan(tensors | headers(language(1152)), source, **options)
 
     assert plan_of(27).config.layers == 27
+    assert plan_of(26, vision_only=True).config.layers == 26
     with pytest.raises(CheckpointError, match="so400m without its last block"):
         plan_of(26)
+
+
+def test_a_tower_of_tiles_by_itself():
+    change = {"image_aspect_ratio": "anyres", "image_grid_pinpoints": [[1, 2]]}
+    found = plan("llava", change, vision_only=True)
+    assert found.config.resize_mode == "pad"
+    assert found.ignored["config.json: image_aspect_ratio"].startswith("of the language model")
 
 
 # ---- other decoders, other images -------------------------------------------------------------
