@@ -75,6 +75,7 @@ def test_a_pickle_that_calls_something_is_refused(tmp_path, function, argument, 
         b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nN}X\x08\x00\x00\x00__code__K\x01s\x86b.",
         b"\x80\x02\x82\x01.",
         b"\x80\x02c__torch__\nX\n.",
+        b"\x80\x02}r\xf0\xff\xff\xff.",  # LONG_BINPUT: room for 4 thousand million objects
         b"",
         b"\x80\x02}",
         b"\x80\x02}.",
@@ -195,6 +196,26 @@ def test_a_parameter_may_be_named_like_a_state_dict(tmp_path):
 def test_tensors_outside_their_data(tmp_path, tensor, data, expected):
     file = tensor_file(tmp_path / "m.pt", {"w": tensor}, data)
     with pytest.raises(CheckpointError, match=expected):
+        open_checkpoint(file)
+
+
+def test_an_archive_that_grows_without_an_end_is_not_unpacked(tmp_path):
+    file = tensor_file(tmp_path / "m.pt", {}, {})
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("m/byteorder", bytes(1 << 26))
+    with pytest.raises(CheckpointError, match="big-endian"):
+        open_checkpoint(file)
+
+
+def test_data_beyond_the_end_of_the_file(tmp_path):
+    """The directory of the archive promises more than there is."""
+    one = Rebuild("0", 1200, 0, (1200,), (1,))
+    file = tensor_file(tmp_path / "m.pt", {"w": one}, {"0": bytes(48)})
+    raw = file.read_bytes()
+    sizes = raw.rindex(b"m/data/0") - 26  # in its last entry: packed and unpacked
+    assert raw[sizes : sizes + 8] == struct.pack("<II", 48, 48)
+    file.write_bytes(raw[:sizes] + struct.pack("<II", 4800, 4800) + raw[sizes + 8 :])
+    with pytest.raises(CheckpointError, match="storage 0 reaches beyond the file"):
         open_checkpoint(file)
 
 
