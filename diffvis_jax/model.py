@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 
@@ -57,6 +56,7 @@ def load(
     dtype: str | None = None,
     *,
     decode_dtype: str | None = None,
+    verify: bool = True,
 ) -> Model:
     """Loads a directory written by `convert.py`; a language side only when it is first asked for.
 
@@ -67,17 +67,22 @@ def load(
         for prompts and float32 for the one row at a time of an answer (docs/language.md), so
         "float32" beside bfloat16 is the fastest, for three times the memory; "auto" = that, on
         CPU and if the copy takes at most 4 GB; None = no copy.
+      verify: whether the weights' checksums are compared.
 
     Raises:
       CheckpointError: not such a directory, or a damaged one; the message says what is wrong.
     """
     from diffvis_jax.checkpoints import store
+    from diffvis_jax.checkpoints.format import resolve
 
-    config, params = store.load_vision(directory, dtype=dtype)
-    head = Head(*store.load_grounding(directory)) if store.has_grounding(directory) else None
+    place = resolve(directory)
+    config, params = store.load_vision(place, dtype=dtype, verify=verify)
+    head = None
+    if store.has_grounding(place):
+        head = Head(*store.load_grounding(place, verify=verify))
 
     def language() -> Language:
-        config, params = store.load_language(directory, dtype=dtype)
+        config, params = store.load_language(place, dtype=dtype, verify=verify)
         copy, wanted = None, decode_dtype
         if wanted == "auto":
             small = 4 * sum(leaf.size for leaf in jax.tree.leaves(params)) <= _SMALL_COPY
@@ -85,12 +90,12 @@ def load(
         if wanted is not None and wanted != config.dtype:
             copy = store.cast(config, params, wanted)[1]
             del copy["projector"]  # is done with before an answer begins
-        return Language(config, params, copy, Path(directory).expanduser())
+        return Language(config, params, copy, place)
 
     return Model(
         config=config,
         params=params,
         name=os.path.basename(os.path.normpath(directory)),
         head=head,
-        language_loader=language if store.has_language(directory) else None,
+        language_loader=language if store.has_language(place) else None,
     )

@@ -5,26 +5,28 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import ml_dtypes
-import numpy as np
-
-from diffvis_jax.checkpoints.conversion_plan import make_plan
 from diffvis_jax.checkpoints.convert import convert
-from diffvis_jax.checkpoints.format import CONVERTER_VERSION
+from diffvis_jax.checkpoints.format import CONVERTER_VERSION, resolve
 from diffvis_jax.checkpoints.formats.open import Checkpoint, open_checkpoint
-from diffvis_jax.checkpoints.formats.tensors import FLOATS
-from diffvis_jax.checkpoints.hub import download
-from diffvis_jax.checkpoints.source_config import read_source_config
 from diffvis_jax.checkpoints.store import has_language
 from diffvis_jax.errors import CheckpointError
 
 
 def cache_directory() -> Path:
-    """Where conversions are kept: `$DIFFVIS_CACHE`, or a directory in the user's cache."""
+    """Where conversions are kept: `$DIFFVIS_CACHE`, or a directory in the user's cache.
+
+    Raises:
+      CheckpointError: nothing tells where that is.
+    """
     if named := os.environ.get("DIFFVIS_CACHE"):
-        return Path(named).expanduser()
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "diffvis_jax"
+        return resolve(named)
+    cache = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    if cache.startswith("~"):
+        raise CheckpointError(
+            "this user has no home directory to keep conversions in: set DIFFVIS_CACHE to a "
+            "directory for them"
+        )
+    return Path(cache) / "diffvis_jax"
 
 
 def weight_directory(
@@ -33,7 +35,8 @@ def weight_directory(
     """A directory that `dv.load` reads: the source itself, or its conversion.
 
     A checkpoint is converted once, without loss (to bfloat16 if all its weights are, else to
-    float32); a conversion is found again by the names, sizes and times of the source's files.
+    float32). A conversion is found again by the names, sizes and times of the source's files; that
+    of a checkpoint on the hub by its name alone, without asking the hub.
 
     Args:
       source: a directory that `convert.py` wrote; or what it takes: a PyTorch checkpoint's
@@ -45,37 +48,40 @@ def weight_directory(
       CheckpointError: nothing of the kind, a checkpoint that cannot be converted, or one without
         the language model that is needed; before anything is written.
     """
-    path = download(source)[0] if str(source).startswith("hf:") else Path(source)  # type: ignore[arg-type]
-    path = path.expanduser()
-    if (path / "manifest.json").is_file():
-        if language and not has_language(path):
-            raise CheckpointError(f"{path} holds a vision tower, but no language model")
-        return path
-    checkpoint = open_checkpoint(path)
-    dtype = _dtype(checkpoint)
-    if language:
-        plan = make_plan(checkpoint.tensors, read_source_config(checkpoint.directory), dtype=dtype)
-        if plan.language_config is None:
-            raise CheckpointError(f"{path} holds a vision tower, but no language model")
-    name = path.resolve().name if path.is_dir() else path.stem
-    target = cache_directory() / f"{name}-{_fingerprint(checkpoint, dtype)}"
-    if (target / "manifest.json").is_file():
-        return target
-    say(f"{path} is a PyTorch checkpoint: converting it, once, to {target}")
-    return convert(str(path), target, dtype=dtype, say=say)
+    source = os.path.expanduser(source)
+    path = Path(source)
+    if source.startswith("hf:"):
+        name, identity = source.removeprefix("hf:").replace("/", "-"), [source]
+    elif (path / "manifest.json").is_file():
+        return _with_language(path, language)
+    else:
+        name = path.resolve().name if path.is_dir() else path.stem
+        identity = _identity(open_checkpoint(path))
+    digest = hashlib.sha256("\n".join([CONVERTER_VERSION, *identity]).encode()).hexdigest()
+    target = cache_directory() / f"{name}-{digest[:16]}"
+    if _is_whole(target):
+        return _with_language(target, language)
+    say(f"{source} is a PyTorch checkpoint: converting it, once, to {target}")
+    try:
+        return convert(source, target, dtype=None, need_language=language, say=say)
+    except CheckpointError:
+        if not _is_whole(target):
+            raise
+        return _with_language(target, language)  # another process was faster
 
 
-def _dtype(checkpoint: Checkpoint) -> str:
-    """The smallest dtype of a weight directory that loses nothing."""
-    floats = {tensor.dtype for tensor in checkpoint.tensors.values()} & FLOATS
-    return "bfloat16" if floats == {np.dtype(ml_dtypes.bfloat16)} else "float32"
+def _is_whole(directory: Path) -> bool:
+    return (directory / "manifest.json").is_file()
 
 
-def _fingerprint(checkpoint: Checkpoint, dtype: str) -> str:
+def _with_language(directory: Path, language: bool) -> Path:
+    if language and not has_language(directory):
+        raise CheckpointError(f"{directory} holds a vision tower, but no language model")
+    return directory
+
+
+def _identity(checkpoint: Checkpoint) -> list[str]:
     """Of whatever a conversion depends on, without reading the weights."""
     beside = [file for file in checkpoint.directory.iterdir() if file.suffix in (".json", ".txt")]
-    parts = [f"{CONVERTER_VERSION} {dtype}"]
-    for file in sorted({*checkpoint.files, *beside}):
-        status = file.stat()
-        parts.append(f"{file.name} {status.st_size} {status.st_mtime_ns}")
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    statuses = [(file.name, file.stat()) for file in sorted({*checkpoint.files, *beside})]
+    return [f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in statuses]

@@ -5,12 +5,16 @@ what is missing and what contradicts a config file is reported together.
 """
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from diffvis_jax.checkpoints.check_settings import check_settings, of_another_family
+from diffvis_jax.checkpoints.format import raise_if
+from diffvis_jax.checkpoints.formats import foreign
 from diffvis_jax.checkpoints.formats.tensors import Shape, Tensor
 from diffvis_jax.checkpoints.keys import clip as clip_keys
 from diffvis_jax.checkpoints.keys import fastvithd as fastvithd_keys
@@ -27,9 +31,14 @@ from diffvis_jax.checkpoints.source_config import (
 )
 from diffvis_jax.errors import CheckpointError, ConfigError
 from diffvis_jax.language.config import QwenConfig
+from diffvis_jax.towers.clip import CLIPConfig
 from diffvis_jax.towers.fastvithd import FastViTHDConfig
 
-# Full names of tensors that are left out on purpose, and why. First match counts.
+_SHORTENED = (1152, 26)  # width and blocks; SigLIP's so400m has 27
+# What wrappers put into the names of what they wrap: torch.compile, FSDP, activation checkpointing.
+_WRAPPED = re.compile(r"\b(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+
+# Names of tensors that are left out on purpose, and why. First match counts.
 _IGNORED = tuple(
     (re.compile(pattern), reason)
     for pattern, reason in (
@@ -62,9 +71,9 @@ class Plan:
       language_config: None when there is no language model.
       rules: "vision" and "language": the tables.
       tensors: likewise: the tensors by canonical name.
-      ignored: full names of the tensors left out, with the reason.
+      ignored: full names of the tensors left out, and "FILE: FIELD" of the settings without effect,
+        with the reasons.
       notes: what the user should know.
-      prefix: what stands before the tower's names in the file.
     """
 
     config: Any
@@ -73,7 +82,6 @@ class Plan:
     tensors: dict[str, dict[str, Tensor]]
     ignored: dict[str, str]
     notes: list[str]
-    prefix: str
 
 
 def make_plan(
@@ -90,30 +98,35 @@ def make_plan(
     Raises:
       CheckpointError: no such plan; lists every reason found.
     """
-    keys, prefix = _find_tower(tensors, source)
+    if what := foreign.tensors(tensors):
+        raise CheckpointError(f"the checkpoint {what}")
+    shared, named = _strip_names(tensors)
+    keys, prefix = _find_tower(named, source)
     parts: dict[str, dict[str, Tensor]] = {"vision": {}, "language": {}}
     ignored: dict[str, str] = {}
     problems: list[str] = []
     notes: list[str] = []
-    for name, tensor in tensors.items():
+    for name, tensor in named.items():
         inner = name.removeprefix(prefix) if name.startswith(prefix) else None
         key = _vision_name(keys, name, inner)
         if key is not None and not name.endswith(("num_batches_tracked", "position_ids")):
             _assign(parts["vision"], key, tensor, problems)
         elif (reason := _ignored_reason(name, inner)) is not None:
-            ignored[name] = reason
+            ignored[tensor.name] = reason
         elif (key := language_keys.canonical(name)) is not None:
             if vision_only:
-                ignored[name] = "language side (--vision-only)"
+                ignored[tensor.name] = "language side (--vision-only)"
             else:
                 _assign(parts["language"], key, tensor, problems)
         else:
-            problems.append(f"unknown: {name} {list(tensor.shape)}")
+            problems.append(f"unknown: {tensor.name} {list(tensor.shape)}")
     if parts["language"] and not any(k.startswith("layers.") for k in parts["language"]):
-        # Adapters that LLaVA saves while only the projector is trained.
-        ignored |= {
-            t.name: "projector without a language model" for t in parts["language"].values()
-        }
+        # What LLaVA saves while only the projector is trained, the embedding with it.
+        for key, tensor in parts["language"].items():
+            if key.startswith(("projector.", "embed_tokens.", "lm_head.")):
+                ignored[tensor.name] = "projector without a language model"
+            else:
+                problems.append(f"unknown: {tensor.name} {list(tensor.shape)}")
         parts["language"] = {}
 
     rules: dict[str, list[Rule]] = {"vision": [], "language": []}
@@ -126,9 +139,15 @@ def make_plan(
         notes += said
         rules["vision"] = keys.rules(config, parts["vision"])
         problems += check(
-            rules["vision"], parts["vision"], _spelling(prefix, parts["vision"], keys)
+            rules["vision"], parts["vision"], _spelling(shared + prefix, parts["vision"], keys)
         )
         config = dataclasses.replace(config, dtype=dtype)
+        kind = "fastvithd" if keys is fastvithd_keys else "clip" if config.class_token else "siglip"
+        layers = 0 if keys is fastvithd_keys else config.layers
+        settings = check_settings(source, kind, layers, language=bool(parts["language"]))
+        problems += settings.problems
+        ignored |= settings.ignored
+        notes += settings.notes
     except (CheckpointError, ConfigError) as error:
         problems.append(str(error))
     try:
@@ -143,13 +162,29 @@ def make_plan(
             language_config = dataclasses.replace(language_config, dtype=dtype)
     except (CheckpointError, ConfigError) as error:
         problems.append(str(error))
-    if problems:
-        raise CheckpointError(
-            "\n  ".join(
-                [f"the checkpoint cannot be converted ({len(problems)} problems)", *problems]
-            )
-        )
-    return Plan(config, language_config, rules, parts, ignored, notes, prefix)
+    raise_if(problems, f"the checkpoint cannot be converted ({len(problems)} problems)")
+    return Plan(config, language_config, rules, parts, ignored, notes)
+
+
+def _strip_names(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
+    """Takes off the tensors' names what wrappers put there, and what all of them begin with.
+
+    Returns:
+      What they begin with, such as "module.", and the tensors by what is left of their names.
+    """
+    named: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        bare = _WRAPPED.sub("", name)
+        if bare in named:
+            raise CheckpointError(f"{name} and {named[bare].name} are the same tensor twice")
+        named[bare] = tensor
+    if len(named) < 2:
+        return "", named
+    # What the first and the last of them in order share, all of them share.
+    first, last = (choose(named).split(".")[:-1] for choose in (min, max))
+    parts = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+    shared = "".join(f"{part}." for part, _ in parts)
+    return shared, {name.removeprefix(shared): tensor for name, tensor in named.items()}
 
 
 def _find_tower(tensors: Mapping[str, Tensor], source: SourceConfig) -> tuple[Any, str]:
@@ -168,14 +203,20 @@ def _find_tower(tensors: Mapping[str, Tensor], source: SourceConfig) -> tuple[An
     if found:
         prefixes = sorted(prefix or "(none)" for _, prefix in found)
         raise CheckpointError(f"several vision towers, with the prefixes {', '.join(prefixes)}")
+    if what := of_another_family(source):
+        kind = source.config["model_type"]
+        raise CheckpointError(
+            f"config.json: model_type is {kind!r}, which means {what}: not supported"
+        )
     if source.tower_name:
         raise CheckpointError(
             "no vision tower in it: config.json names "
             f"{source.tower_name!r}, convert that checkpoint instead"
         )
+    names = sorted(tensor.name for tensor in tensors.values())
     raise CheckpointError(
         "no vision tower in it: neither FastViTHD nor CLIP names; its tensors are "
-        f"{', '.join(sorted(tensors)[:5])}, ..."
+        f"{', '.join(names[:5])}, ..."
     )
 
 
@@ -259,7 +300,13 @@ def _language_config(
         ignored[head.name] = f"the same numbers as {embedding.name}"
     width = getattr(vision, "token_width", None) or vision.width
     config = language_keys.infer_config(_shapes(part), language_heads(source), width)
-    return complete_language(config, source, has_head)
+    config, problems, notes = complete_language(config, source, has_head)
+    if isinstance(vision, CLIPConfig) and (vision.width, vision.layers) == _SHORTENED:
+        problems.append(
+            "the tower is SigLIP's so400m without its last block, as LLaVA-NeXT saves it to read "
+            "the last that is there: not supported; --vision-only leaves the language model out"
+        )
+    return config, problems, notes
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

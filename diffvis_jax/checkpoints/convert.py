@@ -4,18 +4,19 @@ Headers are read and a plan is made of them, which reports all problems together
 tensors read, converted and written, one after the other.
 """
 
-import resource
+import os.path
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 
 from diffvis_jax.checkpoints import store
 from diffvis_jax.checkpoints.conversion_plan import Plan, make_plan
-from diffvis_jax.checkpoints.format import unflatten
+from diffvis_jax.checkpoints.format import raise_if, resolve, unflatten
 from diffvis_jax.checkpoints.formats.open import Checkpoint, open_checkpoint
-from diffvis_jax.checkpoints.formats.tensors import Tensor
+from diffvis_jax.checkpoints.formats.tensors import FLOATS, Tensor
 from diffvis_jax.checkpoints.hub import download
 from diffvis_jax.checkpoints.keys.rules import Rule
 from diffvis_jax.checkpoints.source_config import read_source_config
@@ -44,10 +45,11 @@ def convert(
     source: str,
     directory: str | Path,
     *,
-    dtype: str = "float32",
+    dtype: str | None = "float32",
     size: int | None = None,
     activation: str | None = None,
     vision_only: bool = False,
+    need_language: bool = False,
     verify: bool = False,
     force: bool = False,
     say: Callable[[str], None] = print,
@@ -57,10 +59,12 @@ def convert(
     Args:
       source: a directory, a file (`.safetensors`, `.bin`, `.pt`), or "hf:REPO[@REVISION]".
       directory: where the result goes, such as "weights/NAME".
-      dtype: "float32" or "bfloat16", of the matrices (see `store.storage_dtype`).
+      dtype: "float32" or "bfloat16", of the matrices (see `store.storage_dtype`); None = the
+        smallest that loses nothing: bfloat16 if all weights are, else float32.
       size: side of a FastViTHD's input in pixels; None = as the files say.
       activation: of a CLIP tower; None = as the files say.
       vision_only: whether to leave a language model out.
+      need_language: whether a checkpoint without a language model is an error.
       verify: whether to compare with PyTorch before writing (needs the extra `parity`).
       force: whether an existing weight directory is replaced.
       say: where lines for the user go.
@@ -72,14 +76,18 @@ def convert(
       CheckpointError: the source cannot be converted, with every reason found, or it differs from
         PyTorch's; nothing is written then, and nothing that was there is lost.
     """
-    check_target(Path(directory).expanduser().resolve(), force=force)
+    check_target(resolve(directory), force=force)
     if verify:
         from diffvis_jax.checkpoints.torch_reference import require_torch
 
         require_torch()
-    path, revision = download(source) if source.startswith("hf:") else (Path(source), None)
-    path = path.expanduser()
+    if source.startswith("hf:"):
+        path, revision = download(source)
+    else:
+        path, revision = Path(os.path.expanduser(source)), None
     checkpoint = open_checkpoint(path)
+    if dtype is None:
+        dtype = _lossless_dtype(checkpoint)
     # Also for a file named by itself: config files of another model would contradict its weights.
     files = read_source_config(checkpoint.directory)
     plan = make_plan(
@@ -90,6 +98,8 @@ def convert(
         activation=activation,
         vision_only=vision_only,
     )
+    if need_language and plan.language_config is None:
+        raise CheckpointError(f"{source} holds a vision tower, but no language model")
     _describe(plan, checkpoint, say)
 
     total = sum(len(tensors) for tensors in plan.tensors.values())
@@ -102,8 +112,7 @@ def convert(
                 writer.add(tree, leaf_path, leaf)
                 if verify and tree == "vision":
                     vision[leaf_path] = leaf
-        if bad:
-            raise CheckpointError("\n  ".join(["weights that are not finite", *bad]))
+        raise_if(bad, "weights that are not finite")
         if verify:
             from diffvis_jax.checkpoints.verify import verify_tower
 
@@ -127,8 +136,14 @@ def convert(
             files={name: file for name, file in copied.items() if file.is_file()},
         )
     say(f"wrote {result.name}: {writer.bytes / 1e6:.1f} MB of parameters, {dtype}")
-    say(f"peak memory of this process: {_peak_memory() / 1e6:.0f} MB")
+    if peak := _peak_memory():
+        say(f"peak memory of this process: {peak / 1e6:.0f} MB")
     return result
+
+
+def _lossless_dtype(checkpoint: Checkpoint) -> str:
+    floats = {tensor.dtype for tensor in checkpoint.tensors.values()} & FLOATS
+    return "bfloat16" if floats == {np.dtype(ml_dtypes.bfloat16)} else "float32"
 
 
 def _leaves(
@@ -176,21 +191,25 @@ def _all_finite(array: np.ndarray) -> bool:
 
 def _describe(plan: Plan, checkpoint: Checkpoint, say: Callable[[str], None]) -> None:
     names = ", ".join(file.name for file in checkpoint.files)
-    say(f"read {len(checkpoint.tensors)} tensors in {names}")
-    say(f"tower: {plan.config}")
+    lines = [f"read {len(checkpoint.tensors)} tensors in {names}", f"tower: {plan.config}"]
     if plan.language_config is not None:
-        say(f"language model: {plan.language_config}")
+        lines.append(f"language model: {plan.language_config}")
     reasons: dict[str, list[str]] = {}
     for name, reason in (checkpoint.ignored | plan.ignored).items():
         reasons.setdefault(reason, []).append(name)
     for reason, ignored in reasons.items():
         more = f" and {len(ignored) - 1} more" if len(ignored) > 1 else ""
-        say(f"ignored: {ignored[0]}{more} ({reason})")
-    for note in plan.notes:
-        say(f"note: {note}")
+        lines.append(f"ignored: {ignored[0]}{more} ({reason})")
+    for line in [*lines, *(f"note: {note}" for note in plan.notes)]:
+        # Names in foreign files may hold what no encoding has.
+        say(line.encode(errors="backslashreplace").decode())
 
 
-def _peak_memory() -> int:
-    """Bytes."""
+def _peak_memory() -> int | None:
+    """Bytes; None on Windows, which counts otherwise."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,36 +11,32 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
+from diffvis_jax.checkpoints.formats import foreign
 from diffvis_jax.checkpoints.formats.tensors import Shape
 from diffvis_jax.errors import CheckpointError
 
 FORMAT = "diffvis_jax weights"
 FORMAT_VERSION = 1
-CONVERTER_VERSION = "2"
+CONVERTER_VERSION = "3"
 
 Params = dict[str, Any]
 
 
-def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(params: Mapping[str, Any]) -> dict[str, Any]:
     """A nested tree of parameters -> {"stem/conv_0/kernel": leaf, ...}."""
-    leaves: dict[str, Any] = {}
-    for key, value in params.items():
-        path = f"{prefix}{key}"
-        leaves |= flatten(value, f"{path}/") if isinstance(value, Mapping) else {path: value}
-    return leaves
+    return flatten_dict(dict(params), sep="/")
 
 
 def unflatten(leaves: Mapping[str, Any]) -> Params:
     """The inverse of `flatten`."""
-    params: Params = {}
-    for path, leaf in leaves.items():
-        *parents, name = path.split("/")
-        node = params
-        for key in parents:
-            node = node.setdefault(key, {})
-        node[name] = leaf
-    return params
+    return unflatten_dict(leaves, sep="/")
+
+
+def resolve(path: str | os.PathLike[str]) -> Path:
+    """The absolute path; "~" stays where no home directory is known."""
+    return Path(os.path.expanduser(path)).resolve()
 
 
 def compare_shapes(
@@ -72,17 +69,45 @@ def to_dtype(name: str) -> np.dtype:
 
 
 def raise_if(problems: list[str], summary: str) -> None:
+    """Raises `CheckpointError` with all the problems, one a line, if there are any."""
     if problems:
         raise CheckpointError("\n  ".join([summary, *problems]))
 
 
 def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file; see `parse_json`.
+
+    Raises:
+      CheckpointError: it cannot be read, or is no JSON object.
+    """
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        raw = file.read_bytes()
+    except OSError as error:
         raise CheckpointError(f"{file}: cannot be read ({error})") from None
+    return parse_json(raw, str(file))
+
+
+def parse_json(raw: bytes, name: str) -> dict[str, Any]:
+    """The JSON object in UTF-8, UTF-16 or UTF-32, with a byte order mark or without.
+
+    Raises:
+      CheckpointError: it is something else; `name` stands for it in the message.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        document = dict(pairs)
+        for key, value in pairs:
+            if document[key] is not value and document[key] != value:
+                raise ValueError(f"{key!r} is in it twice, with two values")
+        return document
+
+    try:
+        document = json.loads(raw, object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+        reason = foreign.content(raw) or f"cannot be read as JSON ({error})"
+        raise CheckpointError(f"{name}: {reason}") from None
     if not isinstance(document, dict):
-        raise CheckpointError(f"{file}: not a JSON object")
+        raise CheckpointError(f"{name}: not a JSON object")
     return document
 
 

@@ -1,11 +1,11 @@
 """What the JSON files beside the weights say: read, compared with the weights, put into configs.
 
 The weights decide the architecture; the files add what shapes cannot tell (number of heads,
-activation, epsilons, preprocessing) and are checked where both speak.
+activation, epsilons, preprocessing) and are checked where both speak. What is done about each
+field: `settings.py`.
 """
 
 import dataclasses
-import json
 import math
 import re
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 from diffvis_jax.checkpoints import fields
 from diffvis_jax.checkpoints.fields import Json
+from diffvis_jax.checkpoints.format import read_json
 from diffvis_jax.errors import CheckpointError
 from diffvis_jax.language.config import QwenConfig
 from diffvis_jax.towers.clip import CLIPConfig
@@ -32,12 +33,16 @@ class SourceConfig:
       preprocessor: `preprocessor_config.json`.
       generation: `generation_config.json`.
       open_clip: `open_clip_config.json`.
+      processor: `processor_config.json`.
+      tokenizer: `tokenizer_config.json`.
     """
 
-    config: Json
-    preprocessor: Json
-    generation: Json
-    open_clip: Json
+    config: Json = dataclasses.field(default_factory=dict)
+    preprocessor: Json = dataclasses.field(default_factory=dict)
+    generation: Json = dataclasses.field(default_factory=dict)
+    open_clip: Json = dataclasses.field(default_factory=dict)
+    processor: Json = dataclasses.field(default_factory=dict)
+    tokenizer: Json = dataclasses.field(default_factory=dict)
 
     @property
     def vision(self) -> Json:
@@ -54,9 +59,14 @@ class SourceConfig:
         return self.config if "vocab_size" in self.config else {}
 
     @property
+    def images(self) -> Json:
+        """How images are prepared; transformers writes it into either of two files."""
+        return self.preprocessor or fields.section(self.processor, "image_processor")
+
+    @property
     def tower_name(self) -> str:
         """LLaVA's name of the tower, such as "mobileclip_l_1024"."""
-        return str(self.config.get("mm_vision_tower") or "")
+        return fields.text(self.config, "mm_vision_tower") or ""
 
 
 def read_source_config(directory: Path) -> SourceConfig:
@@ -68,24 +78,15 @@ def read_source_config(directory: Path) -> SourceConfig:
 
     def read(name: str) -> Json:
         file = directory / name
-        if not file.is_file():
-            return {}
-        try:
-            document = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise CheckpointError(f"{name}: not JSON ({error})") from None
-        if not isinstance(document, dict):
-            raise CheckpointError(f"{name}: not a JSON object")
-        return document
+        return read_json(file) if file.is_file() else {}
 
-    config = read("config.json")
-    if config.get("quantization_config"):
-        raise CheckpointError("config.json: quantised checkpoints are not supported")
     return SourceConfig(
-        config=config,
+        config=read("config.json"),
         preprocessor=read(_PREPROCESSOR),
         generation=read("generation_config.json"),
         open_clip=read(_OPEN_CLIP),
+        processor=read("processor_config.json"),
+        tokenizer=read("tokenizer_config.json"),
     )
 
 
@@ -112,7 +113,7 @@ def fastvithd_size(source: SourceConfig) -> int | None:
     """Side of the input in pixels, where a file tells: the tower itself takes any."""
     if size := fields.side(_open_clip_vision(source), "image_size", _OPEN_CLIP):
         return size
-    if match := re.fullmatch(r".*mobileclip.*_(\d+)", source.tower_name):
+    if match := re.fullmatch(r".*mobileclip.*_(\d{1,5})", source.tower_name):
         return int(match[1])
     if size := _preprocessor_size(source):
         return size
@@ -191,11 +192,15 @@ def complete_clip(
             f"patches of {config.patch} pixels"
         )
         size = config.size
+    prepared = _preprocessor_size(source)
+    if prepared not in (None, size):
+        problems.append(f"{_PREPROCESSOR}: images of {prepared} pixels, the tower's have {size}")
     if activation is None:
-        activation = vision.get("hidden_act")
+        activation = fields.text(vision, "hidden_act")
     if activation is None and source.open_clip:
-        quick = fields.section(source.open_clip, "model_cfg").get("quick_gelu")
-        activation = "quick_gelu" if quick else "gelu"
+        quick = fields.flag(fields.section(source.open_clip, "model_cfg"), "quick_gelu", _OPEN_CLIP)
+        tanh = fields.section(open_clip, "act_kwargs").get("approximate") == "tanh"
+        activation = "quick_gelu" if quick else "gelu_pytorch_tanh" if tanh else "gelu"
     if activation is None:
         activation = config.activation
         notes.append(
@@ -207,7 +212,9 @@ def complete_clip(
         config,
         size=size,
         activation=activation,
-        norm_epsilon=fields.number(vision, "layer_norm_eps") or config.norm_epsilon,
+        norm_epsilon=fields.positive(vision, "layer_norm_eps")
+        or fields.positive(fields.section(open_clip, "norm_kwargs"), "eps", _OPEN_CLIP)
+        or config.norm_epsilon,
         mean=mean,
         std=std,
         pad_color=_pad_color(source, mean),
@@ -232,18 +239,13 @@ def complete_language(
     if rows is not None and rows != config.vocabulary:
         # Harmless: tools that add tokens forget the config. The matrix decides.
         notes.append(
-            f"config.json: vocab_size is {rows}, the embedding has {config.vocabulary} rows"
+            f"config.json: vocab_size is {fields.shown(rows)}, the embedding has "
+            f"{config.vocabulary} rows"
         )
-    if text.get("hidden_act", "silu") != "silu":
-        problems.append(
-            f"config.json: hidden_act is {text['hidden_act']!r}, only silu is supported"
-        )
-    if text.get("use_sliding_window"):
-        problems.append("config.json: use_sliding_window is not supported")
     rope = fields.section(text, "rope_parameters") or fields.section(text, "rope_scaling")
-    if rope.get("rope_type", rope.get("type", "default")) != "default":
-        problems.append(f"config.json: rotary embedding of type {rope} is not supported")
-    tied = text.get("tie_word_embeddings", source.config.get("tie_word_embeddings"))
+    tied = fields.flag(text, "tie_word_embeddings")
+    if tied is None:
+        tied = fields.flag(source.config, "tie_word_embeddings")
     if text and tied is None:
         tied = False  # the default of the model's own config class
     if not has_head and tied is False:
@@ -255,34 +257,41 @@ def complete_language(
         )
     if text:
         # What the file leaves out has the default of the model's config class.
-        theta = fields.number(text, "rope_theta") or fields.number(rope, "rope_theta") or 10000.0
+        theta = fields.positive(text, "rope_theta") or fields.positive(rope, "rope_theta")
         config = dataclasses.replace(
             config,
-            rope_theta=theta,
-            norm_epsilon=fields.number(text, "rms_norm_eps") or 1e-6,
-            max_length=_first_int(
-                source.config.get("tokenizer_model_max_length"),
-                text.get("max_position_embeddings"),
-                config.max_length,
-            ),
-            bos_id=text.get("bos_token_id"),
-            pad_id=text.get("pad_token_id"),
-            eos_ids=_ids(source.generation.get("eos_token_id"), text.get("eos_token_id"))
+            rope_theta=theta or 10000.0,
+            norm_epsilon=fields.positive(text, "rms_norm_eps") or 1e-6,
+            max_length=_context(source, config.max_length),
+            bos_id=fields.token(text, "bos_token_id"),
+            pad_id=fields.token(text, "pad_token_id"),
+            eos_ids=tuple(
+                dict.fromkeys(
+                    fields.ids(source.generation, "eos_token_id", "generation_config.json")
+                    + fields.ids(text, "eos_token_id")
+                )
+            )
             or config.eos_ids,
-            image_token_id=source.config.get("image_token_index")
-            or source.config.get("image_token_id"),
+            image_token_id=next(
+                (
+                    token
+                    for name in ("image_token_index", "image_token_id")
+                    if (token := fields.token(source.config, name)) is not None
+                ),
+                None,
+            ),
         )
     return config, problems, notes
 
 
 def _compare(problems: list[str], name: str, theirs: Any, ours: int) -> None:
     if theirs is not None and theirs != ours:
-        problems.append(f"config.json: {name} is {theirs}, the weights say {ours}")
+        problems.append(f"config.json: {name} is {fields.shown(theirs)}, the weights say {ours}")
 
 
 def _names_the_released_tower(source: SourceConfig) -> bool:
     """Whether config.json names the tower of the released FastVLMs, by Apple's or timm's name."""
-    architecture = str(source.vision.get("architecture") or "")
+    architecture = fields.text(source.vision, "architecture") or ""
     return "mobileclip_l" in source.tower_name or architecture.startswith("fastvit_mci3")
 
 
@@ -290,25 +299,66 @@ def _open_clip_vision(source: SourceConfig) -> Json:
     return fields.section(source.open_clip, "model_cfg", "vision_cfg")
 
 
+def _context(source: SourceConfig, assumed: int) -> int:
+    """Longest sequence: the smallest of the lengths that files tell.
+
+    Tokenizers that know no longest text say 1e30.
+    """
+    told = [
+        fields.positive(document, name, file)
+        for document, name, file in (
+            (source.config, "tokenizer_model_max_length", "config.json"),
+            (source.tokenizer, "model_max_length", "tokenizer_config.json"),
+            (source.text, "max_position_embeddings", "config.json"),
+        )
+    ]
+    known = [int(length) for length in told if length is not None and length < 1e9]
+    return min(known, default=assumed)
+
+
 def _preprocessor_size(source: SourceConfig) -> int | None:
-    for name in ("crop_size", "size"):
-        if size := fields.side(source.preprocessor, name, _PREPROCESSOR):
-            return size
-    return None
+    """Side of the square that images become, in pixels."""
+    images = source.images
+    crop, size = (fields.side(images, name, _PREPROCESSOR) for name in ("crop_size", "size"))
+    cut = fields.flag(images, "do_center_crop", _PREPROCESSOR)
+    if cut and None not in (crop, size) and crop != size:
+        raise CheckpointError(
+            f"{_PREPROCESSOR}: images are resized to {size} pixels and cut to {crop}; the two must "
+            "be the same"
+        )
+    return crop or size
 
 
 def _normalisation(source: SourceConfig, mean: Any, std: Any) -> tuple[Any, Any]:
-    if source.preprocessor.get("do_normalize") is False:
-        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    images = source.images
+    if fields.flag(images, "do_normalize", _PREPROCESSOR) is False:
+        return _scaled(images, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     for section, prefix, file in (
-        (source.preprocessor, "image_", _PREPROCESSOR),
+        (images, "image_", _PREPROCESSOR),
         (fields.section(source.open_clip, "preprocess_cfg"), "", _OPEN_CLIP),
         (fields.section(source.config, "pretrained_cfg"), "", "config.json"),
     ):
         found = [fields.colors(section, prefix + name, file) for name in ("mean", "std")]
         if None not in found:
-            return tuple(found)  # type: ignore[return-value]
-    return mean, std
+            mean, std = found
+            if min(std) <= 0:
+                raise CheckpointError(f"{file}: {prefix}std must be above 0, got {std}")
+            break
+    return _scaled(images, mean, std)
+
+
+def _scaled(images: Json, mean: Any, std: Any) -> tuple[Any, Any]:
+    """Mean and deviation of pixels that are divided by 255, for a checkpoint that may want them
+    multiplied by another factor."""
+    rescale = fields.positive(images, "rescale_factor", _PREPROCESSOR)
+    if fields.flag(images, "do_rescale", _PREPROCESSOR) is False:
+        rescale = 1.0
+    if rescale is None or abs(255 * rescale - 1) < 1e-6:  # 1 / 255 may have few digits
+        return mean, std
+    if not 1e-6 < rescale < 1e6:
+        raise CheckpointError(f"{_PREPROCESSOR}: rescale_factor cannot be {rescale}")
+    factor = 255 * rescale
+    return tuple(x / factor for x in mean), tuple(x / factor for x in std)
 
 
 def _resize_mode(source: SourceConfig) -> str | None:
@@ -316,20 +366,21 @@ def _resize_mode(source: SourceConfig) -> str | None:
     if "image_aspect_ratio" in source.config:
         # LLaVA: "pad", or the processor directly. Tiled images ("anyres") are padded.
         aspect = source.config["image_aspect_ratio"]
-        return "pad" if aspect == "pad" or "anyres" in str(aspect) else "crop"
+        return "pad" if aspect == "pad" or "anyres" in fields.shown(aspect) else "crop"
     mode = fields.section(source.open_clip, "preprocess_cfg").get("resize_mode")
     if mode is not None:
         if mode not in list(_OPEN_CLIP_MODES):  # a list: what JSON brings may have no hash
             raise CheckpointError(
                 f"{_OPEN_CLIP}: resize_mode must be one of {', '.join(_OPEN_CLIP_MODES)}, "
-                f"got {mode!r}"
+                f"got {fields.shown(mode)}"
             )
         return _OPEN_CLIP_MODES[mode]
-    if source.preprocessor.get("do_pad"):
+    images = source.images
+    if fields.flag(images, "do_pad", _PREPROCESSOR):
         return "pad"
-    if source.preprocessor.get("do_center_crop"):
+    if fields.flag(images, "do_center_crop", _PREPROCESSOR):
         return "crop"
-    if "height" in fields.section(source.preprocessor, "size"):
+    if "height" in fields.section(images, "size"):
         return "squash"
     # OpenCLIP's default is "shortest".
     return "crop" if source.open_clip else None
@@ -338,22 +389,10 @@ def _resize_mode(source: SourceConfig) -> str | None:
 def _pad_color(source: SourceConfig, mean: tuple[float, float, float]) -> tuple[int, int, int]:
     preprocess = fields.section(source.open_clip, "preprocess_cfg")
     if preprocess.get("resize_mode") == "longest":
-        grey = int(fields.number(preprocess, "fill_color", _OPEN_CLIP) or 0)
-        return grey, grey, grey
+        grey = fields.number(preprocess, "fill_color", _OPEN_CLIP) or 0
+        if not 0 <= grey <= 255:
+            raise CheckpointError(f"{_OPEN_CLIP}: fill_color must be in 0-255, got {grey}")
+        return int(grey), int(grey), int(grey)
     # LLaVA pads with the colour that normalises to zero, truncated.
-    red, green, blue = (int(255 * x) for x in mean)
+    red, green, blue = (min(max(int(255 * x), 0), 255) for x in mean)
     return red, green, blue
-
-
-def _first_int(*values: Any) -> int:
-    return next(value for value in values if isinstance(value, int))
-
-
-def _ids(*values: Any) -> tuple[int, ...]:
-    """All ids, each once, in order; a value is None, an id, or a list of ids."""
-    found: dict[int, None] = {}
-    for value in values:
-        for token in value if isinstance(value, list) else [value]:
-            if isinstance(token, int):
-                found[token] = None
-    return tuple(found)

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffvis_jax.checkpoints.architectures import KINDS, expected_shapes
+from diffvis_jax.checkpoints.fields import is_number, shown
 from diffvis_jax.checkpoints.format import (
     FORMAT,
     FORMAT_VERSION,
@@ -33,15 +34,18 @@ from diffvis_jax.checkpoints.format import (
     quiet_orbax,
     raise_if,
     read_json,
+    resolve,
     to_dtype,
     unflatten,
 )
+from diffvis_jax.checkpoints.formats.open import SUFFIXES
 from diffvis_jax.checkpoints.writer import Writer
 from diffvis_jax.errors import CheckpointError, ConfigError
 from diffvis_jax.grounding.head import HeadConfig
 from diffvis_jax.language.config import QwenConfig
 from diffvis_jax.towers.dtypes import storage_dtype
 
+_LARGE = 1 << 20  # bytes of a file whose checksum is not worth reading it twice
 # Trees that a directory may hold beside its tower.
 _FURTHER = {"language": "language model", "grounding": "grounding head"}
 
@@ -102,12 +106,16 @@ def save(
         )
 
 
-def load_vision(directory: str | os.PathLike[str], dtype: str | None = None) -> tuple[Any, Params]:
+def load_vision(
+    directory: str | os.PathLike[str], dtype: str | None = None, *, verify: bool = True
+) -> tuple[Any, Params]:
     """Loads a tower.
 
     Args:
       directory: as written by `convert.py` or `save`.
       dtype: "float32" or "bfloat16" to cast the matrices to; None = as stored.
+      verify: whether checksums are compared; what is missing, or of another shape or size, is
+        found without them, too.
 
     Returns:
       (config, params): the tower's frozen config and nested dicts of jax arrays on the default
@@ -117,7 +125,7 @@ def load_vision(directory: str | os.PathLike[str], dtype: str | None = None) -> 
       CheckpointError: the directory is missing, foreign, half-written or damaged; lists every
         problem found.
     """
-    config, params = _load(Path(directory), "vision")
+    config, params = _load(directory, "vision", verify)
     return (config, params) if dtype is None else cast(config, params, dtype)
 
 
@@ -125,11 +133,13 @@ def load_language(
     directory: str | os.PathLike[str],
     dtype: str | None = None,
     mesh: jax.sharding.Mesh | None = None,
+    *,
+    verify: bool = True,
 ) -> tuple[QwenConfig, Params]:
     """Loads the language model and projector of a weight directory; as `load_vision`.
 
     Args:
-      directory, dtype: as for `load_vision`.
+      directory, dtype, verify: as for `load_vision`.
       mesh: the parameters are split over it (see `language/sharding.py`); None = they are not.
 
     Raises:
@@ -142,17 +152,19 @@ def load_language(
 
         return {} if mesh is None else flatten(param_shardings(config, mesh))
 
-    config, params = _load(Path(directory), "language", shardings)
+    config, params = _load(directory, "language", verify, shardings)
     return (config, params) if dtype is None else cast(config, params, dtype)
 
 
-def load_grounding(directory: str | os.PathLike[str]) -> tuple[HeadConfig, Params]:
+def load_grounding(
+    directory: str | os.PathLike[str], *, verify: bool = True
+) -> tuple[HeadConfig, Params]:
     """Loads the grounding head of a weight directory; as `load_vision`.
 
     Raises:
       CheckpointError: also when there is none.
     """
-    return _load(Path(directory), "grounding")
+    return _load(directory, "grounding", verify)
 
 
 def has_grounding(directory: str | os.PathLike[str]) -> bool:
@@ -189,15 +201,11 @@ def read_manifest(directory: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
       CheckpointError: this is no weight directory, or a half-written one.
     """
-    directory = Path(directory).expanduser().resolve()
+    directory = resolve(directory)
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: no such directory; convert.py writes one")
     if not (directory / "manifest.json").is_file():
-        torch_files = [
-            p.name
-            for pattern in ("*.safetensors", "*.bin", "*.pt", "*.pth")
-            for p in sorted(directory.glob(pattern))
-        ]
+        torch_files = sorted(p.name for p in directory.iterdir() if p.suffix in SUFFIXES)
         if torch_files:
             raise CheckpointError(
                 f"{directory} holds a PyTorch checkpoint ({torch_files[0]}); convert it first: "
@@ -220,11 +228,12 @@ def read_manifest(directory: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _load(
-    directory: Path,
+    path: str | os.PathLike[str],
     tree: str,
+    verify: bool,
     shardings: Callable[[Any], Mapping[str, jax.sharding.Sharding]] = lambda _: {},
 ) -> tuple[Any, Params]:
-    directory = directory.expanduser().resolve()
+    directory = resolve(path)
     manifest = read_manifest(directory)
     config = _read_config(directory, tree)
     tensors = {
@@ -232,7 +241,7 @@ def _load(
         for name, entry in manifest["tensors"].items()
         if name.startswith(f"{tree}/")
     }
-    problems = _check_files(directory, manifest["files"], tree)
+    problems = _check_files(directory, manifest["files"], tree, verify)
     problems += _check_entries(tree, tensors, config)
     raise_if(problems, f"{directory}: damaged, convert the checkpoint again")
 
@@ -255,7 +264,7 @@ def _load(
         for path in list(loaded):
             leaf = loaded.pop(path)
             values = np.asarray(leaf)
-            if checksum(values) != entries[path]["crc32"]:
+            if verify and checksum(values) != entries[path]["crc32"]:
                 problems.append(f"{tree}/{path}: checksum differs, its data was changed")
             # What Orbax made is committed to its device, and so is what is computed with it: a step
             # would be compiled once for the cache of `init_cache`, and again for its own.
@@ -270,29 +279,46 @@ def _read_config(directory: Path, tree: str) -> Any:
         fields = document.get(tree)
         if fields is None:
             raise CheckpointError(f"{directory} holds a vision tower, but no {_FURTHER[tree]}")
-        fields = dict(fields)
+        fields = dict(fields) if isinstance(fields, dict) else {}
         kind = fields.pop("kind", None)
     else:
         kind, fields = document.get("kind"), document.get("vision")
-    if kind not in KINDS or not isinstance(fields, dict):
+    if not isinstance(kind, str) or kind not in KINDS or not isinstance(fields, dict):
         raise CheckpointError(
             f"{directory}: config.json is of kind {kind!r}, known are {sorted(KINDS)}"
         )
-    known = {field.name for field in dataclasses.fields(KINDS[kind])}
-    if unknown := sorted(set(fields) - known):
+    # JSON has no tuples, and configs must be hashable.
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    defaults = {field.name: field.default for field in dataclasses.fields(KINDS[kind])}
+    if unknown := sorted(set(values) - set(defaults)):
         raise CheckpointError(f"{directory}: config.json has unknown fields {unknown}")
+    for name, value in values.items():
+        if not _is_like(value, defaults[name]):
+            raise CheckpointError(f"{directory}: config.json: {name} cannot be {shown(value)}")
     try:
-        # JSON has no tuples, and configs must be hashable.
-        return KINDS[kind](**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
-    except (ConfigError, TypeError) as error:
+        return KINDS[kind](**values)
+    except (ConfigError, TypeError) as error:  # TypeError: fields that are missing
         raise CheckpointError(f"{directory}: config.json: {error}") from None
 
 
-def _check_files(directory: Path, files: Mapping[str, Any], tree: str) -> list[str]:
-    """What is wrong with the tree's files and the configs; found before Orbax meets damaged data.
+def _is_like(value: Any, default: Any) -> bool:
+    """Whether a value of a config has the type of the field's default."""
+    if isinstance(default, tuple):
+        kind = default[0] if default else 0
+        return isinstance(value, tuple) and all(_is_like(x, kind) for x in value)
+    if isinstance(default, float):
+        return is_number(value)
+    if default is None or default is dataclasses.MISSING:
+        return type(value) is int or value is default
+    return type(value) is type(default)
+
+
+def _check_files(directory: Path, files: Mapping[str, Any], tree: str, verify: bool) -> list[str]:
+    """What is wrong with the tree's files and the config; found before Orbax meets damaged data.
 
     A config that was changed may fit the shapes and be wrong all the same: in its number of heads,
-    for example.
+    for example. Large files are not read here: they hold tensors, which have checksums of their
+    own, compared when they are loaded.
     """
     problems = []
     for name, entry in files.items():
@@ -307,7 +333,7 @@ def _check_files(directory: Path, files: Mapping[str, Any], tree: str) -> list[s
             problems.append(f"{name}: missing")
         elif file.stat().st_size != size:
             problems.append(f"{name}: {file.stat().st_size} bytes, expected {size}")
-        elif file_checksum(file) != crc32:
+        elif verify and file.stat().st_size <= _LARGE and file_checksum(file) != crc32:
             problems.append(f"{name}: checksum differs, its data was changed")
     return problems
 
@@ -326,6 +352,10 @@ def _check_entries(tree: str, tensors: Mapping[str, Any], config: Any) -> list[s
         expected = storage_dtype(path, found[path], config.dtype)
         if dtype != expected:
             problems.append(f"{tree}/{path}: {dtype.name}, expected {expected.name}")
+    blocks = (getattr(config, name, 0) for name in ("layers", "projector_layers"))
+    deepest = max(*blocks, *getattr(config, "depths", ()))
+    if deepest > len(tensors):  # whose names would not end
+        return [*problems, f"{tree}: {deepest} layers, but {len(tensors)} tensors"]
     return problems + compare_shapes(tree, found, expected_shapes(config))
 
 

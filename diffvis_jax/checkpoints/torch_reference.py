@@ -4,11 +4,7 @@ Nothing here shares code with our towers or our converter, but for `torch_fastvi
 `torch_clip`, which carry our parameters over. Needs the extra `parity`.
 """
 
-import importlib.abc
-import importlib.machinery
 import importlib.util
-import sys
-import types
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +26,7 @@ def require_torch() -> None:
     if missing:
         raise CheckpointError(
             f"comparing with PyTorch needs {', '.join(missing)}: "
-            'pip install "diffvis_jax[parity]"; pip install --no-deps timm'
+            'pip install "diffvis_jax[parity]" timm'
         )
 
 
@@ -238,11 +234,13 @@ def pixels_to_torch(frames: np.ndarray, config: FastViTHDConfig | CLIPConfig) ->
 
 def _timm_fastvit(config: FastViTHDConfig, fused: bool) -> Any:
     require_torch()
-    stub_torchvision()
     from functools import partial
 
-    import timm
-    from timm.models.fastvit import RepConditionalPosEnc
+    try:
+        import timm
+        from timm.models.fastvit import RepConditionalPosEnc
+    except ImportError as error:
+        raise CheckpointError(f"timm cannot be used ({error}): pip install timm") from None
 
     if config.squeeze_width * 16 != config.token_width or config.head_width != 32:
         raise CheckpointError(
@@ -318,54 +316,3 @@ def _kernel(array: Any) -> np.ndarray:
     kernel = _float32(array)
     kernel = kernel[None, None] if kernel.ndim == 2 else kernel
     return kernel.transpose(3, 2, 0, 1)
-
-
-class _Anything(type):
-    """A class every attribute of which is its own name."""
-
-    def __getattr__(cls, name: str) -> str:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return name
-
-
-class _StubModule(types.ModuleType):
-    def __init__(self, name: str):
-        super().__init__(name)
-        self.__path__ = []
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        value = _Anything(name, (), {"__module__": self.__name__})
-        setattr(self, name, value)
-        return value
-
-
-class _StubFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    def find_spec(self, fullname, path=None, target=None):
-        if fullname.split(".")[0] != "torchvision":
-            return None
-        return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
-
-    def create_module(self, spec):
-        return _StubModule(spec.name)
-
-    def exec_module(self, module):
-        pass
-
-
-def stub_torchvision() -> None:
-    """Lets timm import where torchvision has no build; its models do not use it."""
-    if "timm" in sys.modules or importlib.util.find_spec("torchvision") is not None:
-        return
-    # transformers asks whether torchvision is there; it must have looked before the stub answers.
-    importlib.import_module("transformers")
-    finder = _StubFinder()
-    sys.meta_path.append(finder)
-    try:
-        importlib.import_module("timm")
-    finally:
-        sys.meta_path.remove(finder)
-        for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
-            del sys.modules[name]

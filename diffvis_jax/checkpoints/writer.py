@@ -2,7 +2,13 @@
 
 import dataclasses
 import os
+import platform
+import re
+import secrets
 import shutil
+import sys
+import time
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,12 +25,19 @@ from diffvis_jax.checkpoints.format import (
     file_checksum,
     quiet_orbax,
     raise_if,
+    resolve,
     write_json,
 )
 from diffvis_jax.errors import CheckpointError
 from diffvis_jax.grounding.head import HeadConfig
 from diffvis_jax.language.config import QwenConfig
 
+_DAY = 24 * 60 * 60  # seconds
+# How the directories that are being written, or replaced, are named.
+_LEFT = re.compile(
+    r"\.(?P<name>.+)\.(?P<kind>partial|replaced)"
+    r"-(?P<machine>[0-9a-f]{8})-(?P<process>\d{1,9})-[0-9a-f]{8}"
+)
 _PART_BYTES = 256 << 20  # leaves are gathered to about this much before they are written
 
 
@@ -37,10 +50,11 @@ class Writer:
 
     def __init__(self, directory: str | os.PathLike[str], *, force: bool = False):
         """Raises `CheckpointError` when `directory` exists and may not be replaced."""
-        self.directory = Path(directory).expanduser().resolve()
+        self.directory = resolve(directory)
         check_target(self.directory, force=force)
+        self._force = force
         self.bytes = 0
-        self._temporary = self.directory.with_name(f".{self.directory.name}.partial-{os.getpid()}")
+        self._temporary = Path()  # made when writing begins
         self._pending: dict[str, np.ndarray] = {}
         self._pending_tree = ""
         self._pending_bytes = 0
@@ -48,8 +62,11 @@ class Writer:
         self._tensors: dict[str, dict[str, Any]] = {}
 
     def __enter__(self) -> "Writer":
-        self._temporary.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(self._temporary, ignore_errors=True)
+        parent, name = self.directory.parent, self.directory.name
+        parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(parent)
+        writer = f"{_machine()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._temporary = parent / f".{name}.partial-{writer}"
         self._temporary.mkdir()
         return self
 
@@ -149,7 +166,7 @@ class Writer:
         }
         # Last: a directory without a manifest is a half-written one.
         write_json(self._temporary / "manifest.json", manifest)
-        _replace(self._temporary, self.directory)
+        _replace(self._temporary, self.directory, force=self._force)
         return self.directory
 
 
@@ -182,16 +199,57 @@ def _save_part(directory: Path, leaves: Mapping[str, np.ndarray]) -> None:
     (directory / "commit_success.txt").unlink(missing_ok=True)
 
 
-def _replace(temporary: Path, directory: Path) -> None:
+def _replace(temporary: Path, directory: Path, *, force: bool) -> None:
     """Moves `temporary` to `directory`; the old one is removed only when the new one is there."""
-    if not directory.exists():
-        temporary.rename(directory)
-        return
-    old = directory.with_name(f".{directory.name}.replaced-{os.getpid()}")
-    directory.rename(old)
+    check_target(directory, force=force)  # again: another process may have been faster
+    old = temporary.with_name(temporary.name.replace(".partial-", ".replaced-"))
+    if directory.exists():
+        directory.rename(old)
     try:
         temporary.rename(directory)
     except OSError:
-        old.rename(directory)
+        check_target(directory, force=False)  # faster still
+        if old.exists():
+            old.rename(directory)
         raise
-    shutil.rmtree(old)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _machine() -> str:
+    """Of the machine, or the container, that numbers this process; eight digits."""
+    numbering = "/proc/self/ns/pid"
+    container = os.readlink(numbering) if os.path.exists(numbering) else ""
+    return f"{zlib.crc32(f'{platform.node()} {container}'.encode()):08x}"
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Removes what conversions into `parent` left there when they were killed: gigabytes."""
+    for left in parent.iterdir():
+        match = _LEFT.fullmatch(left.name)
+        # Without the new directory, what was to be replaced is the only one there is.
+        if match is None or (match["kind"] == "replaced" and not (parent / match["name"]).exists()):
+            continue
+        if match["machine"] == _machine() and sys.platform != "win32":
+            abandoned = not _is_running(int(match["process"]))
+        else:
+            abandoned = time.time() - _last_written(left) > _DAY
+        if abandoned:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # does nothing to it
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
+
+
+def _last_written(directory: Path) -> float:
+    """When something in it was last written, in seconds since 1970; now, if it is being removed."""
+    try:
+        return max(path.stat().st_mtime for path in (directory, *directory.rglob("*")))
+    except FileNotFoundError:
+        return time.time()

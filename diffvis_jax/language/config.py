@@ -3,6 +3,7 @@
 import dataclasses
 
 from diffvis_jax.errors import ConfigError
+from diffvis_jax.utils.config_checks import require_positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,9 +67,8 @@ class QwenConfig:
     dtype: str = "float32"
 
     def __post_init__(self):
-        for name in ("vocabulary", "width", "layers", "heads", "kv_heads", "head_width"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        require_positive(self, "vocabulary", "width", "layers", "heads", "kv_heads", "head_width")
+        require_positive(self, "mlp_width", "max_length", "projector_input")
         if self.heads % self.kv_heads:
             raise ConfigError(
                 f"{self.heads} heads cannot share {self.kv_heads} key-value heads evenly"

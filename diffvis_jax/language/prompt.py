@@ -50,11 +50,24 @@ def tokenize(prompt: str, tokenizer: Tokenizer) -> np.ndarray:
     """Ids of a prompt, int32 `[L]`; -200 at every image mark.
 
     The pieces between the marks are tokenised each by itself.
+
+    Raises:
+      PromptError: the tokenizer would cut the marks of the template like text.
     """
+    for mark in _QWEN_MARKS if prompt.startswith(_QWEN_MARKS[0]) else ():
+        if len(tokenizer.encode(mark)) != 1:
+            raise PromptError(
+                f"the tokenizer has no token {mark!r}, which the template 'qwen_2' needs: the "
+                "model's tokenizer_config.json or added_tokens.json is missing, or the template "
+                "is another model's"
+            )
     ids: list[int] = []
     for number, piece in enumerate(prompt.split(IMAGE_MARK)):
         ids += [IMAGE_TOKEN] * (number > 0) + tokenizer.encode(piece)
     return np.array(ids, np.int32)
+
+
+_QWEN_MARKS = ("<|im_start|>", "<|im_end|>")
 
 
 def _qwen_2(messages: Sequence[str]) -> str:

@@ -9,8 +9,9 @@ import functools
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from diffvis_jax.checkpoints.format import read_json
 from diffvis_jax.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ _QWEN2_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_INCOMPLETE = "�"  # what bytes decode to that are no whole character
+# What a token beyond the vocabulary may say of itself.
+_OPTIONS = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 class Tokenizer:
@@ -52,26 +54,27 @@ class TextStream:
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
-        self._ids: list[int] = []
-        self._given = ""
+        self._start()
+
+    def _start(self) -> None:
+        from tokenizers.decoders import DecodeStream
+
+        self._stream = DecodeStream(skip_special_tokens=True)
+        self._held: list[int] = []  # ids without a text yet
 
     def push(self, token: int) -> str:
         """The text that this id completes; may be empty."""
-        self._ids.append(int(token))
-        text = self._tokenizer.decode(self._ids)
-        if text.endswith(_INCOMPLETE):
+        self._held.append(int(token))
+        text = self._stream.step(self._tokenizer._tokenizer, int(token))
+        if text is None:
             return ""
-        new = text[len(self._given) :]
-        if text.endswith("\n"):  # lines end words: no later id changes what was before
-            self._ids, self._given = [], ""
-        else:
-            self._given = text
-        return new
+        self._held = []
+        return text
 
     def flush(self) -> str:
         """What is left of an answer that broke off within a character."""
-        text = self._tokenizer.decode(self._ids)[len(self._given) :]
-        self._ids, self._given = [], ""
+        text = self._tokenizer.decode(self._held)
+        self._start()
         return text
 
 
@@ -87,11 +90,13 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     except ImportError:
         raise ImportError('text needs the extra: pip install "diffvis_jax[text]"') from None
     directory = Path(directory)
-    whole, vocabulary = directory / "tokenizer.json", directory / "vocab.json"
+    whole = directory / "tokenizer.json"
+    files = [directory / "vocab.json", directory / "merges.txt"]
     try:
         if whole.is_file():
-            return Tokenizer(tokenizers.Tokenizer.from_file(str(whole)))
-        if vocabulary.is_file() and (directory / "merges.txt").is_file():
+            # Through our reader, which knows byte order marks and files of Git LFS.
+            return Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(read_json(whole))))
+        if all(file.is_file() for file in files):
             return Tokenizer(_from_merges(directory))
     except Exception as error:  # the library raises bare Exceptions
         if isinstance(error, CheckpointError):
@@ -107,8 +112,14 @@ def _from_merges(directory: Path) -> "tokenizers.Tokenizer":
     from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
     from tokenizers import Tokenizer as Built
 
-    bpe = models.BPE.from_file(str(directory / "vocab.json"), str(directory / "merges.txt"))
-    tokenizer = Built(bpe)
+    vocabulary = read_json(directory / "vocab.json")
+    lines = (directory / "merges.txt").read_text(encoding="utf-8-sig").split("\n")
+    merges = [
+        tuple(line.split(" "))
+        for line in (line.rstrip("\r") for line in lines)
+        if line and not line.startswith("#version")
+    ]
+    tokenizer = Built(models.BPE(vocabulary, merges))  # type: ignore[arg-type]
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -117,29 +128,36 @@ def _from_merges(directory: Path) -> "tokenizers.Tokenizer":
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    for identity, content, special in _added_tokens(directory):
+    for identity, token in _added_tokens(directory):
         # The library numbers them on from its vocabulary, unless it has them already.
-        (tokenizer.add_special_tokens if special else tokenizer.add_tokens)([content])
-        if tokenizer.token_to_id(content) != identity:
+        (tokenizer.add_special_tokens if token.special else tokenizer.add_tokens)([token])
+        if tokenizer.token_to_id(token.content) != identity:
             raise CheckpointError(
-                f"{directory}: {content!r} should have the id {identity}, but vocab.json leaves "
-                f"{tokenizer.token_to_id(content)} for it"
+                f"{directory}: {token.content!r} should have the id {identity}, but vocab.json "
+                f"leaves {tokenizer.token_to_id(token.content)} for it"
             )
     return tokenizer
 
 
-def _added_tokens(directory: Path) -> list[tuple[int, str, bool]]:
-    """(id, text, whether special) of the tokens beyond the vocabulary, by id."""
+def _added_tokens(directory: Path) -> list[tuple[int, "tokenizers.AddedToken"]]:
+    """The tokens beyond the vocabulary, by id."""
+    from tokenizers import AddedToken
+
     for name in ("tokenizer_config.json", "added_tokens.json"):
         file = directory / name
         if not file.is_file():
             continue
-        document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        document = read_json(file)
         if name == "added_tokens.json":
-            found = [(int(number), text, True) for text, number in document.items()]
+            found = {int(i): AddedToken(text, special=True) for text, i in document.items()}
         else:
             entries = document.get("added_tokens_decoder", {}).items()
-            found = [(int(i), e["content"], bool(e.get("special", True))) for i, e in entries]
+            found = {
+                int(i): AddedToken(
+                    **{"special": True} | {k: v for k, v in entry.items() if k in _OPTIONS}
+                )
+                for i, entry in entries
+            }
         if found:
-            return sorted(found)
+            return sorted(found.items())
     return []

@@ -75,6 +75,7 @@ def test_a_pickle_that_calls_something_is_refused(tmp_path, function, argument, 
         b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nN}X\x08\x00\x00\x00__code__K\x01s\x86b.",
         b"\x80\x02\x82\x01.",
         b"\x80\x02c__torch__\nX\n.",
+        b"\x80\x02}r\xf0\xff\xff\xff.",  # LONG_BINPUT: room for 4 thousand million objects
         b"",
         b"\x80\x02}",
         b"\x80\x02}.",
@@ -97,6 +98,10 @@ class Rebuild:
         self.view = (offset, shape, stride)
 
 
+class Parameter(Rebuild):
+    """Likewise, of a parameter."""
+
+
 class TensorPickler(pickle._Pickler):  # the one in Python: it lets names be written freely
     def persistent_id(self, obj):
         if isinstance(obj, tuple) and obj[:1] == ("storage",):
@@ -104,6 +109,13 @@ class TensorPickler(pickle._Pickler):  # the one in Python: it lets names be wri
         return None
 
     def save(self, obj, save_persistent_id=True):
+        if isinstance(obj, Parameter):
+            self.write(b"ctorch._utils\n_rebuild_parameter\n(")
+            self.save(Rebuild(*obj.storage, *obj.view))
+            super().save(True)
+            super().save(collections.OrderedDict())
+            self.write(b"tR")
+            return
         if isinstance(obj, Rebuild):
             key, numel = obj.storage
             offset, shape, stride = obj.view
@@ -140,6 +152,7 @@ def test_strided_and_shared_storage(tmp_path):
             "tail": Rebuild("0", 12, 8, (4,), (1,)),
             "scalar": Rebuild("0", 12, 5, (), ()),
             "empty": Rebuild("0", 12, 0, (0, 4), (4, 1)),
+            "parameter": Parameter("0", 12, 0, (12,), (1,)),
         },
         {"0": data.tobytes()},
     )
@@ -148,6 +161,7 @@ def test_strided_and_shared_storage(tmp_path):
     np.testing.assert_array_equal(found["transposed"], data.reshape(3, 4).T)
     np.testing.assert_array_equal(found["tail"], data[8:])
     assert found["scalar"] == 5
+    np.testing.assert_array_equal(found["parameter"], data)
     assert found["empty"].shape == (0, 4)
 
 
@@ -185,6 +199,26 @@ def test_tensors_outside_their_data(tmp_path, tensor, data, expected):
         open_checkpoint(file)
 
 
+def test_an_archive_that_grows_without_an_end_is_not_unpacked(tmp_path):
+    file = tensor_file(tmp_path / "m.pt", {}, {})
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("m/byteorder", bytes(1 << 26))
+    with pytest.raises(CheckpointError, match="big-endian"):
+        open_checkpoint(file)
+
+
+def test_data_beyond_the_end_of_the_file(tmp_path):
+    """The directory of the archive promises more than there is."""
+    one = Rebuild("0", 1200, 0, (1200,), (1,))
+    file = tensor_file(tmp_path / "m.pt", {"w": one}, {"0": bytes(48)})
+    raw = file.read_bytes()
+    sizes = raw.rindex(b"m/data/0") - 26  # in its last entry: packed and unpacked
+    assert raw[sizes : sizes + 8] == struct.pack("<II", 48, 48)
+    file.write_bytes(raw[:sizes] + struct.pack("<II", 4800, 4800) + raw[sizes + 8 :])
+    with pytest.raises(CheckpointError, match="storage 0 reaches beyond the file"):
+        open_checkpoint(file)
+
+
 def test_compressed_data_is_refused(tmp_path):
     file = tensor_file(
         tmp_path / "m.pt",
@@ -214,7 +248,7 @@ def test_files_cut_off(tmp_path, name, share):
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"", "cut off in its header"),
+        (b"", "is empty: download or copy it again"),
         (b"\x01\x02", "cut off in its header"),
         (struct.pack("<Q", 1 << 40) + b"{}", "cut off in its header"),
         (struct.pack("<Q", 2) + b"[]", "not a safetensors file"),

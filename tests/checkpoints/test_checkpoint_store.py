@@ -1,5 +1,6 @@
 """Weight directories: a round trip, and every kind of damage."""
 
+import gc
 import json
 import shutil
 import types
@@ -218,6 +219,10 @@ def test_unreadable_json(directory, name):
         (lambda c: c["vision"].update(heads=3), "does not divide into 3 heads"),
         (lambda c: c["vision"].update(heads=0), "config.json: heads must be a positive whole"),
         (lambda c: c["vision"].update(dtype="bfloat16"), "expected bfloat16"),
+        (lambda c: c["vision"].update(class_token=None), "class_token cannot be None"),
+        (lambda c: c["vision"].update(norm_epsilon="1e-5"), "norm_epsilon cannot be '1e-5'"),
+        (lambda c: c["vision"].update(mean=[0, 0, None]), "mean cannot be (0, 0, None)"),
+        (lambda c: c["vision"].update(layers=10**9), "vision: 1000000000 layers, but 35 tensors"),
     ],
 )
 def test_edited_config(directory, change, expected):
@@ -268,6 +273,42 @@ def test_flipped_bits_in_any_file(pristine, tmp_path):
         for file in files:
             if (directory / file).stat().st_size:
                 assert f"{file.as_posix()}: checksum differs" in message(directory, load)
+
+
+# Orbax's threads may end after the error that one of them had.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("tree", ["vision", "language"])
+def test_large_files_are_checked_as_they_are_loaded(directory, tree, monkeypatch):
+    monkeypatch.setattr(store, "_LARGE", 0)
+    load = store.load_vision if tree == "vision" else store.load_language
+    load(directory)
+    for file in (directory / tree).rglob("d/*"):
+        flip_bits(file)
+    assert "damaged, convert the checkpoint again" in message(directory, load)
+    gc.collect()
+
+
+def test_loading_reads_no_large_file_for_its_checksum_alone(directory, monkeypatch):
+    read = []
+    monkeypatch.setattr(store, "file_checksum", lambda file: read.append(file.name))
+    monkeypatch.setattr(store, "_LARGE", 0)
+    store.load_vision(directory)
+    assert not read
+
+
+def test_without_verification(directory, monkeypatch):
+    edit(
+        directory / "manifest.json", lambda m: m["tensors"]["vision/post/norm_bias"].update(crc32=1)
+    )
+    edit(directory / "config.json", lambda c: c.update(note="changed"))
+    size = (directory / "config.json").stat().st_size
+    edit(directory / "manifest.json", lambda m: m["files"]["config.json"].update(size=size))
+    assert "checksum differs" in message(directory)
+    assert dv.load(directory, verify=False).config == CONFIG
+    assert store.load_language(directory, verify=False)[0] == LANGUAGE
+    largest(directory, "vision").unlink()
+    with pytest.raises(CheckpointError, match="missing"):
+        dv.load(directory, verify=False)
 
 
 def test_whatever_orbax_raises_becomes_a_checkpoint_error(directory, monkeypatch):

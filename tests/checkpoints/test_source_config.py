@@ -171,7 +171,12 @@ def test_a_tower_that_lost_its_last_block(named, lost):
             {"config": ALL_OF_CLIP | {"layer_norm_eps": "small"}},
             "config.json: layer_norm_eps must be a number, got 'small'",
         ),
-        (CLIP, {"config": ALL_OF_CLIP | {"hidden_act": ["gelu"]}}, "activation ['gelu'] is none"),
+        (
+            CLIP,
+            {"config": ALL_OF_CLIP | {"hidden_act": ["gelu"]}},
+            "config.json: hidden_act must be a text, got ['gelu']",
+        ),
+        (CLIP, {"config": ALL_OF_CLIP | {"hidden_act": "relu"}}, "activation 'relu' is none of"),
         (CLIP, {"config": {"num_attention_heads": 3}}, "width 64 does not divide into 3 heads"),
     ],
 )

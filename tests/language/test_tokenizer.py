@@ -128,10 +128,57 @@ def test_text_comes_in_whole_characters(whole):
         pieces = [stream.push(i) for i in ids]
         assert "".join(pieces) + stream.flush() == tokenizer.decode(ids)
         assert not any("�" in piece for piece in pieces)
+    tail = TextStream(tokenizer)
+    ids = [*tokenizer.encode("a 🙂 b"), 99999, *tokenizer.encode("c🙂")[:-1]]
+    assert "".join(tail.push(i) for i in ids) + tail.flush() == tokenizer.decode(ids)
     broken = TextStream(tokenizer)
     for i in tokenizer.encode("🙂")[:-1]:
         assert broken.push(i) == ""
     assert set(broken.flush()) == {"�"}
+
+
+def test_files_with_byte_order_marks_and_the_lines_of_windows(with_merges, whole, tmp_path):
+    for directory in (with_merges, whole):
+        copy = tmp_path / directory.name
+        copy.mkdir()
+        for file in directory.iterdir():
+            text = file.read_text(encoding="utf-8").replace("\n", "\r\n")
+            (copy / file.name).write_text(text, encoding="utf-8-sig", newline="")
+        one, other = load_tokenizer(copy), load_tokenizer(directory)
+        assert [one.encode(text) for text in TEXTS] == [other.encode(text) for text in TEXTS]
+
+
+def test_added_tokens_keep_their_options(with_merges, tmp_path):
+    for name in ("vocab.json", "merges.txt"):
+        (tmp_path / name).write_bytes((with_merges / name).read_bytes())
+    entry = {"content": "<mark>", "lstrip": True, "special": True, "unheard_of": 1}
+    document = {"added_tokens_decoder": {str(FIRST_SPECIAL): entry}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(document))
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.encode("the  <mark>") == [*tokenizer.encode("the"), FIRST_SPECIAL]
+
+
+def test_a_pointer_instead_of_a_tokenizer(with_merges, tmp_path):
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0f\nsize 1234\n"
+    (tmp_path / "tokenizer.json").write_bytes(pointer)
+    with pytest.raises(dv.CheckpointError, match=r"tokenizer\.json: is a Git LFS pointer"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("files", ["merges", "whole"])
+def test_a_template_needs_its_special_tokens(with_merges, whole, tmp_path, files):
+    if files == "merges":
+        for name in ("vocab.json", "merges.txt"):
+            (tmp_path / name).write_bytes((with_merges / name).read_bytes())
+    else:
+        document = json.loads((whole / "tokenizer.json").read_text())
+        document["added_tokens"] = []
+        (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    tokenizer = load_tokenizer(tmp_path)
+    with pytest.raises(dv.PromptError, match=r"no token '<\|im_start\|>', which the template"):
+        tokenize(build_prompt("What?"), tokenizer)
+    # Without a template they are text like any other.
+    assert len(tokenize(build_prompt("<|im_start|>?", conversation="plain"), tokenizer)) > 3
 
 
 def test_missing_and_damaged_files(with_merges, tmp_path, monkeypatch):

@@ -18,7 +18,6 @@ from diffvis_jax.checkpoints.torch_reference import (
     fastvithd_torch,
     hugging_face_state,
     pixels_to_torch,
-    stub_torchvision,
     timm_state,
     torch_clip,
     torch_fastvithd,
@@ -81,7 +80,6 @@ def randomise(module: torch.nn.Module, seed: int = 0) -> None:
 
 @pytest.fixture(scope="module", params=["training form", "fused by timm"])
 def fastvit(request):
-    stub_torchvision()
     import timm
     from timm.models.fastvit import RepConditionalPosEnc
     from timm.utils.model import reparameterize_model

@@ -14,7 +14,7 @@ import diffvis_jax as dv
 from diffvis_jax.checkpoints.convert import convert
 from diffvis_jax.checkpoints.format import unflatten
 from diffvis_jax.checkpoints.keys import qwen2 as language_keys
-from diffvis_jax.checkpoints.torch_reference import pixels_to_torch, stub_torchvision
+from diffvis_jax.checkpoints.torch_reference import pixels_to_torch
 from diffvis_jax.language import generate
 from diffvis_jax.language.answer import answers
 from diffvis_jax.language.differential_prefill import (
@@ -221,7 +221,6 @@ SIZE = 192
 @pytest.fixture(scope="module")
 def fastvlm(tmp_path_factory):
     """transformers' FastVLM with random weights, saved by it and converted by us."""
-    stub_torchvision()
     import timm
     from transformers.models.timm_wrapper import configuration_timm_wrapper as configuration
     from transformers.models.timm_wrapper import modeling_timm_wrapper as modeling

@@ -1,18 +1,19 @@
 """Finds the weight files behind a path, and opens them as one set of named tensors."""
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from diffvis_jax.checkpoints.format import raise_if, read_json
+from diffvis_jax.checkpoints.formats import foreign
 from diffvis_jax.checkpoints.formats.safetensors import read_safetensors
 from diffvis_jax.checkpoints.formats.tensors import Tensor
 from diffvis_jax.checkpoints.formats.torch_pickle import read_pickle
 from diffvis_jax.errors import CheckpointError
 
-_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
-_SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)\.(?:safetensors|bin)")
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+_SHARD = re.compile(r"(.+)-(\d{1,6})-of-(\d{1,6})\.(?:safetensors|bin)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """Reads the headers of a weight file, or of all shards in a directory.
 
     Raises:
-      CheckpointError: nothing there, an incomplete set of shards, or a damaged file.
+      CheckpointError: nothing there, a checkpoint of another make, an incomplete set of shards, or
+        damaged files.
     """
     if path.is_dir():
         directory, files, index = path, *_find_files(path)
@@ -51,37 +53,51 @@ def open_checkpoint(path: Path) -> Checkpoint:
     ignored: dict[str, str] = {}
     problems = []
     for file in files:
-        found, beside = _open(file)
+        try:
+            found, beside = _open(file)
+        except CheckpointError as error:
+            if len(files) == 1:
+                raise
+            problems.append(str(error))
+            continue
         ignored |= beside
         for name, tensor in found.items():
             if name in tensors:
                 problems.append(f"{name} is in both {tensors[name].file} and {file.name}")
             tensors[name] = tensor
+    raise_if(problems, f"{path.name}: its files cannot be read")
     for name, file in (index or {}).items():
         if name not in tensors:
             problems.append(f"{name}: promised by the index, but not in {file}")
         elif tensors[name].file != file:
             problems.append(f"{name}: in {tensors[name].file}, the index says {file}")
-    if problems:
-        raise CheckpointError(
-            "\n  ".join([f"{path.name}: shards contradict each other", *problems])
-        )
+    raise_if(problems, f"{path.name}: shards contradict each other")
     if not tensors:
         raise CheckpointError(f"{path}: no tensors in it")
     return Checkpoint(tensors, directory, tuple(files), ignored)
 
 
 def _open(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    if file.suffix == ".safetensors":
-        return read_safetensors(file), {}
-    if file.suffix in _SUFFIXES:
-        return read_pickle(file)
-    raise CheckpointError(f"{file}: not one of {', '.join(_SUFFIXES)}")
+    try:
+        if file.suffix == ".safetensors":
+            return read_safetensors(file), {}
+        if file.suffix in SUFFIXES:
+            return read_pickle(file)
+        raise CheckpointError(f"{file.name}: not one of {', '.join(SUFFIXES)}")
+    except CheckpointError:
+        if what := foreign.file(file):
+            raise CheckpointError(f"{file.name} {what}") from None
+        raise
 
 
 def _find_files(directory: Path) -> tuple[tuple[Path, ...], dict[str, str] | None]:
     """The weight files of a directory, and what its index says is where."""
-    for suffix in _SUFFIXES:  # the safest format first, where a directory holds several
+    if what := foreign.file(directory):
+        raise CheckpointError(f"{directory.name} {what}")
+    # Beside the base model's weights, too: without the adapter they are another model.
+    if adapters := sorted(directory.glob("adapter_model.*")):
+        raise CheckpointError(f"{directory.name}: {adapters[0].name} {foreign.file(adapters[0])}")
+    for suffix in SUFFIXES:  # the safest format first, where a directory holds several
         found = sorted(p for p in directory.glob(f"*{suffix}") if p.is_file())
         indices = sorted(directory.glob(f"*{suffix}.index.json"))
         if len(indices) == 1:
@@ -107,20 +123,26 @@ def _find_files(directory: Path) -> tuple[tuple[Path, ...], dict[str, str] | Non
                 )
             return tuple(found), None
         raise CheckpointError(f"{directory}: several models, name one file: {_names(found)}")
-    raise CheckpointError(f"{directory}: no {', '.join(_SUFFIXES)} file in it")
+    for path in sorted(directory.iterdir()):
+        if what := foreign.file(path):
+            raise CheckpointError(f"{directory.name}: {path.name} {what}")
+    raise CheckpointError(f"{directory}: no {', '.join(SUFFIXES)} file in it")
 
 
 def _indexed_files(index: Path) -> tuple[tuple[Path, ...], dict[str, str]]:
-    try:
-        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        if not all(isinstance(file, str) and Path(file).name == file for file in names.values()):
-            raise ValueError("weight_map must name files beside it")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index}: not an index of shards ({error})") from None
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not all(
+        isinstance(file, str) and Path(file).name == file for file in names.values()
+    ):
+        raise CheckpointError(
+            f"{index}: not an index of shards: its weight_map must name files beside it"
+        )
     files = [index.parent / name for name in sorted(set(names.values()))]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
-        raise CheckpointError(f"{index}: missing shards {', '.join(missing)}")
+        raise CheckpointError(
+            f"{index}: missing shards {', '.join(missing)}: download or copy them, too"
+        )
     return tuple(files), names
 
 

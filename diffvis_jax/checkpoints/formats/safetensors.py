@@ -4,13 +4,13 @@ Tensors are read with plain file reads, not through a memory map, so that pages 
 count as this process's memory. Format: huggingface/safetensors, README "Format".
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from diffvis_jax.checkpoints.formats.tensors import DTYPES, Shape, Tensor, count
+from diffvis_jax.checkpoints.format import parse_json, raise_if
+from diffvis_jax.checkpoints.formats.tensors import DTYPES, MAX_AXES, Shape, Tensor, count
 from diffvis_jax.errors import CheckpointError
 
 _MAX_HEADER = 100_000_000  # bytes; the limit that the format's own library sets
@@ -28,18 +28,16 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         if size < 8 or length > min(_MAX_HEADER, size - 8):
             raise CheckpointError(f"{path.name}: not a safetensors file, or cut off in its header")
         raw = file.read(length)
-    try:
-        header = json.loads(raw)
-        if not isinstance(header, dict):
-            raise ValueError("not an object")
-    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        raise CheckpointError(f"{path.name}: not a safetensors file ({error})") from None
-
+    header = parse_json(raw, f"{path.name}: not a safetensors file")
+    # MLX lays convolutions out otherwise, and its names are another's, too.
+    metadata = header.pop("__metadata__", None)
+    if isinstance(metadata, dict) and metadata.get("format") == "mlx":
+        raise CheckpointError(
+            f"{path.name} holds MLX weights; convert the PyTorch checkpoint that it was made from"
+        )
     start = 8 + length
     tensors, problems, end = {}, [], 0
     for name, entry in header.items():
-        if name == "__metadata__":
-            continue
         parsed = _parse(entry)
         if parsed is None:
             problems.append(f"{name}: malformed entry {entry!r}"[:200])
@@ -55,8 +53,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         tensors[name] = _tensor(path, name, shape, dtype, dtype_name, start + begin)
     if end > size - start:
         problems.append(f"cut off: {size} bytes, but its header promises {start + end}")
-    if problems:
-        raise CheckpointError("\n  ".join([f"{path.name}: damaged", *problems]))
+    raise_if(problems, f"{path.name}: damaged")
     return tensors
 
 
@@ -67,7 +64,8 @@ def _parse(entry: Any) -> tuple[str, Shape, int, int] | None:
         numbers = (*shape, begin, stop)
     except (TypeError, KeyError, ValueError):
         return None
-    if not isinstance(dtype, str) or not all(type(n) is int and n >= 0 for n in numbers):
+    well_formed = isinstance(dtype, str) and isinstance(shape, list) and len(shape) <= MAX_AXES
+    if not well_formed or not all(type(n) is int and n >= 0 for n in numbers):
         return None
     return dtype, tuple(shape), begin, stop
 

@@ -8,6 +8,8 @@ import numpy as np
 
 Shape = tuple[int, ...]
 
+MAX_AXES = 64  # numpy's limit
+
 # Names of dtypes as safetensors writes them. Eight-bit floats are left out: they come with scales
 # that only their own library knows how to apply.
 DTYPES = {

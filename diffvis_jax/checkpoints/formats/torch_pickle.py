@@ -12,6 +12,7 @@ import collections
 import dataclasses
 import io
 import pickle
+import pickletools
 import struct
 import zipfile
 from collections.abc import Callable
@@ -21,7 +22,8 @@ from typing import Any, BinaryIO
 import ml_dtypes
 import numpy as np
 
-from diffvis_jax.checkpoints.formats.tensors import Shape, Tensor, count
+from diffvis_jax.checkpoints.format import raise_if
+from diffvis_jax.checkpoints.formats.tensors import MAX_AXES, Shape, Tensor, count
 from diffvis_jax.errors import CheckpointError
 
 _STORAGES: dict[str, np.dtype | None] = {
@@ -38,6 +40,8 @@ _STORAGES: dict[str, np.dtype | None] = {
 }
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
+# Of modules and tensors in a TorchScript archive, whose objects may be inside themselves.
+_MAX_OBJECTS, _MAX_DEPTH = 100_000, 50
 _MAX_PICKLE = 256 << 20  # bytes of structure, without tensor data; real ones have under one
 
 
@@ -65,8 +69,9 @@ class _Strided:
     stride: tuple[int, ...]
 
 
-class _ScriptObject:
-    """Stands for an object of a TorchScript archive: its attributes, no behaviour."""
+class _Attributes:
+    """Stands for an object of a TorchScript archive, or for the options of a training run: what
+    they hold, no behaviour."""
 
     __slots__ = ("state",)
 
@@ -84,15 +89,16 @@ class _RebuildTensor:
 
     def __call__(self, storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> _Strided:
         numbers = (offset, *shape, *stride)
-        well_formed = isinstance(storage, _Storage) and len(shape) == len(stride)
+        well_formed = isinstance(storage, _Storage) and len(shape) == len(stride) <= MAX_AXES
         if not well_formed or not all(type(n) is int and n >= 0 for n in numbers):
-            raise CheckpointError("a tensor is malformed")
+            raise ValueError("a tensor is malformed")
         return _Strided(storage, offset, tuple(shape), tuple(stride))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _FirstArgument:
-    """Stands for TorchScript's tags of lists and dicts, which carry no weights."""
+    """Stands for functions whose result is as good as their argument: `torch.Size`,
+    `_rebuild_parameter`, and TorchScript's tags of lists and dicts."""
 
     def __call__(self, value: Any, *_: Any) -> Any:
         return value
@@ -123,7 +129,7 @@ def read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows three kinds of names and calls nothing else."""
+    """Knows a few names, and calls nothing but what stands for them here."""
 
     def __init__(self, file: BinaryIO, path: Path, script: bool = False):
         super().__init__(file, encoding="utf-8")
@@ -137,20 +143,37 @@ class _Unpickler(pickle.Unpickler):
             return _RebuildTensor()
         if module == "torch" and name in _STORAGES:
             return _StorageType(_STORAGES[name])
+        if (module, name) in (("torch", "Size"), ("torch._utils", "_rebuild_parameter")):
+            return _FirstArgument()
+        # What timm and others save beside the weights.
+        if (module, name) == ("argparse", "Namespace"):
+            return _Attributes
         if self._script and module.split(".")[0] == "__torch__":
-            return _ScriptObject
+            return _Attributes
         if self._script and module == "torch.jit._pickle":
             return _FirstArgument()
         raise CheckpointError(
             f"{self._path.name}: its pickle asks for {module}.{name}, which is no part of a state "
-            "dict; refused, nothing was executed"
+            "dict; refused, nothing was executed. A whole model that was saved must be loaded and "
+            "saved as its state_dict() where its code is"
         )
 
     def persistent_load(self, pid: Any) -> _Storage:
         kind, storage_type, key, _, size, *_ = pid
         if kind != "storage" or not isinstance(storage_type, _StorageType):
-            raise CheckpointError(f"{self._path.name}: unknown reference {pid!r} in its pickle")
+            raise CheckpointError(f"{self._path.name}: unknown reference in its pickle")
         return _Storage(str(key), storage_type.dtype, int(size))
+
+
+def _unpickle(file: BinaryIO, path: Path, script: bool = False) -> Any:
+    """The next object in a file."""
+    start = file.tell()
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        # The unpickler makes room for as many objects as the largest of these numbers says.
+        if opcode.name in ("PUT", "LONG_BINPUT") and int(argument or 0) > number:
+            raise CheckpointError(f"{path.name}: damaged, its pickle numbers objects that it lacks")
+    file.seek(start)
+    return _Unpickler(file, path, script).load()
 
 
 def _read_zip(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -163,11 +186,14 @@ def _read_zip(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if entries[pickles[0]].file_size > _MAX_PICKLE:
             raise CheckpointError(f"{path.name}: its structure is larger than any state dict's")
         byteorder = entries.get(f"{root}byteorder")
-        if byteorder is not None and archive.read(byteorder) != b"little":
+        # The size first: an archive may hold gigabytes of zeros in a few bytes.
+        if byteorder is not None and (
+            byteorder.file_size != 6 or archive.read(byteorder) != b"little"
+        ):
             raise CheckpointError(f"{path.name}: big-endian data is not supported")
         script = any(name.startswith(f"{root}code/") for name in entries)
         structure = io.BytesIO(archive.read(pickles[0]))
-    document = _Unpickler(structure, path, script).load()
+    document = _unpickle(structure, path, script)
 
     def offset(storage: _Storage) -> int:
         info = entries.get(f"{root}data/{storage.key}")
@@ -187,9 +213,12 @@ def _read_zip(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             if len(header) < 30 or header[:4] != b"PK\3\4":
                 raise CheckpointError(f"{path.name}: damaged zip file")
             name_length, extra_length = struct.unpack("<HH", header[26:30])
-        return info.header_offset + 30 + name_length + extra_length
+        start = info.header_offset + 30 + name_length + extra_length
+        if start + needed > path.stat().st_size:
+            raise CheckpointError(f"{path.name}: storage {storage.key} reaches beyond the file")
+        return start
 
-    found, beside = (_script_state(document), {}) if script else _state_dict(document, path)
+    found, beside = (_script_state(document, path), {}) if script else _state_dict(document, path)
     return _tensors(path, found, offset), beside
 
 
@@ -201,14 +230,12 @@ def _read_legacy(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if beginning[:1] != b"\x80":
             raise CheckpointError(f"{path.name}: not a file that PyTorch wrote")
         file.seek(0)
-        magic, protocol, system = (_Unpickler(file, path).load() for _ in range(3))
+        magic, protocol, system = (_unpickle(file, path) for _ in range(3))
         if magic != _LEGACY_MAGIC or protocol != _LEGACY_PROTOCOL:
             raise CheckpointError(f"{path.name}: not a file that PyTorch wrote")
         if not system.get("little_endian", True):
             raise CheckpointError(f"{path.name}: big-endian data is not supported")
-        unpickler = _Unpickler(file, path)
-        document = unpickler.load()
-        keys = _Unpickler(file, path).load()
+        document, keys = _unpickle(file, path), _unpickle(file, path)
         found, beside = _state_dict(document, path)
         sizes = {x.storage.key: x.storage for x in found.values()}
         # What follows: for every key a number of entries (8 bytes), then the raw data.
@@ -232,7 +259,7 @@ def _state_dict(document: Any, path: Path) -> tuple[dict[str, _Strided], dict[st
     """The mapping of names to tensors, which may lie inside a training checkpoint; and what else
     of it holds tensors, with the reason why that is left out."""
     document = document if isinstance(document, dict) else {}
-    for key in ("state_dict", "model", "module"):
+    for key in ("state_dict", "model_state_dict", "model", "module"):
         # Looked at first: what lies beside may be tensors too, such as the best accuracy.
         if found := _strided(document.get(key)):
             beside = {
@@ -254,22 +281,34 @@ def _strided(document: Any) -> dict[str, _Strided]:
 
 
 def _holds_tensors(value: Any) -> bool:
-    inner = value.values() if isinstance(value, dict) else ()
-    return isinstance(value, _Strided) or any(map(_holds_tensors, inner))
+    """Whether there is a tensor in it, or in dicts inside it."""
+    stack, seen = [value], set()
+    while stack:
+        value = stack.pop()
+        if isinstance(value, _Strided):
+            return True
+        # A pickle may refer to the same dict many times, and to one around it.
+        if isinstance(value, dict) and id(value) not in seen:
+            seen.add(id(value))
+            stack += value.values()
+    return False
 
 
-def _script_state(document: Any, prefix: str = "", depth: int = 0) -> dict[str, _Strided]:
+def _script_state(document: Any, path: Path) -> dict[str, _Strided]:
     """The tensors of a TorchScript module and of those inside it, named as in a state dict."""
     found: dict[str, _Strided] = {}
-    state = getattr(document, "state", None) if isinstance(document, _ScriptObject) else None
-    if not isinstance(state, dict) or depth > 50:
-        return found
-    for name, value in state.items():
+    stack = [("", document)]
+    for _ in range(_MAX_OBJECTS):
+        if not stack:
+            return found
+        prefix, value = stack.pop()
+        if prefix.count(".") > _MAX_DEPTH:
+            break
         if isinstance(value, _Strided):
-            found[f"{prefix}{name}"] = value
-        else:
-            found |= _script_state(value, f"{prefix}{name}.", depth + 1)
-    return found
+            found[prefix.removesuffix(".")] = value
+        elif isinstance(state := getattr(value, "state", None), dict):
+            stack += [(f"{prefix}{name}.", inner) for name, inner in state.items()]
+    raise CheckpointError(f"{path.name}: its modules are inside one another without an end")
 
 
 def _tensors(
@@ -288,8 +327,7 @@ def _tensors(
             problems.append(f"{name}: {error}")
             continue
         tensors[name] = _tensor(path, name, view, start)
-    if problems:
-        raise CheckpointError("\n  ".join([f"{path.name}: damaged", *problems]))
+    raise_if(problems, f"{path.name}: damaged")
     return tensors
 
 
@@ -304,8 +342,6 @@ def _tensor(path: Path, name: str, view: _Strided, start: int) -> Tensor:
         reach = 1 + sum((n - 1) * s for n, s in steps) if size else 0
         begin = start + view.offset * dtype.itemsize
         data = np.fromfile(path, np.uint8, reach * dtype.itemsize, offset=begin).view(dtype)
-        if data.size != reach:
-            raise CheckpointError(f"{path.name}: cut off in {name}")
         strides = [s * dtype.itemsize for s in view.stride]
         return np.lib.stride_tricks.as_strided(data, view.shape, strides, writeable=False)
 

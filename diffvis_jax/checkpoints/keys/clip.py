@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from diffvis_jax.checkpoints.formats.tensors import Shape
-from diffvis_jax.checkpoints.keys.rules import Arrays, Rule
+from diffvis_jax.checkpoints.keys.rules import Arrays, Rule, count_blocks
 from diffvis_jax.errors import CheckpointError
 from diffvis_jax.towers.clip import CLIPConfig
 
@@ -59,12 +59,12 @@ def infer_config(shapes: Mapping[str, Shape], heads: int | None) -> CLIPConfig:
     patch_shape = shapes.get("embeddings.patch_embedding.weight", ())
     position = shapes.get("embeddings.position_embedding.weight", ())
     fc1 = next((s for k, s in shapes.items() if k.endswith("mlp.fc1.weight")), ())
-    layers = [int(m[1]) for key in shapes if (m := re.match(r"encoder\.layers\.(\d+)\.", key))]
+    layers = count_blocks(shapes, r"encoder\.layers\.(\d+)\.")
     if len(patch_shape) != 4 or len(position) != 2 or len(fc1) != 2 or not layers:
         raise CheckpointError(
             "the architecture cannot be inferred: patch embedding "
             f"{list(patch_shape)}, position embedding {list(position)}, "
-            f"first MLP matrix {list(fc1)}, {len(set(layers))} layers"
+            f"first MLP matrix {list(fc1)}, {layers} layers"
         )
     width, _, patch, _ = patch_shape
     class_token = "embeddings.class_embedding" in shapes or "pre_layrnorm.weight" in shapes
@@ -77,7 +77,7 @@ def infer_config(shapes: Mapping[str, Shape], heads: int | None) -> CLIPConfig:
         heads = 16 if width == 1152 else max(width // 64, 1)
     config = CLIPConfig(
         width=width,
-        layers=max(layers) + 1,
+        layers=layers,
         heads=heads,
         mlp_width=fc1[0],
         patch=patch,

@@ -19,7 +19,7 @@ from diffvis_jax.checkpoints.keys.fold import (
     fuse_rep_mixer,
     identity_kernel,
 )
-from diffvis_jax.checkpoints.keys.rules import Arrays, Rule
+from diffvis_jax.checkpoints.keys.rules import Arrays, Rule, count_blocks
 from diffvis_jax.errors import CheckpointError
 from diffvis_jax.towers.fastvithd import FastViTHDConfig
 
@@ -105,16 +105,12 @@ def infer_config(shapes: Mapping[str, Shape], size: int) -> FastViTHDConfig:
     """
     depths, widths, attention = [], [], []
     for stage in range(5):
-        blocks = [
-            int(m[1])
-            for key in shapes
-            if (m := re.match(rf"stages\.{stage}\.blocks\.(\d+)\.", key))
-        ]
+        blocks = count_blocks(shapes, rf"stages\.{stage}\.blocks\.(\d+)\.")
         if not blocks:
             raise CheckpointError(
                 f"no blocks of stage {stage} (counted from 0): FastViTHD has 5 stages"
             )
-        depths.append(max(blocks) + 1)
+        depths.append(blocks)
         widths.append(_first(shapes, rf"stages\.{stage}\.blocks\.\d+\.mlp\.fc1\.weight", axis=1))
         attention.append(any(re.match(rf"stages\.{stage}\..*\.qkv\.", key) for key in shapes))
     if attention != sorted(attention):

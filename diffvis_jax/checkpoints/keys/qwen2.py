@@ -9,18 +9,18 @@ import re
 from collections.abc import Collection, Mapping
 
 from diffvis_jax.checkpoints.formats.tensors import Shape
-from diffvis_jax.checkpoints.keys.rules import Rule
+from diffvis_jax.checkpoints.keys.rules import Rule, count_blocks
 from diffvis_jax.errors import CheckpointError
 from diffvis_jax.language.config import QwenConfig
 
 _DECODER = re.compile(
-    r"(?:model\.language_model\.|language_model\.model\.|model\.)"
+    r"(?:model\.)?(?:language_model\.)?(?:model\.)?"
     r"((?:embed_tokens|norm)\.weight|layers\.\d+\..+)"
 )
-_HEAD = re.compile(r"(?:language_model\.)?(lm_head\.weight)")
+_HEAD = re.compile(r"(?:model\.)?(?:language_model\.)?(lm_head\.weight)")
 # `mm_projector` is a Sequential with a GELU between the linear layers: 0, 2, 4, ...
-_SEQUENTIAL = re.compile(r"(?:model\.)?mm_projector\.(?:(\d+)\.)?(weight|bias)")
-_NUMBERED = re.compile(r"(?:model\.)?multi_modal_projector\.linear_(\d+)\.(weight|bias)")
+_SEQUENTIAL = re.compile(r"(?:model\.)?mm_projector\.(?:(\d{1,4})\.)?(weight|bias)")
+_NUMBERED = re.compile(r"(?:model\.)?multi_modal_projector\.linear_(\d{1,4})\.(weight|bias)")
 
 # Heads cannot be seen in shapes. width -> (heads, key-value heads) of the Qwen2 in FastVLM.
 KNOWN_HEADS = {896: (14, 2), 1536: (12, 2), 3584: (28, 4)}
@@ -73,19 +73,17 @@ def infer_config(
             f"language model: {heads[0]} heads and {heads[1]} key-value heads do not fit queries "
             f"of width {query} and keys of width {key}"
         )
-    layers = {int(m[1]) for name in shapes if (m := re.match(r"layers\.(\d+)\.", name))}
-    projector = {int(m[1]) for name in shapes if (m := re.match(r"projector\.(\d+)\.", name))}
     return QwenConfig(
         vocabulary=vocabulary,
         width=width,
-        layers=max(layers) + 1,
+        layers=count_blocks(shapes, r"layers\.(\d+)\."),
         heads=heads[0],
         kv_heads=heads[1],
         head_width=query // heads[0],
         mlp_width=shape(r"layers\.\d+\.mlp\.gate_proj\.weight")[0],
         qkv_bias=any(name.endswith(".q_proj.bias") for name in shapes),
         tied="lm_head.weight" not in shapes,
-        projector_layers=max(projector, default=-1) + 1,
+        projector_layers=count_blocks(shapes, r"projector\.(\d+)\."),
         projector_input=vision_width,
     )
 

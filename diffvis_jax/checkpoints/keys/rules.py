@@ -5,11 +5,13 @@ every missing, unknown or misshapen tensor is reported at once.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import numpy as np
 
 from diffvis_jax.checkpoints.formats.tensors import FLOATS, Shape, Tensor
+from diffvis_jax.errors import CheckpointError
 
 Arrays = dict[str, np.ndarray]
 
@@ -32,6 +34,24 @@ class Rule:
 def target_shapes(rules: Iterable[Rule]) -> dict[str, Shape]:
     """Path of every leaf that the rules fill -> its shape."""
     return {path: shape for rule in rules for path, shape in rule.targets.items()}
+
+
+def count_blocks(names: Collection[str], pattern: str) -> int:
+    """How many blocks the tensors are of; 0 where there are none.
+
+    Args:
+      names: of the tensors.
+      pattern: how the names of a block begin; its group is the number of the block, from 0.
+
+    Raises:
+      CheckpointError: a number that is larger than there are tensors.
+    """
+    numbers = [int(m[1][:9]) for name in names if (m := re.match(pattern, name))]
+    count = max(numbers, default=-1) + 1
+    # A table of that many blocks would not end; and most of them would be missing.
+    if count > len(names):
+        raise CheckpointError(f"block {count - 1} of only {len(names)} tensors ({pattern})")
+    return count
 
 
 def check(

@@ -1,0 +1,135 @@
+"""Applies the table of settings (`settings.py`) to the files of a checkpoint."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from diffvis_jax.checkpoints import settings
+from diffvis_jax.checkpoints.fields import shown
+from diffvis_jax.checkpoints.settings import Ignored, Not, Only, Read, Rule, Table
+from diffvis_jax.checkpoints.source_config import SourceConfig
+
+_LEFT_OUT = "of the language model, which is left out"
+
+
+@dataclasses.dataclass
+class Findings:
+    """What the table says of a checkpoint's files.
+
+    Attributes:
+      problems: what is not supported, a sentence each.
+      ignored: "FILE: FIELD" of what has no effect, with the reason.
+      notes: what is done instead of what a field says, a sentence each.
+      unknown: of each file the fields that the table does not have.
+    """
+
+    problems: list[str] = dataclasses.field(default_factory=list)
+    ignored: dict[str, str] = dataclasses.field(default_factory=dict)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    unknown: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+
+
+def check_settings(source: SourceConfig, kind: str, layers: int, *, language: bool) -> Findings:
+    """Looks every field of every file up.
+
+    Args:
+      source: the files.
+      kind: of the tower: "fastvithd", "clip" or "siglip".
+      layers: blocks of a CLIP or SigLIP tower.
+      language: whether a language model is converted. Without it, what concerns it is ignored,
+        whatever it says.
+    """
+    found = Findings()
+    flat = source.vision is source.config
+    tower: Table = settings.VISION_ALONE if flat else {"vision_config": settings.VISION}
+    model: dict[str, Rule | Table] = {**settings.WRAPPER, **settings.FEATURES[kind]}
+    if source.text is source.config:
+        model |= settings.LANGUAGE
+    elif source.text and language:
+        above = Ignored("text_config tells")
+        model = dict.fromkeys(settings.LANGUAGE, above) | model | {"text_config": settings.LANGUAGE}
+    else:
+        model["text_config"] = Ignored(_LEFT_OUT)
+    config = source.config
+    of_tower = {name: value for name, value in config.items() if name in tower}
+    rest = {name: value for name, value in config.items() if name not in tower}
+    for name in settings.LAYER:
+        # Counted from the end, as -2 is; transformers counts the embedding as layer 0.
+        if type(layer := rest.get(name)) is int and layer >= 0:
+            rest[name] = layer - layers - 1
+    for file, document, table, of_language in (
+        ("config.json", of_tower, tower, False),
+        ("config.json", rest, model, True),
+        ("preprocessor_config.json", source.preprocessor, settings.PREPROCESSOR, False),
+        ("processor_config.json", source.processor, settings.PROCESSOR, False),
+        ("open_clip_config.json", source.open_clip, settings.OPEN_CLIP, False),
+        ("generation_config.json", source.generation, settings.GENERATION, True),
+        ("tokenizer_config.json", source.tokenizer, settings.TOKENIZER, True),
+    ):
+        hint = "; --vision-only leaves the language model out" if of_language else ""
+        _look_up(found, file, document, table, hint=hint if language or not of_language else None)
+    found.notes += [
+        f"{file}: not known here, and without effect: {', '.join(fields)}"
+        for file, fields in found.unknown.items()
+    ]
+    return found
+
+
+def of_another_family(source: SourceConfig) -> str | None:
+    """What a checkpoint is whose tower is not known, where its `model_type` tells."""
+    kinds = settings.WRAPPER["model_type"]
+    value = source.config.get("model_type")
+    return kinds.values.get(value) if isinstance(kinds, Not) and isinstance(value, str) else None
+
+
+def _look_up(
+    found: Findings,
+    file: str,
+    document: Mapping[str, Any],
+    table: Table,
+    prefix: str = "",
+    *,
+    hint: str | None,
+) -> None:
+    """Adds what the table says of an object.
+
+    Args:
+      found: what is added to.
+      file, prefix: of the fields, for messages.
+      document: the object.
+      table: of its fields.
+      hint: what stands behind a problem; None: nothing is one.
+    """
+    for name, value in document.items():
+        if value is None or (isinstance(value, list | dict | str) and not value):
+            continue
+        rule, path = table.get(name), f"{prefix}{name}"
+        if isinstance(rule, Mapping) and isinstance(value, dict):
+            _look_up(found, file, value, rule, f"{path}.", hint=hint)
+        elif isinstance(rule, Ignored):
+            found.ignored[f"{file}: {path}"] = rule.reason
+        elif isinstance(rule, Only | Not):
+            if not (meaning := _refused(rule, value)):
+                continue
+            if hint is None:
+                found.ignored[f"{file}: {path}"] = _LEFT_OUT
+            elif isinstance(rule, Only) and rule.instead:
+                found.notes.append(f"{file}: {path} is {shown(value)}, {meaning}; {rule.instead}")
+            else:
+                found.problems.append(f"{file}: {path} is {shown(value)}, {meaning}{hint}")
+        elif not isinstance(rule, Read):
+            found.unknown.setdefault(file, []).append(path)
+
+
+def _refused(rule: Only | Not, value: Any) -> str | None:
+    """What a value asks for that is not supported; None if it is."""
+    values = value if isinstance(value, list) else [value]
+    if isinstance(rule, Not):
+        found = [rule.values[item] for item in values if item in list(rule.values)]
+        return f"which means {found[0]}: not supported" if found else None
+    allowed = rule.values or (False, 0)
+    # True is 1 for Python.
+    if all(any(x == y and (x is True) == (y is True) for y in allowed) for x in values):
+        return None
+    only = f", only {' or '.join(map(repr, rule.values))}" if rule.values else ""
+    return f"which means {rule.meaning}: not supported{only}"
