@@ -271,7 +271,7 @@ def make_policy(args: argparse.Namespace, model: dv.Model) -> dv.Policy:
     }
     named = find_policy(args.policy) if args.policy else dv.Policy()
     policy = dataclasses.replace(named, **chosen)
-    policy.margins(tower.stages)
+    policy.margins(tower)
     return policy
 
 

@@ -43,9 +43,6 @@ EARLY = (0, 1, 2)
 MIDDLE = (1, 2, 3, 4, 6)
 LATE = ((2, 4), (3, 4), (5, 8), (8, math.inf), (math.inf, math.inf))
 FLAT = (0, 1, 2, 3, 4, 6, 8, 12)
-TOLERANCES = (0.0003, 0.001, 0.003, 0.01, 0.03)
-# Of a tower of one stage: margin, and the share of the cells that attend most to a change.
-ATTENDING = tuple(itertools.product((0, 1), (0.1, 0.25, 0.5)))
 
 
 def candidates(stages: int) -> dict[str, dv.Policy]:
@@ -56,12 +53,6 @@ def candidates(stages: int) -> dict[str, dv.Policy]:
             margin = (early, early, middle, *late)
             name = " ".join("all" if math.isinf(part) else str(part) for part in margin)
             policies[f"margin {name}"] = dv.Policy(margin=margin, settle=0)
-    if stages == 1:
-        for margin, share in ATTENDING:
-            policy = dv.Policy(margin=margin, attending=share, settle=0)
-            policies[f"margin {margin} @ {share:g}"] = policy
-    for tolerance in TOLERANCES:
-        policies[f"tolerance {tolerance:g}"] = dv.Policy(margin=None, tolerance=tolerance, settle=0)
     policies["exact"] = dv.Policy(margin=None, settle=0)
     return policies
 

@@ -166,6 +166,7 @@ def run(args: argparse.Namespace) -> int:
     from diffvis_jax.images.recording import read_recording
     from diffvis_jax.measure.recording_run import run_session
     from diffvis_jax.report.table import Table
+    from diffvis_jax.towers import build
     from diffvis_jax.utils.progress import Progress
 
     if args.arch and args.weights:
@@ -177,14 +178,14 @@ def run(args: argparse.Namespace) -> int:
     policy = make_policy(args)
     config = args.arch is not None and random_config(args)
     if config:
-        policy.margins(len(config.depths))
+        policy.margins(build(config))
         frames = dv.preprocess(list(recording.paths), config)
         seed = args.seed or 0
         tell(f"drawing random weights (seed {seed})")
         model = dv.Model(config, dv.init_params(config, seed=seed), "random weights")
     else:
         model = load_weights(args)
-        policy.margins(stages_of(model.config))
+        policy.margins(build(model.config))
         frames = dv.preprocess(list(recording.paths), model.config)
 
     table = Table(model, recording, notes_of(args))
@@ -211,17 +212,11 @@ def random_config(args: argparse.Namespace):
 def load_weights(args: argparse.Namespace):
     """Loads `weights/NAME`, or a path."""
     import diffvis_jax as dv
-    from diffvis_jax.core.cache import with_size
+    from diffvis_jax.towers import with_size
 
     directory = find_weights(args.weights or TRAINED)
     model = dv.load(directory, dtype=args.dtype)
     return dataclasses.replace(model, config=with_size(model.config, args.size))
-
-
-def stages_of(config: Any) -> int:
-    from diffvis_jax.towers import build
-
-    return build(config).stages
 
 
 def make_policy(args: argparse.Namespace):

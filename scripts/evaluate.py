@@ -246,7 +246,7 @@ def evaluate(args: argparse.Namespace) -> int:
     models = {n: dv.load(find_weights(n), dtype=args.dtype) for n in args.weights.split(",")}
     for model in models.values():
         for policy in policies.values():
-            policy.margins(build(model.config).stages)
+            policy.margins(build(model.config))
     args.batch = args.batch or jax.local_device_count()
     checked_places(args.batch, data_mesh())
     if not args.no_report:

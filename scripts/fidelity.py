@@ -61,25 +61,15 @@ GROWING = (
 )
 NAMED = {FAITHFUL_MARGIN: " (faithful)", FAST_MARGIN: " (fast)"}
 FLAT = (0, 1, 2, 3, 4, 6, 8)
-TOLERANCES = (0.001, 0.003, 0.01, 0.03)
-ATTENDING = (0.05, 0.1, 0.2, 0.4, 0.6)  # share of the tokens, beyond a margin
-LOCAL = (1, 1, 4, 4, 4)  # margin of those: attention's layers as local as the last before them
 
 
 def policies(stages: int) -> dict[str, dv.Policy]:
     """Name -> policy, none of which settles."""
     named = {f"margin {margin}": dv.Policy(margin=margin, settle=0) for margin in FLAT}
-    local: Any = LOCAL if stages > 1 else (0,)
     if stages > 1:
         for margins in GROWING:
             name = " ".join(map(str, margins)) + NAMED.get(margins, "")
             named[name] = dv.Policy(margin=margins, settle=0)
-    for share in ATTENDING:
-        policy = dv.Policy(margin=local, attending=share, settle=0)
-        named[f"{' '.join(map(str, local))} @ {share:g}"] = policy
-    for tolerance in TOLERANCES:
-        policy = dv.Policy(margin=None, tolerance=tolerance, settle=0)
-        named[f"tolerance {tolerance:g}"] = policy
     return named
 
 

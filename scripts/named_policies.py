@@ -11,11 +11,8 @@ if TYPE_CHECKING:  # so that --help does not wait for JAX
 
 NAMES = ("faithful", "fast", "exact", "classic")
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)"
-_MARGINS = re.compile(rf"(?P<margins>{_NUMBER}(?: +{_NUMBER})*)(?: *@ *(?P<share>{_NUMBER}))?")
-HELP = (
-    f"{', '.join(NAMES)}, margins such as '2' or '1 1 2 4 8', with '@0.1' besides the tenth of the "
-    "tokens that attends most to the change, or a file of calibrate.py"
-)
+_MARGINS = re.compile(rf"{_NUMBER}(?: +{_NUMBER})*")
+HELP = f"{', '.join(NAMES)}, margins such as '2' or '1 1 2 4 8', or a file of calibrate.py"
 
 
 def find_policy(name: str) -> dv.Policy:
@@ -28,14 +25,13 @@ def find_policy(name: str) -> dv.Policy:
 
     if name in NAMES:
         return getattr(dv.Policy, name)()
-    if found := _MARGINS.fullmatch(name):
-        margin = [float(part) for part in found["margins"].split()]
-        margin = margin[0] if len(margin) == 1 else margin
-        return dv.Policy(margin=margin, attending=float(found["share"] or 0))
+    if _MARGINS.fullmatch(name):
+        margin = [float(part) for part in name.split()]
+        return dv.Policy(margin=margin[0] if len(margin) == 1 else margin)
     if not Path(name).exists():
         raise ValueError(
-            f"no policy '{name}': neither one of {', '.join(NAMES)}, nor margins such as '2', "
-            "'1 1 2 4 8' or '0@0.25', nor a file"
+            f"no policy '{name}': neither one of {', '.join(NAMES)}, nor margins such as '2' "
+            "or '1 1 2 4 8', nor a file"
         )
     return dv.load_policy(name)
 

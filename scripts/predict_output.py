@@ -32,11 +32,11 @@ class Looks:
 
         self._args, self._config = args, model.config
         tower = build(model.config)
-        self._patch, self._grid = tower.patch, (tower.grid, tower.grid)
+        self._patch, self._grid = tower.token, tower.token_grid
         self.wants_attention = args.save_heatmap is not None or args.click_regions > 0
         if self.wants_attention:  # a layer that is not there is found out before the work
             layers = model.language.config.layers
-            self._map(attention_map, np.zeros((layers, 1, tower.grid**2), np.float32))
+            self._map(attention_map, np.zeros((layers, 1, tower.tokens), np.float32))
 
     def _map(self, attention_map: Any, attention: np.ndarray) -> np.ndarray:
         layer, average = self._args.heatmap_layer, self._args.heatmap_layer_avg_k

@@ -6,7 +6,8 @@ import os
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-# A few by default, always the same; `DIFFVIS_FUZZ_EXAMPLES=100000 pytest -k any_` draws so many new ones.
+# A few by default, always the same; `DIFFVIS_FUZZ_EXAMPLES=100000 pytest -k any_` draws so many
+# new ones.
 _LONG = os.environ.get("DIFFVIS_FUZZ_EXAMPLES")
 
 

@@ -175,7 +175,7 @@ def edit(frame, kind: str, seed: int, first):
 
 
 def patch_distance(a, b, p: int, metric: str):
-    """What `change.patch_difference` must give, patch by patch; `[B, H, W, 3]` -> `[B, rows, columns]`."""
+    """What `change.patch_difference` must give: `[B, H, W, 3]` -> `[B, rows, columns]`."""
     difference = np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)) / 255
     rows, columns = -(-a.shape[1] // p), -(-a.shape[2] // p)
     found = np.zeros((a.shape[0], rows, columns))

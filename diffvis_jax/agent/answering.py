@@ -13,8 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffvis_jax.core.report import describe
 from diffvis_jax.core.policy import Policy
+from diffvis_jax.core.report import describe
 from diffvis_jax.core.step import jit_encode
 from diffvis_jax.encoder import DifferentialVisionEncoder
 from diffvis_jax.language.answer import AnswerOptions

@@ -18,8 +18,8 @@ from diffvis_jax.checkpoints.formats.tensors import Shape
 from diffvis_jax.errors import CheckpointError
 
 FORMAT = "diffvis_jax weights"
-FORMAT_VERSION = 1
-CONVERTER_VERSION = "3"
+FORMAT_VERSION = 2  # matrices are [out, in]
+CONVERTER_VERSION = "4"
 
 Params = dict[str, Any]
 

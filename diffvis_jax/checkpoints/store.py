@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffvis_jax.checkpoints.architectures import KINDS, expected_shapes
+from diffvis_jax.checkpoints.architectures import expected_shapes, kinds
 from diffvis_jax.checkpoints.fields import is_number, shown
 from diffvis_jax.checkpoints.format import (
     FORMAT,
@@ -283,20 +283,20 @@ def _read_config(directory: Path, tree: str) -> Any:
         kind = fields.pop("kind", None)
     else:
         kind, fields = document.get("kind"), document.get("vision")
-    if not isinstance(kind, str) or kind not in KINDS or not isinstance(fields, dict):
+    if not isinstance(kind, str) or kind not in kinds() or not isinstance(fields, dict):
         raise CheckpointError(
-            f"{directory}: config.json is of kind {kind!r}, known are {sorted(KINDS)}"
+            f"{directory}: config.json is of kind {kind!r}, known are {sorted(kinds())}"
         )
     # JSON has no tuples, and configs must be hashable.
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-    defaults = {field.name: field.default for field in dataclasses.fields(KINDS[kind])}
+    defaults = {field.name: field.default for field in dataclasses.fields(kinds()[kind])}
     if unknown := sorted(set(values) - set(defaults)):
         raise CheckpointError(f"{directory}: config.json has unknown fields {unknown}")
     for name, value in values.items():
         if not _is_like(value, defaults[name]):
             raise CheckpointError(f"{directory}: config.json: {name} cannot be {shown(value)}")
     try:
-        return KINDS[kind](**values)
+        return kinds()[kind](**values)
     except (ConfigError, TypeError) as error:  # TypeError: fields that are missing
         raise CheckpointError(f"{directory}: config.json: {error}") from None
 

@@ -109,7 +109,7 @@ def clip_torch(config: CLIPConfig, state: Mapping[str, np.ndarray]) -> "torch.nn
 
     def forward(pixels: "torch.Tensor") -> "torch.Tensor":
         states = network(pixel_values=pixels, output_hidden_states=True).hidden_states
-        return states[-2][:, config.lead :]
+        return states[-2][:, config.num_prefix_tokens :]
 
     return _wrap(forward, network)
 
@@ -139,7 +139,8 @@ def timm_state(config: FastViTHDConfig, params: Mapping[str, Any]) -> dict[str, 
     state: dict[str, np.ndarray] = {}
 
     def put(name: str, affine: Mapping[str, Any]) -> None:
-        state[f"{name}.weight"] = _kernel(affine["kernel"])
+        kernel = "weight" if "weight" in affine else "kernel"
+        state[f"{name}.weight"] = _kernel(affine[kernel])
         state[f"{name}.bias"] = _float32(affine["bias"])
 
     def feed_forward(name: str, scale: str, ffn: Mapping[str, Any]) -> None:
@@ -173,9 +174,9 @@ def timm_state(config: FastViTHDConfig, params: Mapping[str, Any]) -> dict[str, 
             attention = block["attention"]
             state[f"{key}.norm.weight"] = _float32(attention["norm_scale"])
             state[f"{key}.norm.bias"] = _float32(attention["norm_bias"])
-            query, kv = (_float32(attention[n]["kernel"]) for n in ("query", "kv"))
-            state[f"{key}.token_mixer.qkv.weight"] = np.concatenate([query, kv], 1).T
-            state[f"{key}.token_mixer.proj.weight"] = _float32(attention["output"]["kernel"]).T
+            query, kv = (_float32(attention[n]["weight"]) for n in ("query", "kv"))
+            state[f"{key}.token_mixer.qkv.weight"] = np.concatenate([query, kv])
+            state[f"{key}.token_mixer.proj.weight"] = _float32(attention["output"]["weight"])
             state[f"{key}.token_mixer.proj.bias"] = _float32(attention["output"]["bias"])
             state[f"{key}.layer_scale_1.gamma"] = np.ones((query.shape[0], 1, 1), np.float32)
             feed_forward(key, f"{key}.layer_scale_2", block["ffn"])
@@ -189,9 +190,9 @@ def timm_state(config: FastViTHDConfig, params: Mapping[str, Any]) -> dict[str, 
 def hugging_face_state(config: CLIPConfig, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Our parameters under Hugging Face's names, from `embeddings.` on, float32."""
     embed, patch, width = params["embed"], config.patch, config.width
-    kernel = _float32(embed["patch"]["kernel"]).reshape(patch, patch, 3, width)
+    kernel = _float32(embed["patch"]["weight"]).reshape(width, patch, patch, 3)
     state = {
-        "embeddings.patch_embedding.weight": kernel.transpose(3, 2, 0, 1),
+        "embeddings.patch_embedding.weight": kernel.transpose(0, 3, 1, 2),
         "embeddings.position_embedding.weight": _float32(embed["position"]),
     }
 
@@ -199,9 +200,9 @@ def hugging_face_state(config: CLIPConfig, params: Mapping[str, Any]) -> dict[st
         state[f"{name}.weight"] = _float32(tree["norm_scale"])
         state[f"{name}.bias"] = _float32(tree["norm_bias"])
 
-    def linear(name: str, tree: Mapping[str, Any], columns: slice = slice(None)) -> None:
-        state[f"{name}.weight"] = _float32(tree["kernel"])[:, columns].T
-        state[f"{name}.bias"] = _float32(tree["bias"])[columns]
+    def linear(name: str, tree: Mapping[str, Any], rows: slice = slice(None)) -> None:
+        state[f"{name}.weight"] = _float32(tree["weight"])[rows]
+        state[f"{name}.bias"] = _float32(tree["bias"])[rows]
 
     if config.class_token:
         state["embeddings.class_embedding"] = _float32(embed["class_token"])
@@ -312,7 +313,6 @@ def _float32(array: Any) -> np.ndarray:
 
 
 def _kernel(array: Any) -> np.ndarray:
-    """`[k, k, I, O]` or `[I, O]` -> `[O, I, k, k]`."""
+    """`[k, k, I, O]` or `[O, I]` -> `[O, I, k, k]`."""
     kernel = _float32(array)
-    kernel = kernel[None, None] if kernel.ndim == 2 else kernel
-    return kernel.transpose(3, 2, 0, 1)
+    return kernel[:, :, None, None] if kernel.ndim == 2 else kernel.transpose(3, 2, 0, 1)

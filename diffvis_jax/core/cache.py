@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffvis_jax.errors import CacheError
-from diffvis_jax.ops.storage import kept_dtype
+from diffvis_jax.ops.storage import kept_dtype, values_of
 from diffvis_jax.towers.base import AttentionLayer, TokenStack
 from diffvis_jax.towers.registry import build, with_size
 
@@ -68,8 +68,23 @@ class Cache:
         first = tower.layers[0].reach[0]
         pixels = self.pixels[:, first:, first:]
         height, width = tower.frame
-        pads = [(0, max(0, side - has)) for side, has in zip(tower.frame, pixels.shape[1:3], strict=True)]
-        return jnp.pad(pixels[:, :height, :width], [(0, 0), *pads, (0, 0)])
+        pixels = pixels[:, :height, :width]
+        beyond = [(0, 0), (0, height - pixels.shape[1]), (0, width - pixels.shape[2]), (0, 0)]
+        return jnp.pad(pixels, beyond)
+
+    def map(self, layer: int) -> jax.Array:
+        """The output of that layer, `[B, H, W, C]` in the tower's dtype.
+
+        Raises:
+          CacheError: the tower keeps no map of it.
+        """
+        tower = build(self.config)
+        place, (height, width) = tower.places[layer], tower.layers[layer].shape
+        if place.array < 0:
+            raise CacheError(f"no map is kept of the layer {tower.names[layer]!r}")
+        first = tower.borders[place.array]
+        maps = self.maps[place.array][:, place.slot]
+        return values_of(maps[:, first : first + height, first : first + width])
 
     @property
     def batch(self) -> int:
@@ -104,10 +119,10 @@ def init_cache(config: Any, batch: int = 1, size: int | tuple[int, int] | None =
     kept, (rows, columns) = kept_dtype(tower.dtype), tower.grid
     before, after = tower.layers[0].reach
     sides = (before + cells * tower.patch + after for cells in tower.grid)
-    maps = [
-        jnp.zeros((batch, slots, rows * layer.cell + 2 * border, columns * layer.cell + 2 * border, layer.width), kept)
-        for layer, slots, border in tower.map_arrays
-    ]
+    maps = []
+    for layer, slots, border in tower.map_arrays:
+        height, width = (n * layer.cell + 2 * border for n in (rows, columns))
+        maps.append(jnp.zeros((batch, slots, height, width, layer.width), kept))
     keys, values, hidden = [], [], jnp.zeros((batch, 0, 0), kept)
     for segment in tower.segments:
         for layer in segment.layers:

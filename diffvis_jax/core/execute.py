@@ -129,9 +129,7 @@ def _for_each_block(params: Params, segment: Segment, body, carry: Any, tuning: 
     return lax.fori_loop(jnp.int32(0), jnp.int32(segment.repeat), trip, carry)
 
 
-def _source(
-    tower: Tower, cache: Cache, target: Maps, first: int, slot: jax.Array | int
-) -> Maps:
+def _source(tower: Tower, cache: Cache, target: Maps, first: int, slot: jax.Array | int) -> Maps:
     """The map that a layer reads: the one before its own, which the layer before has left."""
     if first == 0 and isinstance(slot, int) and slot == 0:
         return Maps(cache.pixels[:, None], 0, tower.layers[0].reach[0])

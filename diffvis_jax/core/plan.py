@@ -266,9 +266,7 @@ def cost(tower: Tower, compute: jax.Array, tuning: Tuning) -> tuple[jax.Array, j
     return jnp.where(dense, whole, window).sum(-1) + head, dense
 
 
-def _macs_done(
-    tower: Tower, compute: jax.Array, dense: jax.Array, blocks: jax.Array
-) -> jax.Array:
+def _macs_done(tower: Tower, compute: jax.Array, dense: jax.Array, blocks: jax.Array) -> jax.Array:
     """Multiply-accumulates of each cell of each layer, float32 `[B, L, P]`; the head's count for
     the last layer."""
     layers = tower.layers

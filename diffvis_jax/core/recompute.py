@@ -67,7 +67,13 @@ class Work:
 
 
 def conv_step(
-    layer: ConvLayer, params: Params, source: Maps, target: Maps, work: Work, tower: Tower, tuning: Tuning
+    layer: ConvLayer,
+    params: Params,
+    source: Maps,
+    target: Maps,
+    work: Work,
+    tower: Tower,
+    tuning: Tuning,
 ) -> jax.Array:
     """A convolutional layer: reads `source`, returns `target.array` with its map renewed.
 
@@ -194,7 +200,9 @@ def key_value_step(
         zero = jnp.int32(0)
         at = (b, jnp.asarray(number, jnp.int32), zero, zero, zero)
         return _pair(
-            lax.dynamic_update_slice(old, keep(part, old)[:, None], at, allow_negative_indices=False)
+            lax.dynamic_update_slice(
+                old, keep(part, old)[:, None], at, allow_negative_indices=False
+            )
             for old, part in zip(carry, new, strict=True)
         )
 

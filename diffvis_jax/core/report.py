@@ -91,5 +91,5 @@ def stage_pending(cache: Cache) -> np.ndarray:
     """The share of each cell's multiply-accumulates of a stage that is stale, float32
     `[B, stages, P]`."""
     tower = build(cache.config)
-    stale = np.asarray(cache.stale) * tower.layer_macs[:, None].astype(np.float32)
+    stale = cache.stale * tower.layer_macs[:, None].astype(np.float32)
     return np.asarray(by_stage(tower, stale)) / stage_macs(tower)[:, None]

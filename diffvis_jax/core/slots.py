@@ -144,8 +144,8 @@ def _nearest(slots: SlotCache, every: jax.Array, policy: Policy) -> tuple[jax.Ar
     """The slot that differs in the fewest patches, int32 `[B]`, and in what share of them."""
     tower = build(slots.cache.config)
     rows, columns = (cells * tower.patch for cells in tower.grid)
-    pixels = (x[:, :rows, :columns] for x in (every, slots.cache.reference))
-    difference = patch_difference(*pixels, tower.patch, policy.metric)
+    frames, reference = (x[:, :rows, :columns] for x in (every, slots.cache.reference))
+    difference = patch_difference(frames, reference, tower.patch, policy.metric)
     share = (difference > policy.change_threshold).mean((1, 2)).reshape(slots.used.shape)
     share = jnp.where(slots.used == NEVER, 2.0, share)
     # On a tie the most recently used slot: least is out of date there.

@@ -28,7 +28,6 @@ from diffvis_jax.towers.forward import encode_layers
 from diffvis_jax.towers.params import Params
 from diffvis_jax.towers.registry import VisionConfig, build, family_of, with_size
 
-
 # ---- the full encode --------------------------------------------------------------------------
 
 
@@ -61,7 +60,9 @@ def encode(
     outputs = family_of(config).outputs
     named = outputs(params, frames, config) if outputs else {}
     if output not in named:
-        raise ConfigError(f"output must be one of {['tokens', 'intermediates', *named]}, got {output!r}")
+        raise ConfigError(
+            f"output must be one of {['tokens', 'intermediates', *named]}, got {output!r}"
+        )
     return named[output]
 
 
@@ -120,9 +121,7 @@ def encode_step(
 
     if tuning is not None:
         return tuned(tuning)(*operands)
-    return lax.platform_dependent(
-        *operands, cpu=tuned(CPU), tpu=tuned(TPU), default=tuned(GPU)
-    )
+    return lax.platform_dependent(*operands, cpu=tuned(CPU), tpu=tuned(TPU), default=tuned(GPU))
 
 
 def _tuned_step(

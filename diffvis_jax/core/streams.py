@@ -3,7 +3,6 @@
 B streams, S pixels along the side of a frame, N tokens, D token width, g patches along the side.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -37,9 +37,7 @@ from diffvis_jax.towers.params import Params
 State = tuple[jax.Array, jax.Array, jax.Array]  # keys, values, and tokens or hidden rows
 
 
-def advance(
-    params: Params, tower: Tower, cache: Cache, plan: StepPlan, tuning: Tuning
-) -> Cache:
+def advance(params: Params, tower: Tower, cache: Cache, plan: StepPlan, tuning: Tuning) -> Cache:
     """Computes the planned rows, then the planned blocks of whole streams."""
     (stack,) = tower.layers
     assert isinstance(stack, TokenStack)
@@ -88,10 +86,10 @@ def advance(
         return _all_rows(params, tower, stack, cache.pixels, plan, state, b, tuning)
 
     state = keys, values, tokens, hidden
-    keys, values, tokens, hidden = for_each_stream(listed((plan.blocks > 0)[:, None], (1, 1)), whole, state)
-    return dataclasses.replace(
-        cache, keys=(keys,), values=(values,), tokens=tokens, hidden=hidden
+    keys, values, tokens, hidden = for_each_stream(
+        listed((plan.blocks > 0)[:, None], (1, 1)), whole, state
     )
+    return dataclasses.replace(cache, keys=(keys,), values=(values,), tokens=tokens, hidden=hidden)
 
 
 def row_capacities(tower: Tower, batch: int, tuning: Tuning) -> tuple[int, ...]:
@@ -131,7 +129,9 @@ def _straight_through(
         new = keep(value_heads(value, block.head_width, tower.dtype), values)[:, None]
         corner = lambda at: (at[0], number, 0, 0, prefix + patch(at))  # noqa: E731
         values = put_blocks(values, new, corner, rows.at, rows.count, tuning)
-        query = query_heads(block.query(own, x[:, None], origin, origin), block.head_width, tower.dtype)
+        query = query_heads(
+            block.query(own, x[:, None], origin, origin), block.head_width, tower.dtype
+        )
         mixed = _attend(query[:, 0], keys, values, number, runs, capacity)
         x = block.finish(own, x, mixed, origin, origin).astype(tower.dtype)
         return x, keys, values
@@ -215,7 +215,9 @@ def _all_rows(
     def embed(hidden: jax.Array) -> jax.Array:
         frame = lax.dynamic_slice(pixels, (b, zero, zero, zero), (1, *pixels.shape[1:]))
         x = stack.embed_all(params, frame, tower.patch)
-        return lax.dynamic_update_slice(hidden, keep(x.astype(tower.dtype), hidden), (b, zero, zero))
+        return lax.dynamic_update_slice(
+            hidden, keep(x.astype(tower.dtype), hidden), (b, zero, zero)
+        )
 
     def trip(number: jax.Array, carry: Any) -> Any:
         x, keys, values = carry

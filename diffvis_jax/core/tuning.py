@@ -29,7 +29,7 @@ class Tuning:
       dense_streams: streams whose whole maps are computed together.
       break_even: share of a layer's cost above which one pass over the stream's whole map is
         cheaper than windows: these repeat their halo and cost copies.
-      full_above: share of the whole cost above which a step does everything, which is exact besides.
+      full_above: share of the whole cost above which a step does everything, which is also exact.
     """
 
     loops: bool

@@ -110,6 +110,11 @@ def opaque(index: jax.Array) -> jax.Array:
     return lax.optimization_barrier(index)
 
 
+def inside(tree: Carry, index: jax.Array) -> Carry:
+    """Keeps work on `tree` inside the loop that `index` belongs to; see `opaque`."""
+    return lax.optimization_barrier((tree, index))[0]
+
+
 def quotient(x: jax.Array, by: int) -> jax.Array:
     """`x // by` of what is not negative: one operation, where minding the sign takes twenty."""
     return lax.div(x, jnp.asarray(by, x.dtype))

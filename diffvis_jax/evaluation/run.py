@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from diffvis_jax.core.report import PATHS
 from diffvis_jax.core.change import patch_difference
 from diffvis_jax.core.policy import Policy
+from diffvis_jax.core.report import PATHS
 from diffvis_jax.core.streams import (
     checked_places,
     init_full,
@@ -105,7 +105,7 @@ class Runner:
         self.slots, self.mesh = checked_places(slots, mesh), mesh
         self.tower = build(model.config)
         for policy in policies.values():
-            policy.margins(self.tower.stages)
+            policy.margins(self.tower)
         self._head_config = model.head.config if model.head else None
         self._params = on_all(model.params, mesh)
         self._head_params = on_all(model.head.params, mesh) if model.head else None
@@ -139,8 +139,7 @@ class Runner:
             ahead=_AHEAD * slots,
         )
         self._start()
-        size = model.config.size
-        frames = np.zeros((slots, size, size, 3), np.uint8)
+        frames = np.zeros((slots, *self.tower.frame, 3), np.uint8)
         fresh = np.ones(slots, bool)  # until the first good frame of the stream
         rows: list[list[dict[str, Any]]] = [[] for _ in range(slots)]
         for assignments in rounds:
@@ -183,7 +182,7 @@ class Runner:
         """Empty caches; compiles, by steps in which no stream is active."""
         config, slots = self.model.config, self.slots
         none = on_devices(np.zeros(slots, bool), self.mesh)
-        blank = np.zeros((slots, config.size, config.size, 3), np.uint8)
+        blank = np.zeros((slots, *self.tower.frame, 3), np.uint8)
         self._frames = on_devices(blank, self.mesh)
         self._last = init_full(config, slots, self.mesh, head=self._head_config)
         self._last = self._full(self._params, self._last, self._frames, none)
@@ -260,7 +259,7 @@ class Runner:
         only_full: boxes detected in one encode alone.
         """
         where = placement(*size, self.model.config)
-        small = self.model.config.size / 64 / max(where.scale_x, where.scale_y)
+        small = max(self.tower.frame) / 64 / max(where.scale_x, where.scale_y)
         queries = screen_queries(screen, size, small)
         row: dict[str, Any] = {
             "size": list(size),

@@ -14,7 +14,6 @@ from diffvis_jax.errors import ConfigError
 from diffvis_jax.grounding.decode import Element, decode
 from diffvis_jax.grounding.head import GroundingHead, HeadConfig
 from diffvis_jax.images.geometry import Placement
-from diffvis_jax.ops.storage import values_of
 from diffvis_jax.towers import VisionConfig, build
 
 
@@ -52,7 +51,9 @@ def map_indices(config: VisionConfig, head: HeadConfig) -> tuple[int, ...]:
     Raises:
       ConfigError: a tower without such a map (CLIP).
     """
-    cells = [layer.cell for layer in build(config).layers]
+    tower = build(config)
+    kept = zip(tower.layers, tower.places, strict=True)
+    cells = [layer.cell if place.array >= 0 else 0 for layer, place in kept]
     for positions, _ in head.maps:
         if positions not in cells:
             raise ConfigError(
@@ -67,7 +68,7 @@ def map_names(config: VisionConfig, head: HeadConfig) -> tuple[str, ...]:
     Raises:
       ConfigError: a tower without such a map (CLIP).
     """
-    return tuple(build(config).layers[index].name for index in map_indices(config, head))
+    return tuple(build(config).names[index] for index in map_indices(config, head))
 
 
 @functools.partial(jax.jit, static_argnames=("config", "head"))
@@ -88,13 +89,7 @@ def encode_for_head(
 
 def maps_of(head: HeadConfig, cache: Cache) -> tuple[jax.Array, ...]:
     """The maps that the head sees, `[B, H, W, C]` each, out of a cache."""
-    layers = build(cache.config).layers
-
-    def of(index: int) -> jax.Array:
-        height, width = layers[index].shape
-        return values_of(cache.maps[index][:, :height, :width])
-
-    return tuple(of(index) for index in map_indices(cache.config, head))
+    return tuple(cache.map(index) for index in map_indices(cache.config, head))
 
 
 def find_elements(

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from diffvis_jax.core import cells
+from diffvis_jax.core.windows import inside
 from diffvis_jax.language.config import QwenConfig
 from diffvis_jax.language.generate import Stops
 from diffvis_jax.language.kv_cache import KVCache
@@ -105,7 +105,7 @@ def beam_search(
         return (state.step < until) & state.open.any()
 
     def step(state: Beams) -> Beams:
-        held = cells.inside(params, state.step)  # as in `advance`
+        held = inside(params, state.step)  # as in `advance`
         last = lax.dynamic_slice_in_dim(state.ids, state.step - 1, 1, axis=2)
         cache = state.cache
         x = embed(held, last.reshape(batch * beams, 1))

@@ -13,17 +13,17 @@ class QwenConfig:
     Its parameters, V vocabulary rows, D width, H heads, G key-value heads, d head width, M mlp
     width, P projector input:
 
-        projector/linear_{i}/{kernel, bias}     [P, D] first, then [D, D]; GELU (erf) between them
+        projector/linear_{i}/{weight, bias}     [D, P] first, then [D, D]; GELU (erf) between them
         embed/embedding                         [V, D]
         layer_{n}/input_norm/scale              [D]
-        layer_{n}/attention/query/{kernel,bias} [D, H d], [H d]; bias only with `qkv_bias`
-        layer_{n}/attention/key, value          [D, G d], [G d]
-        layer_{n}/attention/output/kernel       [H d, D]
+        layer_{n}/attention/query/{weight,bias} [H d, D], [H d]; bias only with `qkv_bias`
+        layer_{n}/attention/key, value          [G d, D], [G d]
+        layer_{n}/attention/output/weight       [D, H d]
         layer_{n}/mlp_norm/scale                [D]
-        layer_{n}/mlp/{gate, up}/kernel         [D, M]
-        layer_{n}/mlp/down/kernel               [M, D]
+        layer_{n}/mlp/{gate, up}/weight         [M, D]
+        layer_{n}/mlp/down/weight               [D, M]
         final_norm/scale                        [D]
-        head/kernel                             [D, V], only when not `tied`
+        head/weight                             [V, D], only when not `tied`
 
     Attributes:
       vocabulary: V, rows of the embedding. Files pad it beyond the tokenizer's last id; the rows

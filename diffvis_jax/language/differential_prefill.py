@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from diffvis_jax.core import cells
+from diffvis_jax.core import windows
 from diffvis_jax.errors import CacheError
 from diffvis_jax.language.config import QwenConfig
 from diffvis_jax.language.generate import prefill
@@ -270,7 +270,7 @@ def prefill_step(
         at_last = positions == last[:, None]
         row, there = at_last.argmax(-1), at_last.any(-1)
         x, kv, watched = forward(
-            cells.inside(params, i),
+            windows.inside(params, i),
             kv,
             x,
             positions,
@@ -290,7 +290,7 @@ def prefill_step(
     moved = (report.prefilled > 0)[:, None]
 
     def head(i: jax.Array, logits: jax.Array) -> jax.Array:
-        return jnp.where(moved, read_out(cells.inside(params, i), hidden, config=config), logits)
+        return jnp.where(moved, read_out(windows.inside(params, i), hidden, config=config), logits)
 
     # A loop of one trip or none: reading the head costs as much as a few layers.
     logits = lax.fori_loop(0, moved.any().astype(jnp.int32), head, cache.logits)

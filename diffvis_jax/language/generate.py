@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from diffvis_jax.core import cells
+from diffvis_jax.core.windows import inside
 from diffvis_jax.errors import PromptError
 from diffvis_jax.language.config import QwenConfig
 from diffvis_jax.language.kv_cache import KVCache, init_kv_cache
@@ -213,7 +213,7 @@ def advance(
 
     def step(generation: Generation) -> Generation:
         # Or XLA:CPU casts the whole embedding in front of the loop: 0.5 GB, for every id streamed.
-        held = cells.inside(params, generation.step)
+        held = inside(params, generation.step)
         last = lax.dynamic_slice_in_dim(generation.ids, generation.step - 1, 1, axis=1)
         cache = generation.cache
         x, cache, _ = forward(held, cache, embed(held, last), cache.length[:, None], config=config)

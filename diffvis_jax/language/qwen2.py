@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from diffvis_jax.language.config import QwenConfig
 from diffvis_jax.language.kv_cache import KVCache, write_rows, write_run
 from diffvis_jax.ops.attention import attention_weights, grouped_attention, rms_norm
-from diffvis_jax.ops.pointwise import linear
+from diffvis_jax.ops.matmul import linear
 from diffvis_jax.towers.params import Params
 
 
@@ -64,7 +64,7 @@ def forward(
             values.append(write_run(cache.values[n], value, positions[:, 0]))
         visible = keys[n][:, :, :span], values[n][:, :, :span]
         mixed = grouped_attention(query, *visible, positions)
-        x = x + linear(mixed, layer["attention"]["output"]["kernel"])
+        x = x + linear(mixed, layer["attention"]["output"]["weight"])
         normed = rms_norm(x, layer["mlp_norm"]["scale"], config.norm_epsilon)
         x = x + _mlp(layer["mlp"], normed)
         if watch is not None:
@@ -84,19 +84,19 @@ def read_out(params: Params, x: jax.Array, *, config: QwenConfig) -> jax.Array:
     """What `forward` gives, `[..., D]` -> logits, float32 `[..., V]`."""
     x = rms_norm(x, params["final_norm"]["scale"], config.norm_epsilon)
     if not config.tied:
-        return linear(x, params["head"]["kernel"])
-    return linear(x, params["embed"]["embedding"], transposed=True)
+        return linear(x, params["head"]["weight"])
+    return linear(x, params["embed"]["embedding"])
 
 
 def _query_key_value(
     attention: Params, x: jax.Array, rotation: tuple[jax.Array, jax.Array], config: QwenConfig
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """`[B, R, D]` -> `[B, R, H, d]` and twice `[B, R, G, d]`, in the dtype of the matrices."""
-    dtype = attention["query"]["kernel"].dtype
+    dtype = attention["query"]["weight"].dtype
 
     def heads(name: str, count: int) -> jax.Array:
         own = attention[name]
-        y = linear(x, own["kernel"], own.get("bias"))
+        y = linear(x, own["weight"], own.get("bias"))
         return y.reshape(*y.shape[:-1], count, config.head_width)
 
     query = _rotate(heads("query", config.heads), rotation)
@@ -123,5 +123,5 @@ def _rotate(x: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:
 
 
 def _mlp(mlp: Params, x: jax.Array) -> jax.Array:
-    gate, up = linear(x, mlp["gate"]["kernel"]), linear(x, mlp["up"]["kernel"])
-    return linear(jax.nn.silu(gate) * up, mlp["down"]["kernel"])
+    gate, up = linear(x, mlp["gate"]["weight"]), linear(x, mlp["up"]["weight"])
+    return linear(jax.nn.silu(gate) * up, mlp["down"]["weight"])

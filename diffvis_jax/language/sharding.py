@@ -27,16 +27,16 @@ _DATA, _MODEL = "data", "model"  # names of the mesh's axes: prompts, and what i
 _RULES = tuple(
     (re.compile(pattern), PartitionSpec(*axes))
     for pattern, axes in (
-        (r".*/attention/(query|key|value)/kernel", (None, _MODEL)),
+        (r".*/attention/(query|key|value)/weight", (_MODEL, None)),
         (r".*/attention/(query|key|value)/bias", (_MODEL,)),
-        (r".*/attention/output/kernel", (_MODEL, None)),
-        (r".*/mlp/(gate|up)/kernel", (None, _MODEL)),
-        (r".*/mlp/down/kernel", (_MODEL, None)),
+        (r".*/attention/output/weight", (None, _MODEL)),
+        (r".*/mlp/(gate|up)/weight", (_MODEL, None)),
+        (r".*/mlp/down/weight", (None, _MODEL)),
         (r"embed/embedding", (_MODEL, None)),
-        (r"head/kernel", (None, _MODEL)),
-        (r"projector/linear_0/kernel", (None, _MODEL)),
+        (r"head/weight", (_MODEL, None)),
+        (r"projector/linear_0/weight", (_MODEL, None)),
         (r"projector/linear_0/bias", (_MODEL,)),
-        (r"projector/linear_1/kernel", (_MODEL, None)),
+        (r"projector/linear_1/weight", (None, _MODEL)),
         (r".*", ()),  # norms and the other biases: on every device
     )
 )
@@ -49,7 +49,7 @@ def param_spec(path: str, shape: tuple[int, ...], config: QwenConfig, parts: int
     whose rows do not: the vocabulary of some checkpoints is cut to the tokenizer's.
 
     Args:
-      path: such as "layer_0/mlp/up/kernel".
+      path: such as "layer_0/mlp/up/weight".
       shape: of the parameter.
       config: of the language model.
       parts: devices along the axis "model".

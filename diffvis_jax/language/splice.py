@@ -22,7 +22,8 @@ from diffvis_jax.language.differential_prefill import Prompt
 from diffvis_jax.language.language_model import Language
 from diffvis_jax.language.prompt import IMAGE_TOKEN
 from diffvis_jax.language.qwen2 import embed
-from diffvis_jax.ops.pointwise import gelu, linear
+from diffvis_jax.ops.matmul import linear
+from diffvis_jax.ops.pointwise import gelu
 from diffvis_jax.towers.params import Params
 
 Ids = Any  # int [L], [B, L], or a list of lists of ints
@@ -33,8 +34,7 @@ def project(params: Params, tokens: jax.Array, *, config: QwenConfig) -> jax.Arr
     x = jnp.asarray(tokens, jnp.float32)
     for i in range(config.projector_layers):
         x = gelu(x) if i else x
-        own = params["projector"][f"linear_{i}"]
-        x = linear(x, own["kernel"], own["bias"])
+        x = linear(x, **params["projector"][f"linear_{i}"])
     return x
 
 

@@ -6,6 +6,7 @@ from jax import lax
 
 from diffvis_jax.ops.precision import precision_of
 
+
 def _product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.einsum(
         equation, a, b, precision=precision_of(a, b), preferred_element_type=jnp.float32

@@ -18,8 +18,8 @@ from diffvis_jax.ops.precision import precision_of
 # (docs/benchmarks.md).
 _CPU_FEW_ROWS = 64
 
-# XLA:CPU computes a bfloat16 product of a single row in a loop of its own, 10 to 20 times as slow as
-# the product of 4 rows (docs/benchmarks.md).
+# XLA:CPU computes a bfloat16 product of a single row in a loop of its own, 10 to 20 times as slow
+# as the product of 4 rows (docs/benchmarks.md).
 _CPU_BFLOAT16_ROWS = 4
 
 

@@ -217,7 +217,7 @@ class TokenStack(Layer):
     global_: bool = True
 
     def embed_all(self, params: Params, frames: jax.Array, patch: int) -> jax.Array:
-        """Frames `uint8 [B, H, W, 3]` -> `[B, num_prefix_tokens + P, D]`, before the first block."""
+        """Frames `uint8 [B, H, W, 3]` -> `[B, num_prefix_tokens + P, D]`, before all blocks."""
         own, batch, (rows, columns) = self.params(params), frames.shape[0], self.shape
         x = frames[:, : rows * patch, : columns * patch]
         x = x.reshape(batch, rows, patch, columns, patch, 3).swapaxes(2, 3)
@@ -320,7 +320,10 @@ class Tower:
     def layers(self) -> tuple[Layer, ...]:
         """All layers, each as often as it runs."""
         return tuple(
-            layer for segment in self.segments for _ in range(segment.repeat) for layer in segment.layers
+            layer
+            for segment in self.segments
+            for _ in range(segment.repeat)
+            for layer in segment.layers
         )
 
     @functools.cached_property
@@ -360,8 +363,12 @@ class Tower:
     @functools.cached_property
     def map_arrays(self) -> tuple[tuple[Layer, int, int], ...]:
         """For each array of maps: a layer of its shape, how many maps it holds, and its border."""
-        kept = [(p, layer) for p, layer in zip(self.places, self.layers, strict=True) if p.array >= 0]
-        slots = [sum(place.array == number for place, _ in kept) for number in range(len(self.borders))]
+        kept = [
+            (p, layer) for p, layer in zip(self.places, self.layers, strict=True) if p.array >= 0
+        ]
+        slots = [
+            sum(place.array == number for place, _ in kept) for number in range(len(self.borders))
+        ]
         layers = {place.array: layer for place, layer in kept}
         return tuple((layers[n], slots[n], border) for n, border in enumerate(self.borders))
 
@@ -370,7 +377,9 @@ class Tower:
         """For each segment, the number of its arrays of keys and values; None = it has none."""
         numbers, found = [], 0
         for segment in self.segments:
-            attends = any(isinstance(layer, AttentionLayer | TokenStack) for layer in segment.layers)
+            attends = any(
+                isinstance(layer, AttentionLayer | TokenStack) for layer in segment.layers
+            )
             numbers.append(found if attends else None)
             found += attends
         return tuple(numbers)

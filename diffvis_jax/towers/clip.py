@@ -229,7 +229,7 @@ def stack(c: CLIPConfig, blocks: int) -> TokenStack:
 @functools.lru_cache(maxsize=64)
 def tower(config: CLIPConfig) -> Tower:
     """The tower up to the last block but one, as LLaVA takes it."""
-    blocks, side = config.layers - 1, config.grid * config.patch
+    blocks = config.layers - 1
     return Tower(
         config=config,
         frame=(config.size, config.size),

@@ -18,6 +18,6 @@ def storage_dtype(path: str | Sequence[str], shape: tuple[int, ...], dtype: str)
       dtype: "float32" or "bfloat16".
     """
     name = (path.split("/") if isinstance(path, str) else path)[-1]
-    matrix = name in ("weight", "embedding")
+    matrix = len(shape) == 2 and name in ("weight", "kernel", "embedding")
     dense = len(shape) == 4 and name == "kernel" and shape[2] > 1
     return jnp.dtype(dtype) if matrix or dense else jnp.dtype(jnp.float32)

@@ -3,6 +3,8 @@
 B streams, H x W positions of a map, C width, N tokens, D token width.
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -20,35 +22,42 @@ from diffvis_jax.towers.params import Params, subtree
 
 
 def encode_layers(
-    params: Params, x: jax.Array, tower: Tower, first: int = 0
+    params: Params, frames: jax.Array, tower: Tower
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Tokens, and every layer's map.
+    """Tokens `[B, N, D]` float32 of frames `uint8 [B, H, W, 3]`, and every layer's map
+    `[B, H, W, C]` by name."""
+    maps = run_layers(params, frames, tower)
+    return read_out(params, maps[tower.names[-1]], tower), maps
+
+
+def run_layers(
+    params: Params, x: jax.Array, tower: Tower, start: int = 0, stop: int | None = None
+) -> dict[str, jax.Array]:
+    """The maps of some layers by name, in the order in which they run.
 
     Args:
-      params: of the tower.
-      x: `uint8 [B, H, W, 3]` frames; with `first`, the map before that layer.
-      tower: whose layers.
-      first: number of the first layer to run.
-
-    Returns:
-      tokens `[B, N, D]` float32, and the maps `[B, H, W, C]` by name.
+      params: of the tower; of those layers will do.
+      x: frames, or the map before layer `start`.
+      start, stop: numbers of the first layer, and of the one after the last; None = all.
     """
     maps: dict[str, jax.Array] = {}
-    number = 0
+    number = -1
     for segment in tower.segments:
-        for repetition in range(segment.repeat):
-            own = segment.params(params, repetition)
-            for layer, layer_params in zip(segment.layers, own, strict=True):
-                if number >= first:
-                    x = run_layer(params, layer, layer_params, x, tower).astype(tower.dtype)
-                    maps[tower.names[number]] = x
-                number += 1
-    return tower.head(subtree(params, tower.head_path), x), maps
+        for repetition, layer in itertools.product(range(segment.repeat), segment.layers):
+            number += 1
+            if start <= number and (stop is None or number < stop):
+                own = layer.params(params, segment.first_block + repetition)
+                x = run_layer(params, layer, own, x, tower).astype(tower.dtype)
+                maps[tower.names[number]] = x
+    return maps
 
 
-def run_layer(
-    params: Params, layer: Layer, own: Params, x: jax.Array, tower: Tower
-) -> jax.Array:
+def read_out(params: Params, x: jax.Array, tower: Tower) -> jax.Array:
+    """The last map `[B, H, W, C]` to tokens `[B, N, D]` float32."""
+    return tower.head(subtree(params, tower.head_path), x)
+
+
+def run_layer(params: Params, layer: Layer, own: Params, x: jax.Array, tower: Tower) -> jax.Array:
     """One layer over the whole map before it: `[B, H, W, C]` -> `[B, H', W', C']`."""
     if isinstance(layer, ConvLayer):
         return run_conv(layer, own, x, tower.grid)

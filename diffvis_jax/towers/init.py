@@ -55,15 +55,11 @@ def _rescaled(params: Params, tower: Tower, seed: int) -> Params:
     picture = rng.integers(0, 256, (1, *tower.frame, 3), np.uint8)
     picture[:, : tower.frame[0] // 2] = 255
     x = jnp.asarray(picture)
-    run = jax.jit(
-        lambda layer, own, x: run_layer(params, layer, own, x, tower), static_argnums=0
-    )
+    run = jax.jit(lambda layer, own, x: run_layer(params, layer, own, x, tower), static_argnums=0)
     for segment in tower.segments:
         for repetition in range(segment.repeat):
             for layer in segment.layers:
-                path = tuple(
-                    name.format(segment.first_block + repetition) for name in layer.path
-                )
+                path = tuple(name.format(segment.first_block + repetition) for name in layer.path)
                 own = subtree(params, path)
                 y = run(layer, own, x)
                 setters = _scale_setters(layer.specs)

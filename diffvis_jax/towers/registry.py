@@ -1,28 +1,19 @@
-"""Which towers there are: a tower is one file, one key table for its checkpoints, and one row here."""
+"""Which towers there are: each is one file, one key table for its checkpoints, and one row here."""
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import jax
 
 from diffvis_jax.errors import ConfigError
-from diffvis_jax.images.geometry import PreprocessConfig
 from diffvis_jax.towers import clip, fastvithd
 from diffvis_jax.towers.base import Tower
 from diffvis_jax.towers.params import Params
 
-
-class VisionConfig(Protocol):
-    """What the library asks of every tower's config, a frozen dataclass."""
-
-    @property
-    def dtype(self) -> str: ...
-
-    @property
-    def preprocess(self) -> PreprocessConfig: ...
-
-    def resized(self, height: int, width: int) -> Any: ...
+# A registered config: a frozen dataclass with `dtype`, `preprocess` (a `PreprocessConfig`) and
+# `resized(height, width)`, the same architecture for frames of another size.
+VisionConfig: TypeAlias = Any
 
 
 @dataclasses.dataclass(frozen=True)

@@ -87,6 +87,9 @@ def fold(
         conv = params
         for name in path:
             conv = conv[name]
-        conv["kernel"] = conv["kernel"] * factor
+        if "weight" in conv:
+            conv["weight"] = conv["weight"] * factor[:, None]
+        else:
+            conv["kernel"] = conv["kernel"] * factor
         conv["bias"] = (conv["bias"] - mean) * factor
     return params

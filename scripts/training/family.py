@@ -14,11 +14,10 @@ from offset_heads import CONTENT, look_around, position_width
 from patch_whitening import whitened
 
 import diffvis_jax as dv
-from diffvis_jax.core.step import encode_layers
 from diffvis_jax.grounding.find import map_names
 from diffvis_jax.grounding.head import HeadConfig
 from diffvis_jax.towers import build
-from diffvis_jax.towers.base import Local, Source, Tower
+from diffvis_jax.towers.forward import read_out, run_layers
 
 Maps = dict[str, jax.Array]  # by the names of the layers
 Seen = dict[str, tuple[jax.Array, tuple[jax.Array, ...]]]  # what each head sees: tokens and maps
@@ -126,13 +125,14 @@ class FastViTHD:
 
     def see(self, params: dict[str, Any], taken: jax.Array | Maps, corner: jax.Array) -> Seen:
         """What the heads see, from what `before` gives."""
-        first = _divided(build(self.tower), self.frozen)[0]
+        first = _frozen_layers(self.tower, self.frozen)
         maps = taken if isinstance(taken, dict) else {}
-        x = maps[first.layers[-1].name] if isinstance(taken, dict) else taken
+        x = maps[build(self.tower).names[first - 1]] if isinstance(taken, dict) else taken
         stride = 2 ** (self.frozen + 1) if self.frozen else 1
         tower = build(dataclasses.replace(self.tower, size=x.shape[1] * stride))
         with normalised(self.tower, self.frozen):
-            tokens, own = encode_layers(params, x, _divided(tower, self.frozen)[1])
+            own = run_layers(params, x, tower, first)
+            tokens = read_out(params, own[tower.names[-1]], tower)
         maps = {**maps, **own}
         seen = tuple(maps[name] for name in self._seen)
         x = seen[1]
@@ -155,11 +155,9 @@ class FastViTHD:
         return fold(params, self.tower, found, self.frozen)
 
 
-def _divided(tower: Tower, stages: int) -> tuple[Tower, Tower]:
-    """The stem and so many stages (none: not the stem either), and the rest."""
-    first = tuple(layer for layer in tower.layers if layer.stage < stages)
-    rest = tower.layers[len(first) :]
-    return dataclasses.replace(tower, layers=first), dataclasses.replace(tower, layers=rest)
+def _frozen_layers(config: dv.FastViTHDConfig, stages: int) -> int:
+    """How many layers the stem and so many stages have (none: not the stem either)."""
+    return sum(layer.stage < stages for layer in build(config).layers)
 
 
 # Compiled on its own: in one program with the gradients of the rest it took minutes longer.
@@ -172,12 +170,9 @@ def _maps_before(
     seen: tuple[str, ...],
 ) -> Maps:
     tower = build(dataclasses.replace(config, size=pixels.shape[1]))
-    layers = _divided(tower, stages)[0].layers
-    x, maps = pixels, {}
-    for layer in layers:
-        assert isinstance(layer, Source | Local)
-        maps[layer.name] = x = layer.dense(layer.own(params), x).astype(tower.dtype)
-    return {name: maps[name] for name in {*seen, layers[-1].name} & maps.keys()}
+    stop = _frozen_layers(config, stages)
+    maps = run_layers(params, pixels, tower, stop=stop)
+    return {name: maps[name] for name in {*seen, tower.names[stop - 1]} & maps.keys()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,7 +249,7 @@ class CLIP:
         int32 `[B, 2]` (left, top), multiples of a patch."""
         tower = self.tower
         side = pixels.shape[1] // tower.patch
-        lead, table = jnp.split(params["embed"]["position"], [tower.lead])
+        lead, table = jnp.split(params["embed"]["position"], [tower.num_prefix_tokens])
         table = table.reshape(tower.grid, tower.grid, -1)
         crop = dataclasses.replace(tower, size=pixels.shape[1])
 

@@ -16,7 +16,7 @@ def near_identity(params: dict[str, Any]) -> dict[str, Any]:
 
     def shrink(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
         names = [key.key for key in path]
-        if names[-1] == "kernel" and names[-2] in ("fc2", "output"):
+        if names[-1] == "weight" and names[-2] in ("fc2", "output"):
             return 0.1 * leaf
         if names[-1] == "kernel" and names[-2] in ("mixer", "position"):
             k = leaf.shape[0]

@@ -441,7 +441,9 @@ def test_exact_work_lies_between_what_changed_and_what_could(toy, patch):
     after = kit.change_patch(frames, *patch)
     _, _, report = kit.step(kit.params, cache, after, dv.Policy.exact())
     maps = [kit.maps(x[0]) for x in (frames, after)]
-    distance = np.maximum(*(abs(i - p) for i, p in zip(np.indices((rows, columns)), patch)))
+    distance = np.maximum(
+        *(abs(i - p) for i, p in zip(np.indices((rows, columns)), patch, strict=True))
+    )
 
     def total(counts) -> float:
         macs, before = 0.0, 1

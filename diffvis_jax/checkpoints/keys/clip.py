@@ -114,9 +114,9 @@ def rules(config: CLIPConfig, names: Collection[str] = ()) -> list[Rule]:
     table = [
         Rule(
             {kernel: (width, 3, patch, patch)},
-            {"embed/patch/kernel": (patch * patch * 3, width)},
-            # [D, I, H, W] -> rows in the order H, W, I, as the pixels of a patch lie in memory
-            lambda t: (t[kernel].transpose(2, 3, 1, 0).reshape(-1, width),),
+            {"embed/patch/weight": (width, patch * patch * 3)},
+            # [D, I, H, W] -> columns in the order H, W, I, as the pixels of a patch lie in memory
+            lambda t: (t[kernel].transpose(0, 2, 3, 1).reshape(width, -1),),
         ),
         _copy({position: "embed/position"}, (config.length, width)),
     ]
@@ -160,16 +160,16 @@ def _linear(source: str, target: str, inputs: int, outputs: int) -> Rule:
     weight, bias = f"{source}.weight", f"{source}.bias"
     return Rule(
         {weight: (outputs, inputs), bias: (outputs,)},
-        {f"{target}/kernel": (inputs, outputs), f"{target}/bias": (outputs,)},
-        lambda t: (t[weight].T, t[bias]),
+        {f"{target}/weight": (outputs, inputs), f"{target}/bias": (outputs,)},
+        lambda t: (t[weight], t[bias]),
     )
 
 
 def _query_key_value(source: str, target: str, width: int, packed: bool) -> Rule:
     targets = {
-        f"{target}/query/kernel": (width, width),
+        f"{target}/query/weight": (width, width),
         f"{target}/query/bias": (width,),
-        f"{target}/kv/kernel": (width, 2 * width),
+        f"{target}/kv/weight": (2 * width, width),
         f"{target}/kv/bias": (2 * width,),
     }
     if packed:
@@ -177,15 +177,15 @@ def _query_key_value(source: str, target: str, width: int, packed: bool) -> Rule
 
         def split(t: Arrays) -> tuple[np.ndarray, ...]:
             query, kv = t[weight][:width], t[weight][width:]
-            return query.T, t[bias][:width], kv.T, t[bias][width:]
+            return query, t[bias][:width], kv, t[bias][width:]
 
         return Rule({weight: (3 * width, width), bias: (3 * width,)}, targets, split)
     query, key, value = (f"{source}.{name}_proj" for name in "qkv")
 
     def join(t: Arrays) -> tuple[np.ndarray, ...]:
-        kernel = np.concatenate([t[f"{key}.weight"], t[f"{value}.weight"]]).T
+        kv = np.concatenate([t[f"{key}.weight"], t[f"{value}.weight"]])
         bias = np.concatenate([t[f"{key}.bias"], t[f"{value}.bias"]])
-        return t[f"{query}.weight"].T, t[f"{query}.bias"], kernel, bias
+        return t[f"{query}.weight"], t[f"{query}.bias"], kv, bias
 
     sources: dict[str, Shape] = {}
     for name in (query, key, value):
@@ -195,8 +195,8 @@ def _query_key_value(source: str, target: str, width: int, packed: bool) -> Rule
 
 def _projection(width: int, embedding: int, matrix: bool) -> Rule:
     """To the joint text-image space: a bare matrix (OpenAI) or a Linear's weight."""
-    targets = {"projection/kernel": (width, embedding)}
+    targets = {"projection/weight": (embedding, width)}
     if matrix:
-        return Rule({"projection": (width, embedding)}, targets, lambda t: (t["projection"],))
+        return Rule({"projection": (width, embedding)}, targets, lambda t: (t["projection"].T,))
     name = "visual_projection.weight"
-    return Rule({name: (embedding, width)}, targets, lambda t: (t[name].T,))
+    return Rule({name: (embedding, width)}, targets, lambda t: (t[name],))

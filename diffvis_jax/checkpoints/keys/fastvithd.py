@@ -173,14 +173,15 @@ def rules(config: FastViTHDConfig, names: Collection[str] = ()) -> list[Rule]:
 
 
 def _to_target(kernel: np.ndarray) -> np.ndarray:
-    """`[O, I, k, k]` -> `[k, k, I, O]`, or `[I, O]` when 1x1."""
-    return (
-        kernel.transpose(2, 3, 1, 0)[0, 0] if kernel.shape[2] == 1 else kernel.transpose(2, 3, 1, 0)
-    )
+    """`[O, I, k, k]` -> `[k, k, I, O]`, or `[O, I]` when 1x1."""
+    return kernel[:, :, 0, 0] if kernel.shape[2] == 1 else kernel.transpose(2, 3, 1, 0)
 
 
-def _target_shape(shape: Shape) -> Shape:
-    return (shape[1], shape[0]) if shape[2] == 1 else (shape[2], shape[3], shape[1], shape[0])
+def _target(path: str, shape: Shape) -> tuple[str, Shape]:
+    """Path and shape of a kernel, or of the matrix that a 1x1 is."""
+    if shape[2] == 1:
+        return f"{path}/weight", shape[:2]
+    return f"{path}/kernel", (shape[2], shape[3], shape[1], shape[0])
 
 
 class _Table:
@@ -202,7 +203,8 @@ class _Table:
             kernel, bias = fuse(tensors)
             return _to_target(kernel), bias
 
-        targets = {f"{path}/kernel": _target_shape(shape), f"{path}/bias": (shape[0],)}
+        target, target_shape = _target(path, shape)
+        targets = {target: target_shape, f"{path}/bias": (shape[0],)}
         self.rules.append(Rule(sources, targets, build))
 
     def _branches(self, key: str, shape: Shape, *, conv=True, skip=False, scale=False):
@@ -314,8 +316,8 @@ class _Table:
         self.rules.append(
             Rule(
                 {qkv: (3 * width, width)},
-                {f"{path}/query/kernel": (width, width), f"{path}/kv/kernel": (width, 2 * width)},
-                lambda t: (t[qkv][:width].T, t[qkv][width:].T),
+                {f"{path}/query/weight": (width, width), f"{path}/kv/weight": (2 * width, width)},
+                lambda t: (t[qkv][:width], t[qkv][width:]),
             )
         )
         weight, shift = f"{key}.token_mixer.proj.weight", f"{key}.token_mixer.proj.bias"
@@ -323,12 +325,12 @@ class _Table:
 
         def project(t: Arrays) -> tuple[np.ndarray, np.ndarray]:
             scale = t[gamma].astype(np.float64).reshape(-1)
-            return t[weight].T * scale, t[shift] * scale
+            return t[weight] * scale[:, None], t[shift] * scale
 
         self.rules.append(
             Rule(
                 {weight: (width, width), shift: (width,), gamma: (width, 1, 1)},
-                {f"{path}/output/kernel": (width, width), f"{path}/output/bias": (width,)},
+                {f"{path}/output/weight": (width, width), f"{path}/output/bias": (width,)},
                 project,
             )
         )

@@ -125,10 +125,5 @@ def _move(source: str, target: str, shape: Shape) -> Rule:
 
 
 def _linear(source: str, target: str, inputs: int, outputs: int, bias: bool = False) -> list[Rule]:
-    weight = f"{source}.weight"
-    kernel = Rule(
-        {weight: (outputs, inputs)},
-        {f"{target}/kernel": (inputs, outputs)},
-        lambda t: (t[weight].T,),
-    )
-    return [kernel, _move(f"{source}.bias", f"{target}/bias", (outputs,))] if bias else [kernel]
+    matrix = _move(f"{source}.weight", f"{target}/weight", (outputs, inputs))
+    return [matrix, _move(f"{source}.bias", f"{target}/bias", (outputs,))] if bias else [matrix]
