@@ -290,8 +290,8 @@ def write_outputs(
         write_json(args.json, content)
         print(f"numbers: {args.json}")
     if args.visualize:
-        from diffvis_jax.report import write_page
         from diffvis_jax.report.film import write_film
+        from diffvis_jax.report.html_page import write_page
 
         args.output.mkdir(parents=True, exist_ok=True)
         pictures = write_overlays(args.output, model, recording, result)

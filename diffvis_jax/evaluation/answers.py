@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 
 from diffvis_jax.datasets.coordinates import Boxes, boxes_in_pixels, in_pixels, pixels
-from diffvis_jax.datasets.predictions import WRONG_FORMAT, Prediction
+from diffvis_jax.datasets.predictions import Prediction
 from diffvis_jax.datasets.records import Dataset, Record
 from diffvis_jax.evaluation.summary import LEAST_IOU
 from diffvis_jax.metrics import OUTCOMES, click_accuracy, iou, mcnemar, wilson_interval
 from diffvis_jax.metrics.actions import click_score, same_text, word_f1
-from diffvis_jax.metrics.click import Target
 from diffvis_jax.report.text import decimal, interval, percent
 
 _TEXT_ACTIONS = ("write", "type")
@@ -50,7 +49,8 @@ def score(dataset: Dataset, predictions: Mapping[str, Prediction]) -> list[dict[
         if record.target is not None:
             assert record.size is not None
             target = in_pixels(record.target, *record.size)
-            row["outcome"] = _outcome(prediction, target)
+            answer = prediction and prediction.answer
+            row["outcome"] = click_accuracy([answer], [target]).outcomes[0]
             if prediction and prediction.box is not None and isinstance(record.target, Boxes):
                 boxes = boxes_in_pixels(record.target.corners, *record.size)
                 row["iou"] = float(iou(prediction.box, boxes).max())
@@ -64,13 +64,6 @@ def score(dataset: Dataset, predictions: Mapping[str, Prediction]) -> list[dict[
             row["success"] = row["correct"] and row["f1"] == 1
         rows.append(row)
     return rows
-
-
-def _outcome(prediction: Prediction | None, target: Target) -> str:
-    answer = prediction and prediction.answer
-    if isinstance(answer, str):
-        assert answer == WRONG_FORMAT
-    return click_accuracy([answer], [target]).outcomes[0]
 
 
 def _action_score(record: Record, prediction: Prediction | None) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 from diffvis_jax.datasets.coordinates import bounds, boxes_in_pixels, in_pixels
 from diffvis_jax.datasets.records import Record, Screen
 from diffvis_jax.grounding.decode import Element
-from diffvis_jax.grounding.find import on_screenshot, visible
+from diffvis_jax.grounding.find import on_screenshot
 from diffvis_jax.images.geometry import Placement
 from diffvis_jax.measure.elements import nearest, partners
 from diffvis_jax.metrics import Refusal, click_accuracy, detection_counts, iou, smaller_than
@@ -89,11 +89,7 @@ def score_screen(
             scores=[element.score for element in elements],
             ignore=smaller_than(truths, small),
         )
-        result["counts"] = [
-            counts.true_positives,
-            counts.false_positives,
-            counts.false_negatives,
-        ]
+        result["counts"] = list(dataclasses.astuple(counts)[:3])
     return result
 
 
@@ -112,7 +108,7 @@ def unmatched(
     Returns:
       Left, top, right, bottom in whole pixels of the screenshot.
     """
-    first, second = visible(first, where), visible(second, where)
+    first, second = ([e for e in x if on_screenshot([e], where)] for x in (first, second))
     partner = partners(first, second)
     matched = set(partner.tolist())
     only_first = [element for element, p in zip(first, partner, strict=True) if p < 0]

@@ -4,7 +4,6 @@ B slots of the batch, S pixels along the side of a frame, g patches along the si
 token width.
 """
 
-import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,21 +42,8 @@ from diffvis_jax.towers import build
 _AHEAD = 2
 
 
-@dataclasses.dataclass(frozen=True)
-class Loaded:
-    """A decoded screen.
-
-    Attributes:
-      frame: `uint8 [S, S, 3]`.
-      size: width and height of the screenshot.
-    """
-
-    frame: np.ndarray
-    size: tuple[int, int]
-
-
-def load(screen: Screen, model: Model) -> Loaded:
-    """Decodes a screen.
+def load(screen: Screen, model: Model) -> tuple[np.ndarray, tuple[int, int]]:
+    """Decodes a screen: its frame `uint8 [S, S, 3]`, and width and height of the screenshot.
 
     Raises:
       ImageError: a broken file, or an image of another size than its annotation says.
@@ -66,7 +52,7 @@ def load(screen: Screen, model: Model) -> Loaded:
     for record in screen.records:
         if record.size not in (None, size):
             raise ImageError(f"'{screen.image}' has {size} px, {record.source} says {record.size}")
-    return Loaded(frame, size)
+    return frame, size
 
 
 @jax.jit
@@ -154,7 +140,7 @@ class Runner:
                 if isinstance(loaded, ImageError):
                     broken[slot] = str(loaded)
                 else:
-                    frames[slot], sizes[slot], active[slot] = loaded.frame, loaded.size, True
+                    (frames[slot], sizes[slot]), active[slot] = loaded, True
             results = self._advance(frames, fresh, active) if active.any() else {}
             for slot, each in enumerate(assignments):
                 if each is None:

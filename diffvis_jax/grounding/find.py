@@ -114,23 +114,16 @@ def find_elements(
     return decode(head.config, answers, threshold=threshold)
 
 
-def visible(elements: Sequence[Element], placement: Placement) -> list[Element]:
-    """The elements of a frame but for those that lie in the padding around the screenshot."""
-    boxes = _clipped(elements, placement)
-    return [e for e, box in zip(elements, boxes, strict=True) if (box[2:] > box[:2]).all()]
-
-
 def on_screenshot(elements: Sequence[Element], placement: Placement) -> list[Element]:
-    """The visible elements in pixels of the original screenshot, clipped to it."""
-    elements = visible(elements, placement)
-    return [
-        dataclasses.replace(element, box=tuple(box.tolist()))
-        for element, box in zip(elements, _clipped(elements, placement), strict=True)
-    ]
+    """The same elements in pixels of the original screenshot, clipped to it.
 
-
-def _clipped(elements: Sequence[Element], placement: Placement) -> np.ndarray:
-    """Boxes `[n, 4]` in pixels of the original screenshot."""
+    Those that lie in the padding around it are left out.
+    """
     frame_boxes = np.array([element.box for element in elements]).reshape(-1, 4)
     boxes = placement.box_to_original(frame_boxes)
-    return boxes.clip(0, [placement.width, placement.height] * 2)
+    boxes = boxes.clip(0, [placement.width, placement.height] * 2)
+    return [
+        dataclasses.replace(element, box=tuple(box.tolist()))
+        for element, box in zip(elements, boxes, strict=True)
+        if (box[2:] > box[:2]).all()
+    ]

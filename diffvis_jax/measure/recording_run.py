@@ -26,6 +26,8 @@ from diffvis_jax.metrics import tails
 from diffvis_jax.model import Model
 from diffvis_jax.towers import build
 
+_REPORTED = ("path", "changed_patches", "total_patches", "recomputed", "pending")
+
 
 @dataclasses.dataclass(frozen=True)
 class FrameResult:
@@ -88,16 +90,9 @@ class FrameResult:
 
     def numbers(self) -> dict[str, Any]:
         """All but the arrays and elements, for JSON."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        left_out = ("elements", "full_elements")
-        plain = {
-            name: value
-            for name, value in values.items()
-            if name not in left_out and not isinstance(value, np.ndarray)
-        }
         agreed = self.agreement
         return {
-            **plain,
+            **{k: v for k, v in vars(self).items() if not np.ndim(v) and "elements" not in k},
             "speed_up": self.speed_up,
             "elements_both": agreed.both if agreed else None,
             "elements_lost": agreed.only_second if agreed else None,
@@ -224,11 +219,7 @@ def run_session(
         step_report = describe(report)[0]
         result = FrameResult(
             index=index,
-            path=step_report["path"],
-            changed_patches=step_report["changed_patches"],
-            total_patches=step_report["total_patches"],
-            recomputed=step_report["recomputed"],
-            pending=step_report["pending"],
+            **{name: step_report[name] for name in _REPORTED},
             step_ms=step_ms,
             full_ms=full_ms,
             missed_changed=missed_changed,

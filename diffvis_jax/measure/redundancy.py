@@ -4,7 +4,6 @@ H, W height and width of a frame in pixels, p pixels along the side of a patch, 
 """
 
 import dataclasses
-import functools
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
@@ -169,7 +168,6 @@ def _line_shifts(before: np.ndarray, now: np.ndarray) -> list[int]:
     return [shift for shift, _ in shifts.most_common(_CANDIDATES)]
 
 
-@functools.lru_cache(maxsize=64)
 def _overlap(
     shape: tuple[int, int], dx: int, dy: int
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:

@@ -1,12 +1,11 @@
 """Metrics of detections, clicks and actions, with their confidence intervals."""
 
-from diffvis_jax.metrics.boxes import area, as_boxes, contains, iou, iou_matrix, shorter_side
+from diffvis_jax.metrics.boxes import area, as_boxes, contains, iou, iou_matrix
 from diffvis_jax.metrics.click import (
     OUTCOMES,
     ClickResult,
     Polygon,
     Refusal,
-    accuracy_at_iou,
     click_accuracy,
 )
 from diffvis_jax.metrics.detection import Counts, detection_counts, smaller_than, total
@@ -29,7 +28,6 @@ __all__ = [
     "Paired",
     "Polygon",
     "Refusal",
-    "accuracy_at_iou",
     "area",
     "as_boxes",
     "bootstrap_interval",
@@ -40,7 +38,6 @@ __all__ = [
     "iou_matrix",
     "match",
     "mcnemar",
-    "shorter_side",
     "smaller_than",
     "tails",
     "total",

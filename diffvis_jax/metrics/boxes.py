@@ -1,4 +1,4 @@
-"""Boxes on the screen: how large they are, how much they overlap, what lies within.
+"""Boxes on the screen: area, overlap, containment.
 
 A box is left, top, right, bottom in pixels, y downwards, its edges real positions: a box from 0 to
 10 is 10 pixels wide, not 11. A box without area is allowed and overlaps nothing.
@@ -49,12 +49,6 @@ def area(boxes: ArrayLike) -> np.ndarray:
     """Areas of boxes `[.., 4]` in square pixels, float64 `[..]`; raises BoxError as `as_boxes`."""
     boxes = as_boxes(boxes)
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
-
-
-def shorter_side(boxes: ArrayLike) -> np.ndarray:
-    """The shorter sides of boxes `[.., 4]` in pixels, float64 `[..]`; raises as `as_boxes`."""
-    boxes = as_boxes(boxes)
-    return np.minimum(boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1])
 
 
 def iou(a: ArrayLike, b: ArrayLike) -> np.ndarray:

@@ -1,21 +1,19 @@
-"""Pointing at one element: is the predicted point, or box, where it should be?
+"""Pointing at one element: does the predicted point lie in the target?
 
-One query has one answer and one target, and every query counts: what was not answered is wrong.
+One query has one answer and one target, and every query counts: one without an answer is wrong.
 
 Q queries, K boxes, V vertices.
 """
 
 import dataclasses
-from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from diffvis_jax.metrics.boxes import as_boxes, contains, iou
+from diffvis_jax.metrics.boxes import as_boxes, contains
 from diffvis_jax.metrics.errors import EvaluationError
-from diffvis_jax.metrics.matching import checked_threshold
 
 Outcome = Literal[
     "correct",
@@ -50,7 +48,7 @@ Target: TypeAlias = ArrayLike | Polygon | Refusal
 
 @dataclasses.dataclass(frozen=True)
 class ClickResult:
-    """What became of every query.
+    """The outcome of every query.
 
     Attributes:
       outcomes: Q of `OUTCOMES`, in the order of the queries.
@@ -64,15 +62,9 @@ class ClickResult:
         return np.array([outcome == "correct" for outcome in self.outcomes], bool)
 
     @property
-    def counts(self) -> dict[str, int]:
-        """How many queries ended in each way, for all of `OUTCOMES`."""
-        counted = Counter(self.outcomes)
-        return {outcome: counted[outcome] for outcome in OUTCOMES}
-
-    @property
     def accuracy(self) -> float | None:
         """Share of all queries that are correct; None without queries."""
-        return self.counts["correct"] / len(self.outcomes) if self.outcomes else None
+        return float(self.correct.mean()) if self.outcomes else None
 
 
 def click_accuracy(points: Iterable[Any], targets: Iterable[Target]) -> ClickResult:
@@ -166,41 +158,3 @@ def _in_polygon(vertices: np.ndarray, point: np.ndarray) -> bool:
     spans = (y0 > 0) != (y1 > 0)
     to_the_right = (side > 0) == (y1 > y0)
     return bool((spans & to_the_right).sum() % 2)
-
-
-def accuracy_at_iou(
-    pred_boxes: Iterable[ArrayLike | None], target_boxes: ArrayLike, thresholds: Iterable[float]
-) -> dict[float, float | None]:
-    """Share of the queries whose predicted box overlaps the true one by at least each threshold.
-
-    The rule of referring expressions (RefCOCO: Yu et al. 2016, at 0.5).
-
-    Args:
-      pred_boxes: Q boxes `[4]` left, top, right, bottom in pixels, or None: no prediction, wrong.
-        Answers that are no boxes are for the caller to turn into None.
-      target_boxes: `[Q, 4]` likewise.
-      thresholds: IoU, above 0, at most 1.
-
-    Returns:
-      The accuracy at each threshold; None without queries.
-
-    Raises:
-      BoxError: a box that is inverted or not finite; names the query.
-      EvaluationError: not as many predictions as targets, or a threshold that makes no sense.
-    """
-    predictions, targets = list(pred_boxes), as_boxes(target_boxes, "target_boxes")
-    if targets.ndim != 2 or len(predictions) != len(targets):
-        raise EvaluationError(
-            f"one box a target [Q, 4]: got {len(predictions)} and {list(targets.shape)}"
-        )
-    overlap = np.zeros(len(targets))
-    for index, prediction in enumerate(predictions):
-        if prediction is not None:
-            box = as_boxes(prediction, f"pred_boxes[{index}]")
-            if box.shape != (4,):
-                raise EvaluationError(f"pred_boxes[{index}] must be [4], got {list(box.shape)}")
-            overlap[index] = iou(box, targets[index])
-    return {
-        checked_threshold(threshold): float((overlap >= threshold).mean()) if len(overlap) else None
-        for threshold in thresholds
-    }

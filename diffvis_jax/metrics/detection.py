@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from diffvis_jax.metrics.boxes import as_boxes, iou_matrix, shorter_side
+from diffvis_jax.metrics.boxes import as_boxes, iou_matrix
 from diffvis_jax.metrics.errors import EvaluationError
 from diffvis_jax.metrics.matching import as_mask, match
 
@@ -129,7 +129,8 @@ def smaller_than(boxes: ArrayLike, pixels: float = 16.0) -> np.ndarray:
 
     The default is a choice, not a standard: say which was used. Raises BoxError as `as_boxes`.
     """
-    return shorter_side(boxes) < pixels
+    boxes = as_boxes(boxes)
+    return (boxes[..., 2:] - boxes[..., :2]).min(-1) < pixels
 
 
 def total(counts: Iterable[Counts]) -> Counts:

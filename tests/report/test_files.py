@@ -6,8 +6,8 @@ from PIL import Image
 from tiny import FASTVITHD
 
 from diffvis_jax.measure.recording_run import FrameResult, SessionResult
-from diffvis_jax.report import write_page
 from diffvis_jax.report.film import write_film
+from diffvis_jax.report.html_page import write_page
 from diffvis_jax.report.plain_page import paragraph, write_plain_page
 
 NOT_UTF_8 = "\ud800"  # fails when the file is already open

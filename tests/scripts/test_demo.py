@@ -19,7 +19,7 @@ from diffvis_jax.checkpoints import store
 from diffvis_jax.images.geometry import ImageError
 from diffvis_jax.images.recording import read_recording
 from diffvis_jax.measure.recording_run import missed_change, run_session
-from diffvis_jax.report import write_page
+from diffvis_jax.report.html_page import write_page
 from diffvis_jax.report.text import percent
 
 ROOT = Path(__file__).resolve().parents[2]
