@@ -9,7 +9,8 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-# A few by default, always the same; `DIFFVIS_FUZZ_EXAMPLES=100000 pytest -k any_` draws so many.
+# A few by default, always the same; `DIFFVIS_FUZZ_EXAMPLES=100000 pytest -k any_` draws so many
+# new ones.
 _LONG = os.environ.get("DIFFVIS_FUZZ_EXAMPLES")
 
 
