@@ -231,13 +231,19 @@ class Watcher:
         import jax
 
         import diffvis_jax as dv
+        from diffvis_jax.images.preprocess import open_image, upright_size
         from diffvis_jax.utils.compile_time import watch_compilation
 
         config = self._encoder.model.config
         try:
-            frame = dv.preprocess(image, config)
+            # Read once: when it is answered, its file may hold the next picture.
+            if isinstance(image, Path):
+                with open_image(image, "image") as opened:
+                    frame, (width, height) = dv.preprocess(opened, config), upright_size(opened)
+            else:
+                frame, (height, width) = dv.preprocess(image, config), image.shape[:2]
         except dv.ImageError as error:
-            tell(f"warning: left out: {error}")
+            tell(f"warning: left out: {label}: {error}")
             self._left_out += 1
             return
         with watch_compilation() as compiled:
@@ -275,9 +281,11 @@ class Watcher:
         if self._answerer is not None and (
             first or done["changed_patches"] >= (self._args.min_change or 1)
         ):
-            self._answer(tokens, done, encode_ms, image)
+            self._answer(tokens, done, encode_ms, dv.placement(width, height, config))
 
-    def _answer(self, tokens: Any, done: dict[str, Any], encode_ms: float, image: Any) -> None:
+    def _answer(
+        self, tokens: Any, done: dict[str, Any], encode_ms: float, placement: "dv.Placement"
+    ) -> None:
         assert self._answerer is not None
         print("  > ", end="", flush=True)
         answer = self._answerer.reply(
@@ -289,7 +297,6 @@ class Watcher:
         soon = "" if waited is None else f", first token after {waited:.0f} ms"
         print(f"\n    {read}{soon}", flush=True)
         if self._args.prompt_style == "pyautogui":
-            placement = _placement(image, self._encoder.model.config)
             found = read_commands(answer.text, make_space(self._args), placement)
             for line in action_lines(found):
                 print(f"    {line}", flush=True)
@@ -323,16 +330,6 @@ def _line(columns: list[str]) -> str:
         text.rjust(width) if width > 0 else text.ljust(-width)
         for text, width in zip(columns, widths, strict=True)
     )
-
-
-def _placement(image: Any, config: Any) -> "dv.Placement":
-    import diffvis_jax as dv
-    from diffvis_jax.images.recording import open_screenshot
-
-    if isinstance(image, Path):
-        return dv.placement(*open_screenshot(image).size, config)
-    height, width = image.shape[:2]
-    return dv.placement(width, height, config)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
 """Tests that draw their inputs: how many are tried, and JSON that is nearly right."""
 
+import copy
 import json
 import os
+from random import Random
+from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -27,68 +30,66 @@ def fuzz(few: int = 100, share: float = 1.0) -> settings:
     )
 
 
-_NUMBERS = st.one_of(
-    st.integers(-2, 300), st.floats(-1, 400), st.sampled_from([10**400, -(10**30), 1e308, 1e-320])
-)
-_SCALARS = st.one_of(
-    st.none(), st.booleans(), _NUMBERS, st.floats(), st.text(max_size=5), st.just("\ud800\x00")
-)
-json_values = st.recursive(
-    st.one_of(_SCALARS, st.lists(_NUMBERS, max_size=6)),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=5), inner, max_size=3)
-    ),
-    max_leaves=8,
+_SCALARS = (
+    *(None, True, False, 0, 1, -1, 5, 0.5, -0.5, 1.02, 300, 10**400, -(10**30), 1e308, 1e-320),
+    *(float("nan"), float("inf"), "", "a", "0.5", "\ud800\x00", "x" * 5000, "\u2028"),
 )
 
 
-def changed(content: st.SearchStrategy) -> st.SearchStrategy:
-    """Documents in which any part may be replaced, left out, or given to another name."""
-
-    def change(document, draw):
-        place = document
-        while isinstance(place, dict | list) and place:
-            keys = list(place) if isinstance(place, dict) else list(range(len(place)))
-            key = draw(st.sampled_from(keys))
-            if isinstance(place[key], dict | list) and place[key] and draw(st.integers(0, 3)):
-                place = place[key]
-                continue
-            if draw(st.integers(0, 3)):
-                place[key] = draw(json_values)
-            else:
-                del place[key]
-            break
-        return document
-
-    @st.composite
-    def documents(draw):
-        document = json.loads(json.dumps(draw(content)))
-        for _ in range(draw(st.integers(0, 3))):
-            document = change(document, draw)
-        return document
-
-    return documents()
+def any_value(random: Random, depth: int = 0) -> Any:
+    """Something that JSON can hold."""
+    kind = random.randrange(8 if depth < 4 else 6)
+    if kind < 4:
+        return random.choice(_SCALARS)
+    if kind < 6:
+        return [random.choice(_SCALARS) for _ in range(random.randrange(6))]
+    inner = [any_value(random, depth + 1) for _ in range(random.randrange(4))]
+    return inner if kind == 6 else {random.choice("abc"): value for value in inner}
 
 
-def json_texts(content: st.SearchStrategy) -> st.SearchStrategy[bytes]:
-    """Files of such documents: now and then with a mark, cut off, damaged, or of anything."""
-    whole = changed(content).map(lambda document: json.dumps(document).encode())
-
-    @st.composite
-    def texts(draw):
-        text = draw(whole)
-        match draw(st.integers(0, 11)):
+def _changed(document: Any, random: Random) -> None:
+    """Replaces any part of a document, takes it away, or gives it another name."""
+    while isinstance(document, dict | list) and document:
+        keys = list(document) if isinstance(document, dict) else list(range(len(document)))
+        key = random.choice(keys)
+        if isinstance(document[key], dict | list) and document[key] and random.randrange(4):
+            document = document[key]
+            continue
+        match random.randrange(6):
             case 0:
-                return b"\xef\xbb\xbf" + text
-            case 1:
-                return text[: draw(st.integers(0, len(text)))]
+                del document[key]
+            case 1 if isinstance(document, dict):
+                document[random.choice(["a", *keys])] = document.pop(key)
             case 2:
-                at = draw(st.integers(0, len(text)))
-                return text[:at] + draw(st.binary(max_size=4)) + text[at:]
-            case 3:
-                return draw(st.binary(max_size=20) | st.sampled_from([b"[" * 20_000, b"9" * 5000]))
-            case 4:
-                return draw(json_values.map(lambda value: json.dumps(value).encode()))
-        return text
+                document[key] = document[random.choice(keys)]
+            case _:
+                document[key] = any_value(random)
+        return
 
-    return texts()
+
+def _text(document: Any, random: Random) -> bytes:
+    document = copy.deepcopy(document)
+    for _ in range(random.randrange(4)):
+        _changed(document, random)
+    text = json.dumps(document).encode()
+    at = random.randrange(len(text) + 1)
+    match random.randrange(12):
+        case 0:
+            return b"\xef\xbb\xbf" + text
+        case 1:
+            return text[:at]
+        case 2:
+            return text[:at] + random.randbytes(random.randrange(4)) + text[at:]
+        case 3:
+            return random.choice([b"", b"[" * 20_000, b"9" * 5000, random.randbytes(20)])
+        case 4:
+            return json.dumps(any_value(random)).encode()
+    return text
+
+
+def json_texts(*documents: Any) -> st.SearchStrategy[bytes]:
+    """Files of such documents, changed in a few places; now and then with a mark, cut off, damaged,
+    or of anything. Drawn as a whole: piece by piece would take hypothesis a hundred times as long.
+    """
+    randoms = st.randoms(use_true_random=True)
+    return randoms.map(lambda random: _text(random.choice(documents), random))

@@ -15,9 +15,9 @@ import numpy as np
 from diffvis_jax.datasets.coordinates import Boxes, Points, pixels, read_box
 from diffvis_jax.datasets.errors import DatasetError, Faults
 from diffvis_jax.datasets.files import data_files, field
-from diffvis_jax.datasets.records import Dataset, ParquetImage, Record, collected, upright_size
+from diffvis_jax.datasets.records import Dataset, ParquetImage, Record, collected
 from diffvis_jax.images.geometry import ImageError
-from diffvis_jax.images.preprocess import open_image
+from diffvis_jax.images.preprocess import open_image, upright_size
 from diffvis_jax.utils.json_file import JsonError, parse_json
 
 _COLUMNS = (

@@ -16,7 +16,7 @@ import numpy as np
 from diffvis_jax.datasets.coordinates import Points, Target
 from diffvis_jax.datasets.errors import DatasetError, Faults
 from diffvis_jax.images.geometry import HasPreprocess, ImageError, PreprocessConfig
-from diffvis_jax.images.preprocess import open_image, orientation, preprocess, upright_rgb
+from diffvis_jax.images.preprocess import open_image, preprocess, upright_rgb, upright_size
 from diffvis_jax.images.recording import shown
 
 if TYPE_CHECKING:
@@ -290,14 +290,6 @@ def image_size(image: Image, where: str) -> tuple[int, int]:
             return upright_size(opened)
     except ImageError as error:
         raise DatasetError(f"{where}: {error}") from error
-
-
-def upright_size(opened: "PIL.Image.Image") -> tuple[int, int]:
-    """Width and height of an image that is not decoded yet, once it is upright."""
-    width, height = opened.size
-    # Pillow gives the upright size of a TIFF file from the start.
-    turned = opened.format != "TIFF" and orientation(opened) in (5, 6, 7, 8)
-    return (height, width) if turned else (width, height)
 
 
 def _opened(image: Image) -> "PIL.Image.Image":

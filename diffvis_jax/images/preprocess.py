@@ -370,6 +370,14 @@ def upright_rgb(image: PIL.Image.Image, name: str) -> PIL.Image.Image:
     return upright
 
 
+def upright_size(image: PIL.Image.Image) -> tuple[int, int]:
+    """Width and height of an image file once it is upright: what `placement` takes."""
+    width, height = image.size
+    # Pillow gives the upright size of a TIFF file from the start.
+    turned = image.format != "TIFF" and orientation(image) in (5, 6, 7, 8)
+    return (height, width) if turned else (width, height)
+
+
 def orientation(image: PIL.Image.Image) -> int:
     """The EXIF orientation, 1-8, to be asked after load(), which turns TIFF files by itself."""
     try:

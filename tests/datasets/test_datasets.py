@@ -622,7 +622,7 @@ def made(tmp_path_factory):
 @given(data=st.data(), skip=st.booleans())
 def test_any_annotations_are_read_or_refused(made, kind, data, skip):
     root, file, content = made[kind]
-    file.write_bytes(data.draw(json_texts(st.just(content))))
+    file.write_bytes(data.draw(json_texts(content)))
     try:
         found = open_dataset(root, kind, skip=skip)
     except DatasetError:
@@ -642,9 +642,9 @@ def test_any_row_is_read_or_refused(tmp_path_factory, data, skip):
     for name in ("operation", "target_action_index"):
         row[name] = data.draw(st.just(row[name]) | st.text(max_size=9))
     candidate = json.loads(row["pos_candidates"][0])
-    attributes = data.draw(json_texts(st.just(json.loads(candidate["attributes"]))))
+    attributes = data.draw(json_texts(json.loads(candidate["attributes"])))
     candidate["attributes"] = attributes.decode("utf-8", "replace")
-    text = data.draw(json_texts(st.just(candidate))).decode("utf-8", "replace")
+    text = data.draw(json_texts(candidate)).decode("utf-8", "replace")
     row["pos_candidates"] = [text]
     png = samples.png((9, 9))["bytes"]
     row["screenshot"] = {"bytes": png[: data.draw(st.just(len(png)) | st.integers(0, len(png)))]}

@@ -238,21 +238,16 @@ def asked(tmp_path_factory):
     return open_dataset(samples.screenspot(tmp_path_factory.mktemp("asked")))
 
 
-LINES = st.fixed_dictionaries(
-    {"id": st.sampled_from(IDS), "point": st.just([20, 30])},
-    optional={
-        "box": st.just([10, 20, 30, 40]),
-        "frame": st.sampled_from(["pixels", "0-1", "0-1000", "resized", 5]),
-        "size": st.just([1092, 560]),
-        "refused": st.booleans(),
-        "action": st.just("write"),
-        "text": st.text(max_size=5),
-    },
-)
+LINES = [
+    {"id": IDS[0], "point": [20, 30], "frame": "0-1000"},
+    {"id": IDS[1], "box": [10, 20, 30, 40], "action": "write", "text": "a"},
+    {"id": IDS[2], "point": [20, 30], "frame": "resized", "size": [1092, 560]},
+    {"id": IDS[0], "refused": True},
+]
 
 
 @fuzz()
-@given(st.lists(json_texts(LINES), max_size=4))
+@given(st.lists(json_texts(*LINES), max_size=4))
 def test_any_answers_are_read_or_refused(asked, tmp_path_factory, some):
     path = tmp_path_factory.getbasetemp() / "any.jsonl"
     path.write_bytes(b"\n".join([b'{"frame": "pixels"}', *some]))

@@ -2,6 +2,7 @@
 
 import ctypes
 import ctypes.util
+import dataclasses
 import itertools
 import os
 import re
@@ -185,6 +186,26 @@ def test_a_prompt_is_answered_at_every_change(watch, tmp_path, monkeypatch, caps
     assert status == 0
     assert printed.count("tokens prefilled, first token after") == 2  # the first, and the change
     assert "2 answers" in printed
+
+
+def test_a_picture_may_be_gone_when_it_is_answered(watch, tmp_path, monkeypatch, capsys):
+    from diffvis_jax.agent.answering import Answerer
+
+    monkeypatch.setenv("DIFFVIS_CACHE", str(tmp_path / "cache"))
+    source = write_checkpoint(tmp_path / "tiny")
+    folder = write_frames(tmp_path / "frames", {"1.png": screen()})
+    reply = Answerer.reply
+
+    def slowly(self, *arguments, **options):
+        (folder / "1.png").unlink()
+        answer = reply(self, *arguments, **options)
+        return dataclasses.replace(answer, text="pyautogui.click(0.5, 0.5)")
+
+    monkeypatch.setattr(Answerer, "reply", slowly)
+    options = ("--prompt", "What?", "--prompt-style", "pyautogui", "--max-new-tokens", "2")
+    source_and_folder = ("--folder", str(folder), "--model-path", str(source))
+    assert watch.main([*source_and_folder, "--interval", "0.02", "--idle", "0.1", *options]) == 0
+    assert "action: Click at (" in capsys.readouterr().out
 
 
 QUICK = ("--folder", ".", "--idle", "0", "--interval", "0.01")
