@@ -126,7 +126,7 @@ def make_plan(
     distance = _by_cell(distance_to(change.acted))
     stale = cache.stale | _reached(tower, change.acted, distance)
     distance = jnp.where(acted[:, None], distance, cache.distance)
-    chosen = oldest(cache.age, policy.refresh_patches)
+    chosen = oldest(cache.age, jnp.full_like(cache.age[:, :1], policy.refresh_patches))
     if focus is not None:
         chosen |= _by_cell(focus)
     near = distance[:, None] <= policy.margins(tower)[_stages(tower), None]
@@ -197,10 +197,14 @@ def _reached(tower: Tower, acted: jax.Array, distance: jax.Array) -> jax.Array:
 
 
 def oldest(age: jax.Array, count: jax.Array) -> jax.Array:
-    """The cells that have been out of date for longest, at most `count`; bool `[B, P]`."""
-    order = jnp.argsort(-age, axis=-1, stable=True)
-    rank = jnp.argsort(order, axis=-1, stable=True)
-    return (age > 0) & (rank < count)
+    """The cells that have been out of date for longest, at most `count` `[B, 1]`; bool
+    `[B, P]`."""
+    longest = -jnp.sort(-age, axis=-1)
+    least = jnp.take_along_axis(longest, jnp.clip(count - 1, 0, age.shape[-1] - 1), -1)
+    older, same = age > least, age == least
+    left = count - older.sum(-1, keepdims=True)
+    chosen = older | (same & (jnp.cumsum(same, -1) <= left))
+    return chosen & (age > 0) & (count > 0)
 
 
 def within_budget(
@@ -214,18 +218,24 @@ def within_budget(
       distance: int32 `[B, P]`.
       budget: float32 `[B]`, multiply-accumulates; at least one cell is done if there is any.
     """
-    window, dense = _window_macs(tower), tower.layer_macs * tower.cells
-    count = stale.sum(-1, dtype=jnp.float32)
-    whole = count * window > tuning.break_even * dense
-    each = jnp.where(whole, dense / jnp.maximum(count, 1), window)
-    order = jnp.argsort(distance, axis=-1, stable=True)[:, None]
-    ordered = jnp.take_along_axis(stale, order, -1)
-    costs = jnp.where(ordered, each[..., None], 0)
-    flat = costs.reshape(costs.shape[0], -1)
-    spent = (jnp.cumsum(flat, -1) - flat).reshape(costs.shape)
-    affordable = ordered & (spent < budget[:, None, None])
-    back = jnp.argsort(order, axis=-1, stable=True)
-    return jnp.take_along_axis(affordable, back, -1)
+    # Keys and values come on top: they are replaced with the layer before.
+    window = np.array([layer.window_macs for layer in tower.layers], np.float32)
+    dense = np.array([layer.macs for layer in tower.layers], np.float32) * tower.cells
+    cells = jnp.arange(distance.shape[1], dtype=jnp.int32)
+    order = jnp.sort(distance * len(cells) + cells, -1) % len(cells)
+    ordered = jnp.take_along_axis(stale, order[:, None], -1)
+
+    def spent(count: jax.Array) -> jax.Array:
+        """On so many cells of each layer, `[B, L, *]`."""
+        alone = count * window[:, None]
+        return jnp.where(alone > tuning.break_even * dense[:, None], dense[:, None], alone)
+
+    count = jnp.cumsum(ordered, -1, dtype=jnp.int32)
+    whole = spent(count[..., -1:])
+    before = jnp.cumsum(whole, 1) - whole + spent(count - ordered)
+    affordable = ordered & (before < budget[:, None, None])
+    back = jnp.zeros_like(order).at[jnp.arange(len(order))[:, None], order].set(cells)
+    return jnp.take_along_axis(affordable, back[:, None], -1)
 
 
 def _settled_blocks(

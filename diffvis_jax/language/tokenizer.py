@@ -153,7 +153,7 @@ def _added_tokens(directory: Path) -> list[tuple[int, "tokenizers.AddedToken"]]:
         else:
             entries = document.get("added_tokens_decoder", {}).items()
             found = {
-                int(i): AddedToken(
+                int(i): AddedToken(  # type: ignore[call-overload]
                     **{"special": True} | {k: v for k, v in entry.items() if k in _OPTIONS}
                 )
                 for i, entry in entries
