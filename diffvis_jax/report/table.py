@@ -123,18 +123,17 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
     for row in rows[1:]:
         table.add_row(*map(Text, row))
     console = _console()
-    if not console.is_terminal:
-        console.width = 10_000  # nothing is wrapped
     with console.capture() as capture:
         console.print(table)
     print(capture.get().strip())  # without the empty edges
 
 
 def _console() -> "Console":
-    """Standard output, without control characters where it is no terminal."""
+    """Standard output; nothing is wrapped or coloured where it is no terminal."""
     from rich.console import Console
 
-    return Console(force_terminal=sys.stdout.isatty(), highlight=False)
+    terminal = sys.stdout.isatty()
+    return Console(force_terminal=terminal, width=None if terminal else 10_000, highlight=False)
 
 
 def tower_text(model: Model) -> str:
