@@ -9,7 +9,7 @@ import functools
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diffvis_jax.checkpoints.format import read_json
 from diffvis_jax.errors import CheckpointError
@@ -147,17 +147,16 @@ def _added_tokens(directory: Path) -> list[tuple[int, "tokenizers.AddedToken"]]:
         file = directory / name
         if not file.is_file():
             continue
-        document = read_json(file)
+        document: dict[str, Any] = read_json(file)
         if name == "added_tokens.json":
-            found = {int(i): AddedToken(text, special=True) for text, i in document.items()}
+            entries = [(number, {"content": text}) for text, number in document.items()]
         else:
-            entries = document.get("added_tokens_decoder", {}).items()
-            found = {
-                int(i): AddedToken(  # type: ignore[call-overload]
-                    **{"special": True} | {k: v for k, v in entry.items() if k in _OPTIONS}
-                )
-                for i, entry in entries
-            }
+            entries = list(document.get("added_tokens_decoder", {}).items())
+        found = []
+        for number, entry in entries:
+            options: dict[str, Any] = {"special": True}
+            options |= {k: v for k, v in entry.items() if k in _OPTIONS}
+            found.append((int(number), AddedToken(**options)))
         if found:
-            return sorted(found.items())
+            return sorted(found, key=lambda pair: pair[0])
     return []
