@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from diffvis_jax.core.policy import Policy
+from diffvis_jax.core.policy import PRESETS, Policy
 from diffvis_jax.errors import ConfigError
 from diffvis_jax.utils.atomic_file import write_whole
 from diffvis_jax.utils.json_file import JsonError, read_json
 
 FORMAT = "diffvis_jax policy 1"
+_FORMER = ("attending", "tolerance")
 
 
 def save_policy(policy: Policy, path: str | Path, *, about: dict[str, Any] | None = None) -> None:
@@ -43,6 +44,8 @@ def load_policy(path: str | Path) -> Policy:
         raise ConfigError(f'\'{path}\' is no policy: its "format" is not "{FORMAT}"')
     given = content.get("policy")
     known = {field.name for field in dataclasses.fields(Policy)}
+    if isinstance(given, dict):  # fields that there were, at the value that left them out
+        given = {k: v for k, v in given.items() if k not in _FORMER or v != 0}
     if not isinstance(given, dict) or not given.keys() <= known:
         wrong = sorted(given.keys() - known) if isinstance(given, dict) else given
         raise ConfigError(f"'{path}': no fields of a policy: {wrong}; there are {sorted(known)}")
@@ -78,9 +81,13 @@ def policy_fields(policy: Policy) -> dict[str, Any]:
 
 
 def _margin(value: Any, path: Path) -> Any:
+    if value in PRESETS:
+        return value
     parts = value if isinstance(value, list) else [value]
     # A bool is an int to Python: true would be taken for 1.
     numbers = (isinstance(part, int | float) and not isinstance(part, bool) for part in parts)
     if not all(part is None or number for part, number in zip(parts, numbers, strict=True)):
-        raise ConfigError(f"'{path}': margin must be numbers or null, got {json.dumps(value)}")
+        raise ConfigError(
+            f"'{path}': margin must be numbers, null or one of {PRESETS}, got {json.dumps(value)}"
+        )
     return [math.inf if part is None else part for part in value] if value is parts else value

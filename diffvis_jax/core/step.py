@@ -225,10 +225,17 @@ def make_step(
     tower = build(config)
     step = _donating_step if donate else _keeping_step
 
-    def run(params, cache, frames, policy=None, *, active=None, focus=None):
+    def arguments(params, cache, frames, policy=None, *, active=None, focus=None):
         policy = (Policy() if policy is None else policy).resolved(tower)
-        return step(params, cache, frames, policy, active, focus, config=config, tuning=tuning)
+        return params, cache, frames, policy, active, focus
 
+    def run(*args, **kwargs):
+        return step(*arguments(*args, **kwargs), config=config, tuning=tuning)
+
+    def lower(*args, **kwargs):
+        return step.lower(*arguments(*args, **kwargs), config=config, tuning=tuning)
+
+    run.lower = lower  # as of other jitted functions
     return run
 
 

@@ -1,6 +1,5 @@
-"""Thousands of frames: errors do not add up, and what was left out is made up for in the end."""
+"""Hundreds of frames: errors do not add up, and what was left out is made up for in the end."""
 
-import itertools
 import statistics
 from pathlib import Path
 
@@ -13,21 +12,21 @@ from diffvis_jax.core.step import jit_audit, jit_encode
 from diffvis_jax.measure.recording_run import changed_tokens, missed_change
 
 ROOT = Path(__file__).resolve().parents[2]
-FRAMES, CHECKS = 1200, 6
+FRAMES, CHECKS = 150, 6
 TRAINED_FRAMES = 500
 
 
-def wandering(first, seed: int):
+def wandering(first, seed: int, count: int = FRAMES):
     """Small edits, slow fades, sensor noise and now and then another screen, from the frames
-    `[B, S, S, 3]` on."""
+    `[B, H, W, 3]` on."""
     rng = np.random.default_rng(seed)
-    frames, side = first.copy(), first.shape[1]
-    for index in range(FRAMES):
+    frames, side = first.copy(), min(first.shape[1:3])
+    for index in range(count):
         frames = frames.copy()
         top, left = rng.integers(0, side - 8, 2)
         what = rng.random()
         if what < 0.5:  # a caret, a letter, a hover
-            height, width = rng.integers(1, 40, 2)
+            height, width = rng.integers(1, max(2, side // 6), 2)
             frames[:, top : top + height, left : left + width] = rng.integers(0, 256, 3)
         elif what < 0.8:  # a fade: a level at a time
             band = frames[:, :, : side // 2].astype(int) + rng.choice((-1, 1))
@@ -54,8 +53,8 @@ def play(kit, policy, seed: int):
     return errors, frames, cache
 
 
-def test_exact_stays_at_rounding(odd):
-    errors, frames, cache = play(odd, dv.Policy.exact(), 0)
+def test_exact_stays_at_rounding(toy):
+    errors, frames, cache = play(toy, dv.Policy.exact(), 0)
     assert len(errors) == CHECKS
     assert max(errors) < 20 * ROUNDING
     assert np.array_equal(cache.reference, frames)
@@ -65,22 +64,21 @@ def test_exact_stays_at_rounding(odd):
     "fields",
     [
         {"margin": 1},
-        {"margin": None, "tolerance": 0.02},
         {"margin": 1, "change_threshold": 8 / 255},
     ],
-    ids=["margin", "tolerance", "threshold"],
+    ids=["margin", "threshold"],
 )
-def test_what_was_left_out_stays_bounded_and_is_made_up_for(odd, fields):
+def test_what_was_left_out_stays_bounded_and_is_made_up_for(toy, fields):
     policy = dv.Policy(**{"settle": 0.02, **fields})
-    errors, frames, cache = play(odd, policy, 1)
+    errors, frames, cache = play(toy, policy, 1)
     # Nothing grows with the number of frames: the last third is no worse than twice the first.
     assert max(errors[-2:]) < 2 * max(errors[:2]) + 0.01
     assert max(errors) > 10 * ROUNDING  # there was something to make up for
     exact = dv.Policy.exact(change_threshold=policy.change_threshold, settle=1.0)
-    tokens, cache, _ = odd.step(odd.params, cache, frames, exact)
-    tokens, cache, _ = odd.step(odd.params, cache, frames, exact)
-    assert not np.asarray(cache.pending).any()
-    assert odd.error(tokens, cache.reference) < ROUNDING
+    tokens, cache, _ = toy.step(toy.params, cache, frames, exact)
+    tokens, cache, _ = toy.step(toy.params, cache, frames, exact)
+    assert not np.asarray(cache.stale).any()
+    assert toy.error(tokens, cache.reference) < ROUNDING
 
 
 @pytest.mark.thorough
@@ -95,7 +93,7 @@ def test_trained_weights_stay_inside_what_was_calibrated(name, bound):
     _, cache, _ = step(model.params, cache, first, policy)
     before = np.asarray(jit_encode(model.params, first, config=model.config)[0])
     missed, last = [], first
-    for _, frame in itertools.islice(wandering(first, 0), TRAINED_FRAMES):
+    for _, frame in wandering(first, 0, TRAINED_FRAMES):
         tokens, cache, report = step(model.params, cache, frame, policy)
         full = np.asarray(jit_encode(model.params, frame, config=model.config)[0])
         at = changed_tokens(model, last[0], frame[0])

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from diffvis_jax.towers import build
 
 TOY = build(ToyConfig(160, 160))  # 10 x 10 patches: margins have room
 EXACT = dv.Policy.exact()
+compiled_plan = jax.jit(make_plan, static_argnums=(0, 5))
+compiled_budget = jax.jit(within_budget, static_argnums=(0, 4))
 
 
 def change_of(tower, *patches, batch=1):
@@ -35,7 +38,7 @@ def change_of(tower, *patches, batch=1):
 
 def planned(tower, change, policy=EXACT, cache=None, focus=None, tuning=CPU):
     cache = dv.init_cache(tower.config) if cache is None else cache
-    return make_plan(tower, cache, change, policy, focus, tuning)
+    return compiled_plan(tower, cache, change, policy.resolved(tower), focus, tuning)
 
 
 def grid_of(tower, cells):
@@ -81,9 +84,10 @@ def test_an_exact_plan_leaves_nothing_stale():
 def test_what_is_computed_from_stale_inputs_stays_stale():
     plan = planned(TOY, change_of(TOY, (4, 4)), dv.Policy(margin=(9, 0), settle=0))
     computed, stale = np.asarray(plan.compute[0]), np.asarray(plan.stale[0])
-    assert not stale[:4].any()  # margins let all of them in
-    assert (computed[4] & ~stale[4]).sum() == 1  # attention to inputs that are all exact
-    assert stale[5:].all()
+    assert not stale[:3].any()  # margins let all of them in
+    assert (computed[3] & ~stale[3]).sum() == 1  # of inputs that are all exact
+    assert computed[4:].any(-1).all()
+    assert stale[4:].all()  # attention to some inputs that are not
 
 
 def test_what_would_cost_nearly_everything_is_done_in_full():
@@ -103,7 +107,7 @@ def test_idle_steps_spend_their_budget_layer_by_layer_nearest_first(seed, share)
     stale = rng.random((1, len(TOY.layers), 100)) < share
     distance = rng.integers(0, 10, (1, 100)).astype(np.int32)
     budget = float(rng.random() * TOY.macs)
-    chosen = np.asarray(within_budget(TOY, stale, distance, jnp.array([budget]), CPU))[0]
+    chosen = np.asarray(compiled_budget(TOY, stale, distance, jnp.array([budget]), CPU))[0]
     assert not (chosen & ~stale[0]).any()
     spent, over = 0.0, False
     for number, layer in enumerate(TOY.layers):

@@ -17,7 +17,6 @@ BAD_FRAMES = {
     "int32": (FRAME.astype(np.int32), "int32"),
     "bool": (FRAME.astype(bool), "bool"),
     "one picture": (FRAME[0], r"\[36, 36, 3\]"),
-    "not square": (FRAME[:, :30], r"\[1, 30, 36, 3\]"),
     "grey": (FRAME[..., :1], r"\[1, 36, 36, 1\]"),
     "alpha": (np.concatenate([FRAME, FRAME[..., :1]], -1), r"\[1, 36, 36, 4\]"),
     "channels first": (FRAME.transpose(0, 3, 1, 2), r"\[1, 3, 36, 36\]"),
@@ -53,7 +52,9 @@ def test_bad_frames(call, name, cache):
 def test_frames_of_another_size_than_the_cache():
     cache = dv.init_cache(FASTVITHD)
     frames = np.zeros((1, 200, 200, 3), np.uint8)
-    with pytest.raises(dv.FrameError, match=r"200 px for a cache of 256 px.*size=200"):
+    with pytest.raises(
+        dv.FrameError, match=r"200 x 200 px .* a cache of 256 x 256 px.*size=\(200, 200\)"
+    ):
         dv.encode_step(random_params(FASTVITHD), cache, frames, config=FASTVITHD)
 
 
@@ -61,7 +62,7 @@ def test_frames_of_another_batch_or_size_than_the_slots():
     with pytest.raises(dv.FrameError, match=r"2 frames for slots of 1 .*batch=2, slots=2"):
         encode_slots(random_params(CLIP), init_slots(CLIP), np.repeat(FRAME, 2, 0), config=CLIP)
     frames = np.zeros((1, 200, 200, 3), np.uint8)
-    with pytest.raises(dv.FrameError, match="200 px for a cache of 256 px"):
+    with pytest.raises(dv.FrameError, match="200 x 200 px .* a cache of 256 x 256 px"):
         encode_slots(random_params(FASTVITHD), init_slots(FASTVITHD), frames, config=FASTVITHD)
 
 
@@ -98,9 +99,9 @@ def test_bad_batch(batch):
 
 
 def test_clip_has_one_size():
-    with pytest.raises(dv.ConfigError, match="36 px only, not 48"):
+    with pytest.raises(dv.ConfigError, match="36 x 36 pixels only, not for 48 x 48"):
         dv.init_cache(CLIP, size=48)
-    with pytest.raises(dv.ConfigError, match="36 px only, not 48"):
+    with pytest.raises(dv.ConfigError, match="36 x 36 pixels only, not for 48 x 48"):
         dv.encode(random_params(CLIP), np.zeros((1, 48, 48, 3), np.uint8), config=CLIP)
 
 
@@ -169,3 +170,35 @@ def test_compute_patch_diff_refuses():
     for threshold in (-0.1, 1.1, float("nan")):
         with pytest.raises(dv.ConfigError, match="threshold"):
             dv.compute_patch_diff(jnp.asarray(a), a, 4, threshold)
+
+
+def test_sides_that_a_tower_does_not_take():
+    frames = np.zeros((1, 256, 200, 3), np.uint8)
+    with pytest.raises(dv.ConfigError, match="square frames, not 256 x 200"):
+        dv.encode(random_params(FASTVITHD), frames, config=FASTVITHD)
+    with pytest.raises(dv.ConfigError, match="square frames, not 256 x 200"):
+        dv.init_cache(FASTVITHD, size=(256, 200))
+    with pytest.raises(dv.ConfigError, match="36 x 36 pixels only, not for 36 x 30"):
+        dv.encode(random_params(CLIP), FRAME[:, :, :30], config=CLIP)
+
+
+@pytest.mark.parametrize(
+    ("focus", "message"),
+    [
+        (np.zeros((1, 4, 4), np.float32), r"bool \[1, 4, 4\].*float32"),
+        (np.zeros((1, 4, 5), bool), r"bool \[1, 4, 4\].*\[1, 4, 5\]"),
+        (np.zeros((1, 16), bool), r"got bool \[1, 16\]"),
+        (np.zeros((2, 4, 4), bool), r"got bool \[2, 4, 4\]"),
+    ],
+)
+def test_bad_focus(focus, message, cache):
+    with pytest.raises(dv.FrameError, match=message):
+        dv.encode_step(random_params(CLIP), cache, FRAME, config=CLIP, focus=focus)
+    with pytest.raises(dv.FrameError, match=message):
+        dv.make_step(CLIP)(random_params(CLIP), cache, FRAME, focus=focus)
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers():
+    assert dv.init_cache(CLIP, np.int64(2)).batch == 2
+    with pytest.raises(dv.CacheError, match="batch must be a whole number"):
+        dv.init_cache(CLIP, True)

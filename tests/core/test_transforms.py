@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy as toy_tower
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from tiny import ROUNDING, deviation, edit
@@ -18,7 +19,7 @@ from diffvis_jax.towers.init import cast_params
 
 
 def episode(kit, steps: int, streams: int):
-    """`uint8 [T, B, S, S, 3]`."""
+    """`uint8 [T, B, H, W, 3]`."""
     frames = [kit.frames(seed=3, batch=streams)]
     for t in range(1, steps):
         kinds = ("rectangle", "nothing", "pixel", "scroll")
@@ -45,6 +46,12 @@ def one_by_one(kit, frames, policy):
     return join(1)(*tokens), jax.tree.map(join(1), *reports), jax.tree.map(join(0), *caches)
 
 
+def pointers(cache):
+    """Where the large arrays of a cache lie, on the second device if there are several."""
+    arrays = (*cache.maps, *cache.keys, *cache.values)
+    return [x.addressable_shards[-1].data.unsafe_buffer_pointer() for x in arrays]
+
+
 def scanned(kit):
     def over_time(params, cache, frames, policy):
         def body(cache, pictures):
@@ -58,7 +65,7 @@ def scanned(kit):
     return over_time
 
 
-@pytest.mark.parametrize("name", ["fastvithd", "clip"])
+@pytest.mark.parametrize("name", ["toy", "clip", pytest.param("fastvithd", marks=pytest.mark.slow)])
 def test_jit_scan_shard_map_and_donation_in_one(name, request):
     """Four streams on four devices, over time, with the cache donated: equal to single steps."""
     kit = request.getfixturevalue(name)
@@ -73,20 +80,18 @@ def test_jit_scan_shard_map_and_donation_in_one(name, request):
         donate_argnums=1,
     )
     frames = episode(kit, 5, 4)
-    for policy in (dv.Policy.exact(), dv.Policy(margin=[0, 0, 1, 1, 2])):
-        policy = policy.replace(margin=np.asarray(policy.margins(5)))
+    for policy in (dv.Policy.exact(), dv.Policy(margin=0)):
+        policy = policy.resolved(kit.tower)
         cache = jax.device_put(dv.init_cache(kit.config, 4), NamedSharding(mesh, P("streams")))
-        held = [x.addressable_shards[1].data.unsafe_buffer_pointer() for x in cache.maps]
+        before = pointers(cache)
         new, (tokens, report) = run(kit.params, cache, frames, policy)
-        kept = [x.addressable_shards[1].data.unsafe_buffer_pointer() for x in new.maps]
-        assert kept == held  # the maps stayed where they were
-        assert cache.maps[0].is_deleted()
+        assert pointers(new) == before  # they stayed where they were
+        assert cache.keys[0].is_deleted()
         expected, told, caches = one_by_one(kit, frames, policy)
         assert deviation(tokens, expected) < ROUNDING
         np.testing.assert_array_equal(report.path, told.path)
-        # What is recomputed without need may differ by rounding, and then so does the work.
-        np.testing.assert_allclose(report.recomputed, told.recomputed, atol=0.05)
-        assert deviation(new.maps[-1], caches.maps[-1]) < ROUNDING
+        np.testing.assert_allclose(report.recomputed, told.recomputed, rtol=1e-5)
+        assert deviation(new.keys[-1], caches.keys[-1]) < ROUNDING
 
 
 def test_inside_a_callers_jit(clip):
@@ -109,8 +114,7 @@ def test_inside_a_callers_jit(clip):
 
 def test_scan_over_frames(clip):
     frames = episode(clip, 6, 2)
-    policy = dv.Policy()
-    policy = policy.replace(margin=np.asarray(policy.margins(1)))
+    policy = dv.Policy().resolved(clip.tower)
     _, (tokens, report) = jax.jit(scanned(clip))(
         clip.params, dv.init_cache(clip.config, 2), frames, policy
     )
@@ -157,20 +161,15 @@ def test_a_kept_cache_can_be_used_again(clip):
     np.testing.assert_array_equal(one, two)
 
 
-def test_a_donated_cache_is_aliased(clip):
-    frames, cache = clip.frames(batch=1), dv.init_cache(clip.config)
-
-    def step(params, cache, frames):
-        return dv.encode_step(params, cache, frames, config=clip.config)
-
-    compiled = jax.jit(step, donate_argnums=1).lower(clip.params, cache, frames).compile()
-    maps = sum(x.nbytes for x in (*cache.maps, *cache.keys, *cache.values, cache.pixels))
-    assert compiled.memory_analysis().alias_size_in_bytes >= maps
-    pointers = [x.unsafe_buffer_pointer() for x in (*cache.maps, *cache.keys, *cache.values)]
-    _, new, _ = clip.serve(clip.params, cache, frames)
-    kept = [x.unsafe_buffer_pointer() for x in (*new.maps, *new.keys, *new.values)]
-    assert kept == pointers
-    assert cache.maps[0].is_deleted()
+def test_a_donated_cache_is_aliased(kit):
+    frames, cache = kit.frames(batch=1), dv.init_cache(kit.config)
+    compiled = kit.serve.lower(kit.params, cache, frames).compile()
+    large = sum(x.nbytes for x in (*cache.maps, *cache.keys, *cache.values, cache.pixels))
+    assert compiled.memory_analysis().alias_size_in_bytes >= large
+    before = pointers(cache)
+    _, new, _ = kit.serve(kit.params, cache, frames)
+    assert pointers(new) == before
+    assert cache.keys[0].is_deleted()
 
 
 def test_no_two_leaves_of_a_new_cache_share_memory(kit):
@@ -190,7 +189,7 @@ def grouped(x, kernel, bias, stride=1):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["fastvithd", "clip"])
+@pytest.mark.parametrize("name", ["toy", "clip", pytest.param("fastvithd", marks=pytest.mark.slow)])
 def test_the_full_encode_is_differentiable(name, request, monkeypatch):
     kit = request.getfixturevalue(name)
     frames = kit.frames(batch=1)
@@ -203,6 +202,7 @@ def test_the_full_encode_is_differentiable(name, request, monkeypatch):
     # The gradient of 15 depthwise convolutions as shifts takes a minute to compile: that of one
     # is in test_ops.py, here they are grouped convolutions.
     monkeypatch.setattr(towers.fastvithd, "depthwise_conv", grouped)
+    monkeypatch.setattr(toy_tower, "depthwise_conv", grouped)
     gradient = jax.jit(jax.grad(loss))(kit.params)
     used = {path: x for path, x in jax.tree_util.tree_leaves_with_path(gradient) if np.any(x)}
     assert all(np.isfinite(x).all() for x in used.values())
@@ -218,11 +218,11 @@ def test_the_full_encode_is_differentiable(name, request, monkeypatch):
         tokens = jit_encode(params, frames, config=kit.config, output="intermediates")["tokens"]
         return float((np.asarray(tokens[0], np.float64) * weights).sum())
 
-    step = 3e-4 if name == "fastvithd" else 1e-3
+    step = 1e-3 if name == "clip" else 3e-4
     assert slope == pytest.approx((moved(step) - moved(-step)) / (2 * step), rel=0.02)
 
 
-@pytest.mark.parametrize("name", ["fastvithd", "clip"])
+@pytest.mark.parametrize("name", ["toy", "clip", pytest.param("fastvithd", marks=pytest.mark.slow)])
 def test_bfloat16_step_equals_its_encode(name, request):
     kit = request.getfixturevalue(name)
     config = dataclasses.replace(kit.config, dtype="bfloat16")
@@ -233,7 +233,8 @@ def test_bfloat16_step_equals_its_encode(name, request):
     frames = kit.change_patch(frames, 1, 1)
     tokens, cache, _ = step(params, cache, frames, dv.Policy.exact())
     # Two bytes a value: bfloat16, as its bits.
-    assert values_of(cache.maps[1]).dtype == values_of(cache.keys[0]).dtype == jnp.bfloat16
+    assert values_of(cache.keys[0]).dtype == jnp.bfloat16
+    assert all(values_of(x).dtype == jnp.bfloat16 for x in cache.maps)
     full = jit_encode(params, frames, config=config)
     assert tokens.dtype == full.dtype == jnp.float32
     assert deviation(tokens, full) < 2e-2  # a bit of bfloat16 is 0.4 %
