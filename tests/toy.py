@@ -51,7 +51,11 @@ def depthwise_specs(width):
 def stem(shape, params, pixels, row, column):
     x = zero_outside(pixels.astype(jnp.float32) / 255 - 0.4, row * 4 - 3, column * 4 - 3, shape)
     y = lax.conv_general_dilated(
-        x, params["kernel"], (4, 4), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x,
+        params["kernel"].astype(x.dtype),
+        (4, 4),
+        "VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     return gelu(y + params["bias"])
 

@@ -62,7 +62,7 @@ def test_frames_of_another_batch_or_size_than_the_slots():
     with pytest.raises(dv.FrameError, match=r"2 frames for slots of 1 .*batch=2, slots=2"):
         encode_slots(random_params(CLIP), init_slots(CLIP), np.repeat(FRAME, 2, 0), config=CLIP)
     frames = np.zeros((1, 200, 200, 3), np.uint8)
-    with pytest.raises(dv.FrameError, match="200 x 200 px .* a cache of 256 x 256 px"):
+    with pytest.raises(dv.FrameError, match=r"200 x 200 px .* a cache of 256 x 256 px"):
         encode_slots(random_params(FASTVITHD), init_slots(FASTVITHD), frames, config=FASTVITHD)
 
 
@@ -99,9 +99,9 @@ def test_bad_batch(batch):
 
 
 def test_clip_has_one_size():
-    with pytest.raises(dv.ConfigError, match="36 x 36 pixels only, not for 48 x 48"):
+    with pytest.raises(dv.ConfigError, match=r"36 x 36 pixels only, not for 48 x 48"):
         dv.init_cache(CLIP, size=48)
-    with pytest.raises(dv.ConfigError, match="36 x 36 pixels only, not for 48 x 48"):
+    with pytest.raises(dv.ConfigError, match=r"36 x 36 pixels only, not for 48 x 48"):
         dv.encode(random_params(CLIP), np.zeros((1, 48, 48, 3), np.uint8), config=CLIP)
 
 
@@ -178,7 +178,7 @@ def test_sides_that_a_tower_does_not_take():
         dv.encode(random_params(FASTVITHD), frames, config=FASTVITHD)
     with pytest.raises(dv.ConfigError, match="square frames, not 256 x 200"):
         dv.init_cache(FASTVITHD, size=(256, 200))
-    with pytest.raises(dv.ConfigError, match="36 x 36 pixels only, not for 36 x 30"):
+    with pytest.raises(dv.ConfigError, match=r"36 x 36 pixels only, not for 36 x 30"):
         dv.encode(random_params(CLIP), FRAME[:, :, :30], config=CLIP)
 
 
