@@ -44,7 +44,8 @@ _QUOTES = {
 
 # Comments of Python, C and HTML; #5 is a number, and ## a heading of Markdown.
 _COMMENT = r"(?P<comment>(?:^|(?<=[\s;)]))(?:\#(?![\d#])|//)[^\n]*|<!--(?s:.*?)(?:-->|\Z))"
-_CALL = r"(?<![\w.])(?P<path>(?:[A-Za-z_]\w*\.)*)(?P<name>[A-Za-z_]\w*)(?P<gap>[ \t]*)\("
+_NAME = r"(?:[A-Za-z_]|\\_)(?:\w|\\_)*"  # Markdown may escape underscores
+_CALL = rf"(?<![\w.\\])(?P<path>(?:{_NAME}\.)*)(?P<name>{_NAME})(?P<gap>[ \t]*)\("
 # ASCII: a Chinese letter before a command is no part of its name.
 _TOKEN = re.compile(f"{_COMMENT}|{_CALL}", re.MULTILINE | re.ASCII)
 _BUILTINS = frozenset(dir(builtins))  # print(..) does nothing to a screen
@@ -181,11 +182,11 @@ def _calls_in_prose(text: str, known: Callable[[str], bool], owners: frozenset[s
         at = found.end()
         if found["comment"]:
             inner = re.finditer(_CALL, found["comment"], re.ASCII)
-            if any(known(each["name"]) for each in inner):
+            if any(known(_unescaped(each["name"])) for each in inner):
                 mentions.append(found["comment"])
             continue
-        name, start = found["name"], found.start("path")
-        path = found["path"].split(".")[:-1]
+        name, start = _unescaped(found["name"]), found.start("path")
+        path = _unescaped(found["path"]).split(".")[:-1]
         owned = any(part.lower() in owners for part in path)
         line = plain.rfind("\n", 0, start) + 1
         at_start, announced = _beginning(plain[line:start])
@@ -234,6 +235,10 @@ def _calls_in_prose(text: str, known: Callable[[str], bool], owners: frozenset[s
                 "out begins a line, as pyautogui.click(x=10, y=20)"
             )
     return calls
+
+
+def _unescaped(name: str) -> str:
+    return name.replace("\\", "")
 
 
 def _beginning(before: str) -> tuple[bool, bool]:
@@ -290,6 +295,9 @@ def _python(text: str, plain: str, start: int, *, call: bool) -> tuple[str, int]
     parts, depth, at = [], 0, start
     while at < len(text):
         letter = plain[at]
+        if letter == "\\" and plain[at + 1 : at + 2] == "_":
+            at += 1
+            continue
         if text[at] in _QUOTES:
             end = _end_of_string(text, at)
             parts.append(_string(text[at:end]))
