@@ -19,9 +19,7 @@ _MOST_UNCERTAIN = 1000  # letters of what may be no command
 _SHOWN = 120  # letters of a command that an error quotes
 
 # An answer that was cut off does not close its fence. ```click(1, 2)``` in a line is no block.
-_FENCE = re.compile(
-    r"```[^\n`]+```|(?P<fence>```|~~~)[^\n`]*\n(?P<block>.*?)(?:(?P=fence)|\Z)", re.DOTALL
-)
+_FENCE = re.compile(r"```[^\n`]+```|```[^\n`]*\n(?P<block>.*?)(?:```|\Z)", re.DOTALL)
 _ALIAS = re.compile(r"\bimport\s+pyautogui\s+as\s+(\w+)")
 
 # Full-width letters, as Chinese and Japanese keyboards write them, dashes for a minus, and spaces
@@ -90,11 +88,11 @@ def find_calls(text: str, known: Callable[[str], bool]) -> list[Call]:
       ActionError: something that names a command cannot be read as one; quotes it.
     """
     owners = frozenset({*OWNERS, *map(str.lower, _ALIAS.findall(text))})
-    blocks = [found["block"] for found in _FENCE.finditer(text) if found["fence"]]
+    blocks = [found["block"] for found in _FENCE.finditer(text) if found["block"] is not None]
     calls = [call for block in blocks for call in _calls_in_code(block, owners)]
     if calls:
         return calls
-    text = _FENCE.sub(lambda found: "\n" if found["fence"] else found[0], text)
+    text = _FENCE.sub(lambda found: found[0] if found["block"] is None else "\n", text)
     return _calls_in_prose(text, known, owners)
 
 

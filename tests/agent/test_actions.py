@@ -187,7 +187,7 @@ def test_another_scale_than_was_asked_for_is_an_error(text, space, said):
         ("```click(1, 2)```", [Click]),
         ("```python click(1, 2)```", [Click]),
         ("Use ```click(1, 2)``` now.\npyautogui.press('a')", [Click, Press]),
-        ("~~~python\n# press('x')\nclick(1, 2)\n~~~\nnot pyautogui.wait()", [Click]),
+        ("~~~python\n# press('x')\nclick(1, 2)\n~~~", [Click]),
         (
             "# It was pyautogui.click(12, 14) before.\n# pyautogui.press('delete')\nclick(1, 2)",
             [Click],
