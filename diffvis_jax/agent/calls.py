@@ -19,9 +19,7 @@ _MOST_UNCERTAIN = 1000  # letters of what may be no command
 _SHOWN = 120  # letters of a command that an error quotes
 
 # An answer that was cut off does not close its fence. ```click(1, 2)``` in a line is no block.
-_FENCE = re.compile(
-    r"```[^\n`]+```|(?P<fence>```|~~~)[^\n`]*\n(?P<block>.*?)(?:(?P=fence)|\Z)", re.DOTALL
-)
+_FENCE = re.compile(r"```[^\n`]+```|```[^\n`]*\n(?P<block>.*?)(?:```|\Z)", re.DOTALL)
 _ALIAS = re.compile(r"\bimport\s+pyautogui\s+as\s+(\w+)")
 
 # Full-width letters, as Chinese and Japanese keyboards write them, dashes for a minus, and spaces
@@ -44,7 +42,8 @@ _QUOTES = {
 
 # Comments of Python, C and HTML; #5 is a number, and ## a heading of Markdown.
 _COMMENT = r"(?P<comment>(?:^|(?<=[\s;)]))(?:\#(?![\d#])|//)[^\n]*|<!--(?s:.*?)(?:-->|\Z))"
-_CALL = r"(?<![\w.])(?P<path>(?:[A-Za-z_]\w*\.)*)(?P<name>[A-Za-z_]\w*)(?P<gap>[ \t]*)\("
+_NAME = r"(?:[A-Za-z_]|\\_)(?:\w|\\_)*"  # Markdown may escape underscores
+_CALL = rf"(?<![\w.\\])(?P<path>(?:{_NAME}\.)*)(?P<name>{_NAME})(?P<gap>[ \t]*)\("
 # ASCII: a Chinese letter before a command is no part of its name.
 _TOKEN = re.compile(f"{_COMMENT}|{_CALL}", re.MULTILINE | re.ASCII)
 _BUILTINS = frozenset(dir(builtins))  # print(..) does nothing to a screen
@@ -89,11 +88,11 @@ def find_calls(text: str, known: Callable[[str], bool]) -> list[Call]:
       ActionError: something that names a command cannot be read as one; quotes it.
     """
     owners = frozenset({*OWNERS, *map(str.lower, _ALIAS.findall(text))})
-    blocks = [found["block"] for found in _FENCE.finditer(text) if found["fence"]]
+    blocks = [found["block"] for found in _FENCE.finditer(text) if found["block"] is not None]
     calls = [call for block in blocks for call in _calls_in_code(block, owners)]
     if calls:
         return calls
-    text = _FENCE.sub(lambda found: "\n" if found["fence"] else found[0], text)
+    text = _FENCE.sub(lambda found: found[0] if found["block"] is None else "\n", text)
     return _calls_in_prose(text, known, owners)
 
 
@@ -181,11 +180,11 @@ def _calls_in_prose(text: str, known: Callable[[str], bool], owners: frozenset[s
         at = found.end()
         if found["comment"]:
             inner = re.finditer(_CALL, found["comment"], re.ASCII)
-            if any(known(each["name"]) for each in inner):
+            if any(known(_unescaped(each["name"])) for each in inner):
                 mentions.append(found["comment"])
             continue
-        name, start = found["name"], found.start("path")
-        path = found["path"].split(".")[:-1]
+        name, start = _unescaped(found["name"]), found.start("path")
+        path = _unescaped(found["path"]).split(".")[:-1]
         owned = any(part.lower() in owners for part in path)
         line = plain.rfind("\n", 0, start) + 1
         at_start, announced = _beginning(plain[line:start])
@@ -234,6 +233,10 @@ def _calls_in_prose(text: str, known: Callable[[str], bool], owners: frozenset[s
                 "out begins a line, as pyautogui.click(x=10, y=20)"
             )
     return calls
+
+
+def _unescaped(name: str) -> str:
+    return name.replace("\\", "")
 
 
 def _beginning(before: str) -> tuple[bool, bool]:
@@ -290,6 +293,9 @@ def _python(text: str, plain: str, start: int, *, call: bool) -> tuple[str, int]
     parts, depth, at = [], 0, start
     while at < len(text):
         letter = plain[at]
+        if letter == "\\" and plain[at + 1 : at + 2] == "_":
+            at += 1
+            continue
         if text[at] in _QUOTES:
             end = _end_of_string(text, at)
             parts.append(_string(text[at:end]))

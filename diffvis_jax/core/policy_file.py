@@ -52,10 +52,11 @@ def load_policy(path: str | Path) -> Policy:
     if "margin" in given:
         given = {**given, "margin": _margin(given["margin"], path)}
     try:
-        return Policy(**given)
+        with np.errstate(over="raise"):  # 1e308 would be unlimited in float32
+            return Policy(**given)
     except ConfigError as error:
         raise ConfigError(f"'{path}': {error}") from error
-    except (TypeError, ValueError, OverflowError) as error:  # numbers that no array holds
+    except (TypeError, ValueError, ArithmeticError) as error:  # numbers that no array holds
         raise ConfigError(f"'{path}': no values of a policy ({error})") from error
 
 

@@ -343,6 +343,10 @@ def upright_rgb(image: PIL.Image.Image, name: str) -> PIL.Image.Image:
     """
     from PIL import Image
 
+    name_of_file = getattr(image, "filename", "")
+    if image.format == "TIFF":
+        # Pillow 13 maps the file into memory as if it were upright already, if it knows its name.
+        image.filename = ""  # type: ignore[attr-defined]
     try:
         image.load()
         rgb = _rgb(image)
@@ -354,6 +358,9 @@ def upright_rgb(image: PIL.Image.Image, name: str) -> PIL.Image.Image:
         raise ImageError(f"{name}: {error}") from error
     except Exception as error:  # Decoders raise anything on damaged data, SyntaxError included.
         raise ImageError(f"{name}: damaged or truncated image ({error})") from error
+    finally:
+        if image.format == "TIFF":
+            image.filename = name_of_file  # type: ignore[attr-defined]
     turn = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,

@@ -188,8 +188,16 @@ def test_oriented_pictures_of_any_format_have_one_size(tmp_path):
     exif[0x0112] = 6
     for suffix in ("png", "jpg", "tiff", "webp"):
         path = tmp_path / f"a.{suffix}"
-        Image.new("RGB", (30, 20)).save(path, exif=exif)
-        assert image_size(path, "here") == open_screenshot(path).size == (20, 30), suffix
+        for mode in ("RGB", "L"):
+            picture = Image.new("RGB", (30, 20), (9, 9, 9))
+            picture.paste((200, 200, 200), (0, 0, 30, 10))
+            picture.convert(mode).save(path, exif=exif)
+            upright = open_screenshot(path)
+            assert image_size(path, "here") == upright.size == (20, 30), (suffix, mode)
+            # What was stored at the top is on the right.
+            pixels = np.asarray(upright)[..., 0]
+            assert pixels[:, :9].max() < 50, (suffix, mode)
+            assert pixels[:, 11:].min() > 150, (suffix, mode)
 
 
 @pytest.fixture(scope="module")
