@@ -61,6 +61,11 @@ def test_a_header_whose_length_looks_like_another_format(tmp_path):
     assert set(open_checkpoint(file).tensors) == {"a"}
 
 
+def test_a_link_to_nowhere(tmp_path):
+    (tmp_path / "model.safetensors").symlink_to(tmp_path / "blobs" / "0f")
+    assert "model.safetensors is a link to a file that is not there" in opened(tmp_path)
+
+
 def test_all_pointers_among_the_shards_are_named(tmp_path):
     source = write_directory(tmp_path / "source", SMALL, shards=2, index=True)
     for name in ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"):

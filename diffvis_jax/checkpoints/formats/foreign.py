@@ -93,6 +93,8 @@ def content(beginning: bytes) -> str | None:
 
 def file(path: Path) -> str | None:
     """What a file or folder is, by its name and how it begins."""
+    if path.is_symlink() and not path.exists():
+        return "is a link to a file that is not there: download or copy it again"
     for pattern, what in _NAMES:
         if pattern.fullmatch(path.name):
             return what
