@@ -21,7 +21,15 @@ from diffvis_jax.core.recompute import (
     key_value_step,
 )
 from diffvis_jax.core.tuning import Tuning
-from diffvis_jax.core.windows import Grid, for_each_chunk, for_each_stream, listed, read, write
+from diffvis_jax.core.windows import (
+    Grid,
+    at_trip,
+    for_each_chunk,
+    for_each_stream,
+    listed,
+    read,
+    write,
+)
 from diffvis_jax.ops.matmul import pick
 from diffvis_jax.ops.storage import values_of
 from diffvis_jax.towers.base import AttentionLayer, ConvLayer, Segment, TokenStack, Tower
@@ -172,8 +180,7 @@ def _read_out(params: Params, tower: Tower, cache: Cache, which: jax.Array) -> j
     size = (1, 1, height, width, array.shape[-1])
 
     def stream(tokens: jax.Array, b: jax.Array) -> jax.Array:
-        at = tuple(jnp.asarray(i, jnp.int32) for i in (b, place.slot, border, border, 0))
-        x = values_of(lax.dynamic_slice(array, at, size, allow_negative_indices=False)[:, 0])
+        x = values_of(at_trip(array, b, (b, place.slot, border, border, 0), size)[:, 0])
         new = tower.head(subtree(params, tower.head_path), x).reshape(1, *tokens.shape[1:])
         at = tuple(jnp.asarray(i, jnp.int32) for i in (b, 0, 0))
         return lax.dynamic_update_slice(tokens, new, at, allow_negative_indices=False)

@@ -15,6 +15,7 @@ from diffvis_jax.core.tuning import Tuning
 from diffvis_jax.core.windows import (
     Cells,
     Grid,
+    at_trip,
     for_each_chunk,
     for_each_stream,
     opaque,
@@ -145,9 +146,8 @@ def _slab(
     array: jax.Array, maps: Maps, b: jax.Array, start: int, sides: tuple[int, int]
 ) -> jax.Array:
     """`[1, h, w, C]` of stream b's map, from position `start` of the array on."""
-    at = (b, jnp.asarray(maps.slot, jnp.int32), *[jnp.int32(start)] * 2, jnp.int32(0))
     size = (1, 1, *sides, array.shape[-1])
-    return values_of(lax.dynamic_slice(array, at, size, allow_negative_indices=False)[:, 0])
+    return values_of(at_trip(array, b, (b, maps.slot, start, start, 0), size)[:, 0])
 
 
 def _put_slab(array: jax.Array, y: jax.Array, maps: Maps, b: jax.Array) -> jax.Array:

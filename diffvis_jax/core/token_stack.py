@@ -22,6 +22,7 @@ from diffvis_jax.core.tuning import Tuning
 from diffvis_jax.core.windows import (
     Cells,
     Grid,
+    at_trip,
     for_each_stream,
     listed,
     loop_if,
@@ -213,7 +214,7 @@ def _all_rows(
     start, zero = plan.start[b], jnp.int32(0)
 
     def embed(hidden: jax.Array) -> jax.Array:
-        frame = lax.dynamic_slice(pixels, (b, zero, zero, zero), (1, *pixels.shape[1:]))
+        frame = at_trip(pixels, b, (b, 0, 0, 0), (1, *pixels.shape[1:]))
         x = stack.embed_all(params, frame, tower.patch)
         return lax.dynamic_update_slice(
             hidden, keep(x.astype(tower.dtype), hidden), (b, zero, zero)

@@ -8,7 +8,7 @@ keeps its buffers in place, where `lax.cond` would copy a large carry.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import flax.struct
@@ -113,6 +113,20 @@ def opaque(index: jax.Array) -> jax.Array:
 def inside(tree: Carry, index: jax.Array) -> Carry:
     """Keeps work on `tree` inside the loop that `index` belongs to; see `opaque`."""
     return lax.optimization_barrier((tree, index))[0]
+
+
+def at_trip(x: jax.Array, index: jax.Array, start: Sequence[Any], size: Sequence[int]) -> jax.Array:
+    """A slice that is taken inside the loop that `index` belongs to, if the loop has a trip.
+
+    A slice at the index of one stream among one is a slice at 0 to XLA, and one of a whole array is
+    that array: nothing of them depends on the trip, and a barrier is dropped where its index is not
+    used. An index is never negative, which XLA does not know of an opaque one.
+    """
+    index = opaque(index)
+    zero = jnp.minimum(index, 0)
+    start = [jnp.asarray(at, jnp.int32) + zero for at in start]
+    cut = lax.dynamic_slice(x, start, size, allow_negative_indices=False)
+    return jnp.where(index < 0, jnp.zeros_like(cut), cut)
 
 
 def quotient(x: jax.Array, by: int) -> jax.Array:
