@@ -138,7 +138,7 @@ def test_card_says_what_was_measured(training):
     assert all(line.count("{") == 0 for line in text.splitlines())
 
 
-@pytest.mark.parametrize("frozen", [0, 2, 3])
+@pytest.mark.parametrize("frozen", [pytest.param(0, marks=pytest.mark.slow), 2, 3])
 def test_what_is_trained_is_what_is_used(training, frozen):
     """Folded with a batch's own statistics, the tower gives what its step saw of that batch."""
     learning = training("learning")
@@ -159,6 +159,7 @@ def test_what_is_trained_is_what_is_used(training, frozen):
         np.testing.assert_allclose(found, wanted, atol=1e-4 * float(np.abs(wanted).max()))
 
 
+@pytest.mark.slow
 def test_what_is_frozen_stays(training):
     learning = training("learning")
     architecture, targets = training("architecture"), training("targets").targets
