@@ -50,8 +50,11 @@ def normalised(config: dv.FastViTHDConfig, frozen: int = 0) -> Iterator[Statisti
         # The readout has the one GELU without a convolution, and a width of its own.
         return gelu(x) if x.shape[-1] == config.token_width else gelu(norm(x))
 
-    def norm_feed_forward(x: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
-        return feed_forward(norm(x), *args, **kwargs)
+    def norm_feed_forward(
+        x: jax.Array, residual: jax.Array, fc1: Any, fc2: Any, _: Any, *, inset: int
+    ) -> jax.Array:
+        # The hidden layer is left as it is: no GELU that normalises.
+        return feed_forward(norm(x), residual, fc1, fc2, gelu, inset=inset)
 
     with mock.patch.multiple(fastvithd, gelu=norm_gelu, feed_forward=norm_feed_forward):
         yield seen

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from architecture import SIZE, SMALLER, architecture_of
 from card import card
 from learning import Setup
 from optimiser import optimiser_of
-from runs import family_of, read_recipe, restore
+from runs import read_recipe, restore
 from score import answer, best_threshold, score
 from screens import calibration, load_screens
 
@@ -50,26 +51,26 @@ def bundle(args: argparse.Namespace) -> int:
     """Measures and writes; refuses before the work what it could not finish."""
     check_target(args.target.resolve(), force=args.force)
     recipe = read_recipe(args.run)
-    family = family_of(recipe)
-    setup = Setup(family, optimiser_of(recipe))
+    architecture = architecture_of(recipe)
+    setup = Setup(architecture, optimiser_of(recipe))
     with quiet_orbax():
         best, state = restore(args.run, setup, best=True)
-    pages = load_screens(args.data / "train", setup.head, 200, family.size)
+    pages = load_screens(args.data / "train", setup.head, 200, SIZE)
     held = calibration(pages, int(recipe["side"]), setup.head)
     finished = setup.finished(state, held)
-    tower, tower_params = cast(family.tower, finished["tower"], "bfloat16")
+    tower, tower_params = cast(architecture.tower, finished["tower"], "bfloat16")
     head, head_params = cast(setup.head, finished["head"], "bfloat16")
     exact, exact_params = cast(tower, tower_params, "float32")
     params = {
         "tower": exact_params,
         "head": jax.tree.map(lambda x: x.astype("float32"), head_params),
     }
-    screens = load_screens(args.data / "val", head, args.pages, family.size)
+    screens = load_screens(args.data / "val", head, args.pages, SIZE)
     threshold = best_threshold(head, answer(exact, head, params, screens), screens)
     head = dataclasses.replace(head, threshold=threshold)
     print(f"threshold {threshold:g}, chosen on val/")
     measured = {}
-    for size in filter(None, (family.size, family.smaller)):
+    for size in (SIZE, SMALLER):
         for split in ("val", "test"):
             screens = load_screens(args.data / split, head, args.pages, size)
             said = {**score(exact, head, params, screens), "pages": len(screens)}
@@ -77,8 +78,7 @@ def bundle(args: argparse.Namespace) -> int:
             print(split, size, json.dumps(said))
     text = card(
         args.target.name,
-        kind=family.kind,
-        tower=family.about,
+        tower=architecture.about,
         kinds=head.kinds,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
         recipe=recipe,

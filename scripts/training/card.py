@@ -7,9 +7,9 @@ from page_templates import TRAINING_FAMILIES
 CARD = """\
 # {name}
 
-A small {kind} that finds what can be clicked on a screenshot: boxes, kinds ({kinds}) and scores of
-interactive elements. Made to study differential encoding on weights that do a real job, and to be
-small enough to bundle; not made to compete with large detectors.
+A small FastViTHD that finds what can be clicked on a screenshot: boxes, kinds ({kinds}) and scores
+of interactive elements. Made to study differential encoding on weights that do a real job, and to
+be small enough to bundle; not made to compete with large detectors.
 
 **Tower.** {tower} {parameters:.1f} million parameters with the head, in bfloat16.
 
@@ -47,7 +47,6 @@ is seen at half its size or less.
 def card(
     name: str,
     *,
-    kind: str,
     tower: str,
     kinds: tuple[str, ...],
     parameters: int,
@@ -69,14 +68,13 @@ def card(
             f"| {said['precision']:.3f} | {said['recall']:.3f} "
             f"| {said['click']:.3f} ({low:.3f}-{high:.3f}) | {said['kind']:.3f} | {small} |"
         )
-    shown = ["family", "side", "batch", "steps", "rate", "seed"]
+    shown = ["side", "batch", "steps", "rate", "seed"]
     shown += [key for key in ("frozen", "muon") if recipe.get(key)]
     options = [f"--{key} {recipe[key]}" for key in shown]
     flags = ("token_helper", "fresh_tokens")
     options += [f"--{flag.replace('_', '-')}" for flag in flags if recipe.get(flag)]
     return CARD.format(
         name=name,
-        kind=kind,
         tower=tower,
         kinds=", ".join(kinds),
         parameters=parameters / 1e6,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from family import Family
+from architecture import Architecture
 from loss import grounding_loss
 
 from diffvis_jax.grounding.head import GroundingHead, HeadConfig
@@ -22,19 +22,19 @@ AVERAGE = 0.998  # decay of the averaged weights, which are what is evaluated an
 class Setup:
     """What one training step needs; static."""
 
-    family: Family
+    architecture: Architecture
     optimiser: optax.GradientTransformation
 
     @property
     def head(self) -> HeadConfig:
         """Of the head that is kept."""
-        return self.family.heads["head"]
+        return self.architecture.heads["head"]
 
     def loss(self, params: dict[str, Any], batch: dict[str, jax.Array]):
         """The loss of the head that is kept and, with less weight, of the helpers."""
-        seen = self.family.see(params["tower"], batch["taken"], batch["corner"])
+        seen = self.architecture.see(params["tower"], batch["taken"])
         loss, parts = jnp.zeros(()), {}
-        for name, config in self.family.heads.items():
+        for name, config in self.architecture.heads.items():
             answers = GroundingHead(config).apply({"params": params[name]}, *seen[name])
             own, own_parts = grounding_loss(config, answers, batch)  # type: ignore[arg-type]
             if name == "head":
@@ -45,7 +45,7 @@ class Setup:
 
     def step(self, state: dict[str, Any], batch: dict[str, Any]):
         """One update: state and batch to the new state and the parts of the loss."""
-        taken = self.family.before(state["kept"], batch["pixels"])
+        taken = self.architecture.before(state["kept"], batch["pixels"])
         return self._update(state, {**batch, "taken": taken})
 
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
@@ -74,22 +74,20 @@ class Setup:
 
     def fresh(self, seed: int) -> dict[str, Any]:
         """Parameters of tower and heads before the first step."""
-        heads = {name: self.fresh_head(head, seed) for name, head in self.family.heads.items()}
-        return {"tower": self.family.fresh(seed), **heads}
+        heads = self.architecture.heads.items()
+        return {
+            "tower": self.architecture.fresh(seed),
+            **{name: self.fresh_head(head, seed) for name, head in heads},
+        }
 
     @property
     def shape(self) -> dict[str, Any]:
         """Shapes and dtypes of a state."""
         return jax.eval_shape(lambda: self.state(self.fresh(0)))
 
-    def prepared(self, seed: int, crops: Sequence[np.ndarray]) -> dict[str, Any]:
-        """The state before the first step, after a look at crops of the pages."""
-        params = self.fresh(seed)
-        return self.state({**params, "tower": self.family.prepared(params["tower"], crops)})
-
     def state(self, params: dict[str, Any]) -> dict[str, Any]:
         """The state before the first step from these parameters."""
-        kept = {name: params["tower"][name] for name in self.family.kept}
+        kept = {name: params["tower"][name] for name in self.architecture.kept}
         trained = {name: own for name, own in params["tower"].items() if name not in kept}
         params = {**params, "tower": trained}
         return {
@@ -103,5 +101,5 @@ class Setup:
     def finished(self, state: dict[str, Any], crops: Sequence[np.ndarray]) -> dict[str, Any]:
         """Tower and head as they are used: averaged, with the batch norm of these crops folded."""
         average = state["average"]
-        tower = self.family.finished({**state["kept"], **average["tower"]}, crops)
+        tower = self.architecture.finished({**state["kept"], **average["tower"]}, crops)
         return {"tower": tower, "head": average["head"]}

@@ -10,13 +10,10 @@ Samples that are there already are left alone, so an interrupted run can be take
 import argparse
 import asyncio
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from browser import Tab, open_tabs
 from documentation import DEFAULT_ROOTS, choose_file
@@ -33,6 +30,7 @@ from page_templates import (
 from prepare import prepare
 from streams import record_stream
 
+from diffvis_jax.utils.atomic_file import replacing, write_whole
 from diffvis_jax.utils.progress import Progress
 
 # Splits never share a seed: each has its own range of this many.
@@ -59,14 +57,7 @@ def stream_seeds(first: int, count: int) -> list[tuple[str, int]]:
     return [(families[index % len(families)], start + index) for index in range(count)]
 
 
-def write(path: Path, data: bytes) -> None:
-    """A file is there in full or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(data)
-    partial.rename(path)
-
-
-def described(page: Page, split: str, elements: list[dict[str, Any]]) -> bytes:
+def described(page: Page, split: str, elements: list[dict[str, Any]]) -> str:
     record = {
         "family": page.family,
         "seed": page.seed,
@@ -76,7 +67,7 @@ def described(page: Page, split: str, elements: list[dict[str, Any]]) -> bytes:
         "elements": elements,
         "cursor": list(page.cursor) if page.cursor else None,
     }
-    return json.dumps(record, separators=(",", ":")).encode()
+    return json.dumps(record, separators=(",", ":"))
 
 
 async def render(tab: Tab, page: Page, split: str, folder: Path, roots: tuple[str, ...]) -> None:
@@ -93,9 +84,10 @@ async def render(tab: Tab, page: Page, split: str, folder: Path, roots: tuple[st
             break
     picture = await tab.screenshot()
     folder.mkdir(parents=True, exist_ok=True)
-    write(folder / f"{page.seed}.png", picture)
+    with replacing(folder / f"{page.seed}.png") as partial:
+        partial.write_bytes(picture)
     # The description comes last: where it is, the picture is.
-    write(folder / f"{page.seed}.json", described(page, split, elements))
+    write_whole(folder / f"{page.seed}.json", described(page, split, elements))
 
 
 async def run(options: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import orbax.checkpoint as ocp
-from family import CLIP, Family, FastViTHD
+from architecture import architecture_of
 from learning import Setup
 from screens import pages_of
 
@@ -30,18 +30,6 @@ def checkpoints(run: Path) -> ocp.CheckpointManager:
                 [keep.LatestN(1), keep.BestN(get_metric_fn=f1, n=1)]
             ),
         ),
-    )
-
-
-def family_of(recipe: dict[str, Any]) -> Family:
-    """The kind of tower that a recipe (the options of a run) names."""
-    if recipe["family"] == "clip":
-        return CLIP()
-    return FastViTHD(
-        tuple(recipe["depths"]),
-        helped=recipe.get("helped", True),
-        token_helped=recipe.get("token_helper", False),
-        frozen=recipe.get("frozen", 0),
     )
 
 
@@ -86,9 +74,9 @@ def check_same(run: Path, begun: dict[str, Any], recipe: dict[str, Any]) -> None
     Raises:
       ValueError: they differ in more than how long the run is, and what is measured on the way.
     """
-    had, family = family_of(begun), family_of(recipe)
-    if had != family:
-        raise ValueError(f"{run} was begun with {had}, not with {family}: name another run")
+    had, now = architecture_of(begun), architecture_of(recipe)
+    if had != now:
+        raise ValueError(f"{run} was begun with {had}, not with {now}: name another run")
     begun = {"fresh_tokens": False, **begun}  # which recipes did not always hold
     differing = [
         f"{name} {begun.get(name)} (now {recipe[name]})"

@@ -137,27 +137,24 @@ def random_crops(
     head: HeadConfig,
     seed: int,
     *,
-    align: int = 1,
     plain: bool = False,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Endless batches; every screen is seen once before any is seen again.
 
     A share of the crops, `AIMED`, is taken around a random element, each kind of the screen as
-    often as the others: of uniform crops many hold little, and hardly any the rare kinds. "corner"
-    int32 `[B, 2]` is the place of a crop's first pixel, a multiple of `align`; where places do not
-    matter (`align` 1), half the crops are of other sizes and resized. `plain`: uniform crops of the
-    screens as they are.
+    often as the others: of uniform crops many hold little, and hardly any the rare kinds. Half the
+    crops are of other sizes and resized. `plain`: uniform crops of the screens as they are.
     """
     rng = np.random.default_rng(seed)
     order: list[int] = []
     while True:
-        pixels, corners, answers = [], [], []
+        pixels, answers = [], []
         while len(pixels) < batch:
             if not order:
                 order = rng.permutation(len(screens)).tolist()
             screen = screens[order.pop()]
             taken = side
-            if align == 1 and not plain and rng.random() < 0.5:
+            if not plain and rng.random() < 0.5:
                 taken = min(screen.size, round(side * rng.uniform(0.7, 1.4)))
             first, last = screen.filled
             room = screen.size - taken
@@ -174,13 +171,11 @@ def random_crops(
             else:
                 top = int(rng.integers(min(low, high), max(low, high) + 1))
                 left = int(rng.integers(0, room + 1))
-            left, top = left // align * align, top // align * align
             frame, target = example(screen, left, top, taken, head, side)
             pixels.append(frame if plain else recoloured(frame, rng))
-            corners.append((left, top))
             answers.append(target)
         stacked = {key: np.stack([a[key] for a in answers]) for key in answers[0]}
-        yield {"pixels": np.stack(pixels), "corner": np.array(corners, np.int32), **stacked}
+        yield {"pixels": np.stack(pixels), **stacked}
 
 
 def calibration(screens: list[Screen], side: int, head: HeadConfig) -> list[np.ndarray]:

@@ -6,11 +6,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from family import Family, family_like
+from architecture import Architecture, architecture_of
+from grow import grow
 from learning import Setup
 from optimiser import optimiser_of
-from runs import checkpoints, family_of, read_recipe, restore
+from runs import checkpoints, read_recipe, restore
 
+import diffvis_jax as dv
 from diffvis_jax.checkpoints.format import read_json
 from diffvis_jax.checkpoints.store import load_grounding, load_vision
 
@@ -25,27 +27,25 @@ def started_state(setup: Setup, start: Path, anew: int | None = None) -> dict[st
     """
     if not is_weights(start):
         recipe = read_recipe(start)
-        other = family_of(recipe)
-        check_kind(start, other, setup.family)
+        other = architecture_of(recipe)
         newest, held = restore(start, Setup(other, optimiser_of(recipe)), best=False)
         average = held["average"]
         params = {**average, "tower": {**held["kept"], **average["tower"]}}
         print(f"started from step {newest} of {start}", flush=True)
     else:
         config, tower = load_vision(start, "float32")
-        other = family_like(config)
-        if other is None:
-            raise ValueError(f"--start: {start} holds a tower of other sizes than are trained here")
-        check_kind(start, other, setup.family)
+        other = Architecture(config.depths) if isinstance(config, dv.FastViTHDConfig) else None
+        if other is None or config != other.tower:
+            raise ValueError(f"--start: {start} holds another tower than is trained here")
         params = {"tower": tower, "head": started_head(setup, start)}
         print(f"started from the weights in {start}", flush=True)
     heads = {  # a helper that what is started from does not have is a fresh one
         name: params[name] if name in params else setup.fresh_head(head, 0)
-        for name, head in setup.family.heads.items()
+        for name, head in setup.architecture.heads.items()
     }
-    tower = setup.family.started(params["tower"], other)  # type: ignore[arg-type]
+    tower = grow(params["tower"], other.depths, setup.architecture.depths)
     if anew is not None:
-        tower = setup.family.renewed(tower, anew)  # type: ignore[union-attr]
+        tower = setup.architecture.renewed(tower, anew)
     return setup.state({"tower": tower, **heads})
 
 
@@ -63,16 +63,6 @@ def started_head(setup: Setup, directory: Path) -> dict[str, Any]:
         raise ValueError(f"--start: {directory} holds another head, {head} and not {own}")
     params = jax.tree.map(lambda x: x.astype(jnp.float32), params)
     return {**setup.fresh_head(setup.head, 0), **params}
-
-
-def check_kind(start: Path, other: Family, family: Family) -> None:
-    """What is started from is of the family that is trained.
-
-    Raises:
-      ValueError: it is not.
-    """
-    if type(other) is not type(family):
-        raise ValueError(f"--start: {start} is a {other.kind}, not a {family.kind}")
 
 
 def is_weights(start: Path) -> bool:

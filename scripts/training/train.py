@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trains a small tower, with its grounding head, on rendered screens.
+"""Trains a small FastViTHD, with its grounding head, on rendered screens.
 
     python scripts/training/render_pages.py DATA --train 3000 --val 250 --test 350
     python scripts/training/train.py DATA RUN
@@ -19,10 +19,10 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from family import FAMILIES, Family
+from architecture import SIZE, SMALLER, Architecture, architecture_of
 from learning import Setup
 from optimiser import optimiser_of
-from runs import check_same, checkpoints, family_of, read_recipe, recipe_of
+from runs import check_same, checkpoints, read_recipe, recipe_of
 from score import answer, best_threshold, measure
 from screens import Screen, ahead, calibration, load_screens, pages_of, random_crops
 from starting import check_start, helped, is_weights, start_step, started_state
@@ -34,7 +34,7 @@ from diffvis_jax.utils.atomic_file import write_whole
 
 def validate(setup: Setup, params: dict[str, Any], screens: list[Screen]) -> dict[str, Any]:
     """What `measure` says at the threshold that suits these screens best."""
-    answers = answer(setup.family.tower, setup.head, params, screens)
+    answers = answer(setup.architecture.tower, setup.head, params, screens)
     threshold = best_threshold(setup.head, answers, screens)
     found = [decode(setup.head, a, threshold=threshold)[0] for a in answers]
     return {"threshold": threshold, **measure(setup.head, found, screens)}
@@ -63,9 +63,11 @@ def tell(run: Path, row: dict[str, Any]) -> None:
         print(json.dumps(row), file=curve)
 
 
-def train(args: argparse.Namespace, family: Family, manager: ocp.CheckpointManager) -> None:
+def train(
+    args: argparse.Namespace, architecture: Architecture, manager: ocp.CheckpointManager
+) -> None:
     """Trains from the newest checkpoint of `manager` on, or from the start, to the last step."""
-    setup, recipe = Setup(family, optimiser_of(vars(args))), recipe_of(args)
+    setup, recipe = Setup(architecture, optimiser_of(vars(args))), recipe_of(args)
     newest = manager.latest_step()
     state: Any
     if newest is not None:
@@ -82,19 +84,15 @@ def train(args: argparse.Namespace, family: Family, manager: ocp.CheckpointManag
             state = started_state(setup, args.start, args.seed if args.fresh_tokens else None)
         recipe["start_step"] = start_step(args.start) if args.start else None
     done = newest or 0
-    validation = load_screens(args.data / "val", setup.head, args.validation, family.size)
-    screens = load_screens(args.data / "train", setup.head, None, family.size)
+    validation = load_screens(args.data / "val", setup.head, args.validation, SIZE)
+    screens = load_screens(args.data / "train", setup.head, None, SIZE)
     held = calibration(screens, args.side, setup.head)
     if state is None:
-        state = setup.prepared(args.seed, held)
-    if family.smaller:
-        some = -(-len(screens) // 3)
-        screens += load_screens(args.data / "train", setup.head, some, family.smaller)
+        state = setup.state(setup.fresh(args.seed))
+    some = -(-len(screens) // 3)
+    screens += load_screens(args.data / "train", setup.head, some, SMALLER)
     write_whole(args.run / "recipe.json", json.dumps(recipe, indent=1) + "\n")
-    crops = random_crops(
-        screens, args.side, args.batch, setup.head, args.seed + done, align=family.align
-    )
-    batches = ahead(crops)
+    batches = ahead(random_crops(screens, args.side, args.batch, setup.head, args.seed + done))
     # Arrays that are put on a device and others would each have the step compiled for them.
     state = jax.device_put(state, jax.local_devices()[0])
     start, seen = time.monotonic(), []
@@ -120,8 +118,7 @@ def main() -> int:
     add = parser.add_argument
     add("data", type=Path, help="written by render_pages.py; holds train/ and val/")
     add("run", type=Path, help="checkpoints and curve go there")
-    add("--family", choices=FAMILIES, default="fastvithd")
-    add("--depths", type=int, nargs=5, default=(2, 12, 24, 4, 2), help="of fastvithd's stages")
+    add("--depths", type=int, nargs=5, default=(2, 12, 24, 4, 2), help="blocks of the stages")
     add(
         "--start",
         type=Path,
@@ -138,12 +135,12 @@ def main() -> int:
     add(
         "--token-helper",
         action="store_true",
-        help="train with a helper head that sees the tokens of a fastvithd alone",
+        help="train with a helper head that sees the tokens alone",
     )
     add(
         "--fresh-tokens",
         action="store_true",
-        help="begin what comes after stage 3 of --start, a fastvithd, anew",
+        help="begin what comes after stage 3 of --start anew",
     )
     add("--side", type=int, default=256, help="pixels along the side of a crop (256)")
     add("--batch", type=int, default=8, help="crops of a step (8)")
@@ -155,18 +152,14 @@ def main() -> int:
     add("--seed", type=int, default=0)
     args = parser.parse_args()
     try:
-        if args.frozen and not (
-            args.family == "fastvithd" and args.start and is_weights(args.start)
-        ):
-            parser.error("--frozen goes on from the folded weights of a fastvithd: --start WEIGHTS")
-        if args.token_helper and args.family != "fastvithd":
-            parser.error("--token-helper is of fastvithd: the head of clip sees nothing but tokens")
-        if args.fresh_tokens and not (args.family == "fastvithd" and args.start):
-            parser.error("--fresh-tokens goes on from the other stages of a fastvithd: --start RUN")
+        if args.frozen and not (args.start and is_weights(args.start)):
+            parser.error("--frozen goes on from folded weights: --start WEIGHTS")
+        if args.fresh_tokens and not args.start:
+            parser.error("--fresh-tokens goes on from the other stages of a run: --start RUN")
         args.helped = helped(args.start, args.frozen)
-        family = family_of(vars(args))
-        if args.side % 64 or not 64 <= args.side <= family.size:
-            parser.error(f"--side must be a multiple of 64 up to {family.size}, got {args.side}")
+        architecture = architecture_of(vars(args))
+        if args.side % 64 or not 64 <= args.side <= SIZE:
+            parser.error(f"--side must be a multiple of 64 up to {SIZE}, got {args.side}")
         for name in ("batch", "steps", "every", "validation"):
             if getattr(args, name) < 1:
                 parser.error(f"--{name} must be at least 1, got {getattr(args, name)}")
@@ -180,7 +173,7 @@ def main() -> int:
             check_start(args.start)
         args.run.mkdir(parents=True, exist_ok=True)
         with quiet_orbax(), checkpoints(args.run) as manager:
-            train(args, family, manager)
+            train(args, architecture, manager)
     except (ValueError, OSError) as error:
         print(f"train.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""What is trained: towers that grow, a ViT that begins well, stages that stay, and the score."""
+"""What is trained: towers that grow, stages that stay, and the score."""
 
 import dataclasses
 
@@ -45,86 +45,17 @@ def test_grown_tower_computes_nearly_the_same(training):
     assert np.linalg.norm(fresh - before) > 0.5 * size  # another tower is not near
 
 
-def test_crops_of_a_vit_have_the_positions_of_their_place(training):
-    family = training("family").CLIP(size=64)
-    params = random_params(family.tower)
-    frame = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
-
-    def see(frame, left, top):
-        return family.see(params, frame, jnp.array([[left, top]]))["head"][0]
-
-    whole = see(frame, 0, 0)
-    np.testing.assert_allclose(
-        whole, jit_encode(params, frame, config=family.tower), atol=1e-4 * np.abs(whole).max()
-    )
-    left, top = 16, 32  # patch 1 from the left, 2 from the top, of 4 x 4
-    places = [0, 1 + 2 * 4 + 1, 1 + 2 * 4 + 2, 1 + 3 * 4 + 1, 1 + 3 * 4 + 2]
-    position = params["embed"]["position"][np.array(places)]
-    own = {**params, "embed": {**params["embed"], "position": position}}
-    crop = frame[:, top : top + 32, left : left + 32]
-    wanted = jit_encode(own, crop, config=dataclasses.replace(family.tower, size=32))
-    found = see(crop, left, top)
-    np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(found).max())
-    assert np.abs(see(crop, 0, 0) - found).max() > 1e-2 * np.abs(found).max()
-
-
-def test_heads_of_a_fresh_vit_look_at_neighbours(training):
-    config = dataclasses.replace(training("family").CLIP().tower, size=128)
-    params = training("offset_heads").look_around(random_params(config), config)
-    frame = np.random.default_rng(0).integers(0, 256, (1, 128, 128, 3), np.uint8)
-    x = jit_encode(params, frame, config=config, output="intermediates")["embed"][0, :, 0]
-    x = np.asarray(x, np.float64)
-    x = (x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True)
-    row, column = np.divmod(np.arange(config.grid**2), config.grid)
-    for block, offsets in ((0, [(-1, 0), (1, 0), (0, -1)]), (1, [(0, 1), (-2, 0), (2, 0)])):
-        held = params[f"block_{block}"]["attention"]
-        queries = np.split(x @ held["query"]["kernel"], config.heads, axis=1)
-        keys = np.split(x @ held["kv"]["kernel"][:, : config.width], config.heads, axis=1)
-        for (right, down), query, key in zip(offsets, queries, keys, strict=True):
-            seen = jax.nn.softmax(query @ key.T / (config.width // config.heads) ** 0.5)
-            seen = seen[config.lead :, config.lead :]
-            at_column, at_row = column + right, row + down
-            inside = (at_column % config.grid == at_column) & (at_row % config.grid == at_row)
-            # A patch away from where the head is to look, at most: 9 of the 64 patches.
-            near = (abs(row - at_row[:, None]) <= 1) & (abs(column - at_column[:, None]) <= 1)
-            assert (seen * near).sum(1)[inside].mean() > 0.6
-
-
-def test_a_fresh_vit_sees_whitened_patches(training):
-    family = training("family").CLIP(size=128)
-    tower, rng = family.tower, np.random.default_rng(0)
-    # Mostly brightness, as screens are: flat patches with a little of everything on top.
-    flat = rng.integers(30, 220, (40, 8, 1, 8, 1, 1))
-    noise = rng.integers(-20, 20, (40, 8, 16, 8, 16, 3))
-    crops = (flat + noise).reshape(40, 128, 128, 3).astype(np.uint8)
-    fresh = family.fresh(0)
-    params = family.prepared(fresh, [crops[:20], crops[20:]])
-
-    position = tower.width // tower.heads
-    pixels = crops.reshape(40, 8, 16, 8, 16, 3).swapaxes(2, 3).reshape(-1, 16 * 16 * 3) / 127.5 - 1
-    seen = {}
-    for name, held in (("fresh", fresh), ("prepared", params)):
-        embed = jax.tree.map(np.asarray, held["embed"])
-        where = np.tile(embed["position"][tower.lead :], (40, 1))
-        x = pixels @ embed["patch"]["kernel"] + where
-        seen[name] = x[:, position:]
-        np.testing.assert_array_equal(x[:, :position], where[:, :position])
-    spread = {name: np.linalg.eigvalsh(np.cov(x, rowvar=False)) for name, x in seen.items()}
-    assert spread["fresh"][-1] > 0.9 * spread["fresh"].sum()  # brightness
-    assert spread["prepared"][-1] < 0.02 * spread["prepared"].sum()  # of 128 channels
-    assert abs(seen["prepared"].mean(0)).max() < 1e-3
-    assert 0.6 < seen["prepared"].std() < 0.75
-
-
 def test_muon_is_for_products_inside_blocks(training):
     learning, optimiser = training("learning"), training("optimiser")
-    family = training("family").CLIP(size=64)
-    setup = learning.Setup(family, training("optimiser").optimiser(0.1, 4, muon=0.1))
-    own = {"tower": random_params(family.tower), "head": random_params(setup.head)}
-    named = training("optimiser")._optimisers(own)
-    block = named["tower"]["block_0"]
-    assert block["attention"]["query"] == {"kernel": "muon", "bias": "adam"}
-    assert named["tower"]["embed"]["patch"]["kernel"] == "adam"
+    shallow = training("architecture").Architecture((1, 1, 1, 1, 1), helped=False)
+    setup = learning.Setup(shallow, optimiser.optimiser(0.1, 4, muon=0.1))
+    own = {"tower": random_params(shallow.tower), "head": random_params(setup.head)}
+    named = optimiser._optimisers(own)
+    block = named["tower"]["stage_3"]["block_0"]
+    assert block["attention"]["query"] == {"weight": "muon"}
+    assert block["ffn"]["fc1"] == {"weight": "muon", "bias": "adam"}
+    assert block["ffn"]["conv"]["kernel"] == "adam"
+    assert named["tower"]["stage_3"]["downsample"]["project"]["weight"] == "adam"
     assert named["head"]["hidden"]["kernel"] == "adam"
     recipe = {"rate": 0.1, "steps": 4}
     held = jax.tree.structure(setup.optimiser.init(own))
@@ -188,12 +119,11 @@ def test_card_says_what_was_measured(training):
     }  # fmt: skip
     text = training("card").card(
         "name",
-        kind="FastViTHD",
         tower="A tower.",
         kinds=("button", "link"),
         parameters=3_600_000,
         recipe={
-            "pages": 7, "family": "fastvithd", "side": 256, "batch": 8, "steps": 9, "rate": 0.1,
+            "pages": 7, "side": 256, "batch": 8, "steps": 9, "rate": 0.1,
             "seed": 0, "start": None, "token_helper": True, "fresh_tokens": False,
         },
         step=5,
@@ -208,12 +138,11 @@ def test_card_says_what_was_measured(training):
     assert all(line.count("{") == 0 for line in text.splitlines())
 
 
-@pytest.mark.parametrize("frozen", [0, 2, 3])
+@pytest.mark.parametrize("frozen", [pytest.param(0, marks=pytest.mark.slow), 2, 3])
 def test_what_is_trained_is_what_is_used(training, frozen):
     """Folded with a batch's own statistics, the tower gives what its step saw of that batch."""
     learning = training("learning")
-    family = training("family")
-    shallow = family.FastViTHD((1, 1, 1, 1, 1), helped=False, frozen=frozen)
+    shallow = training("architecture").Architecture((1, 1, 1, 1, 1), helped=False, frozen=frozen)
     setup = learning.Setup(shallow, training("optimiser").optimiser(0.1, 4))
     tower = random_params(shallow.tower, 3)
     state = setup.state({"tower": tower, "head": setup.fresh_head(setup.head, 0)})
@@ -221,7 +150,7 @@ def test_what_is_trained_is_what_is_used(training, frozen):
     assert state["kept"].keys() | state["params"]["tower"].keys() == tower.keys()
     crops = np.random.default_rng(0).integers(0, 256, (2, 128, 128, 3), np.uint8)
     taken = shallow.before(state["kept"], crops)
-    seen = shallow.see(state["params"]["tower"], taken, np.zeros((2, 2), np.int32))
+    seen = shallow.see(state["params"]["tower"], taken)
     used = setup.finished(state, [crops])["tower"]
     for name in shallow.kept:
         assert jax.tree.all(jax.tree.map(np.array_equal, used[name], tower[name]))
@@ -230,10 +159,11 @@ def test_what_is_trained_is_what_is_used(training, frozen):
         np.testing.assert_allclose(found, wanted, atol=1e-4 * float(np.abs(wanted).max()))
 
 
+@pytest.mark.slow
 def test_what_is_frozen_stays(training):
     learning = training("learning")
-    family, targets = training("family"), training("targets").targets
-    shallow = family.FastViTHD((1, 1, 1, 1, 1), helped=False, token_helped=True, frozen=3)
+    architecture, targets = training("architecture"), training("targets").targets
+    shallow = architecture.Architecture((1, 1, 1, 1, 1), helped=False, token_helped=True, frozen=3)
     setup = learning.Setup(shallow, training("optimiser").optimiser(0.1, 4))
     state = setup.state(
         {
@@ -246,7 +176,6 @@ def test_what_is_frozen_stays(training):
     boxes = np.array([[8.0, 8, 60, 40]])
     batch = {
         "pixels": np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8),
-        "corner": np.zeros((1, 2), np.int32),
         **{k: v[None] for k, v in targets(setup.head, 64, boxes, [0], np.ones(1, bool)).items()},
     }
     for _ in range(2):  # the rate of the first step is 0

@@ -12,23 +12,29 @@ import numpy as np
 import orbax.checkpoint as ocp
 import PIL.Image
 import pytest
-from tiny import ODD, random_params
+from tiny import CLIP, ODD, random_params
 
 from diffvis_jax.checkpoints import store
 from diffvis_jax.grounding.head import HeadConfig
 
 
+def shallow_setup(training, **kwargs):
+    """A tower of one block a stage, and AdamW."""
+    architecture = training("architecture").Architecture((1, 1, 1, 1, 1), helped=False, **kwargs)
+    return training("learning").Setup(architecture, training("optimiser").optimiser(0.1, 4))
+
+
 def test_a_run_starts_from_one_with_another_optimiser(training, tmp_path):
     learning, optimiser, runs = training("learning"), training("optimiser"), training("runs")
-    starting, family = training("starting"), training("family").CLIP()
-    recipe = {"family": "clip", "rate": 0.1, "steps": 4, "muon": 0.1}
+    starting, other = training("starting"), shallow_setup(training)
+    shallow = other.architecture
+    recipe = {"depths": shallow.depths, "helped": False, "rate": 0.1, "steps": 4, "muon": 0.1}
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
-    setup = learning.Setup(family, optimiser.optimiser_of(recipe))
-    own = {"tower": random_params(family.tower, 5), "head": random_params(setup.head, 5)}
+    setup = learning.Setup(shallow, optimiser.optimiser_of(recipe))
+    own = {"tower": random_params(shallow.tower, 5), "head": random_params(setup.head, 5)}
     with runs.checkpoints(tmp_path) as manager:
         save = ocp.args.StandardSave(setup.state(own))
         manager.save(3, args=save, metrics={"f1": 0.0})
-    other = learning.Setup(family, optimiser.optimiser(0.1, 4))
     state = starting.started_state(other, tmp_path)
     assert jax.tree.all(jax.tree.map(np.array_equal, state["params"], own))
     assert state["step"] == 0
@@ -47,10 +53,13 @@ def run(training, tmp_path, monkeypatch):
         head = None
         shape = jax.eval_shape(lambda: {"steps": jnp.zeros(())})
 
-        def __init__(self, family, optimiser):
+        def __init__(self, architecture, optimiser):
             pass
 
-        def prepared(self, seed, crops):
+        def fresh(self, seed):
+            return None
+
+        def state(self, params):
             return {"steps": jnp.zeros(())}
 
         def step(self, state, batch):
@@ -63,7 +72,7 @@ def run(training, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "Setup", Counting)
     for name in ("load_screens", "calibration"):
         monkeypatch.setattr(train, name, lambda *_: [])
-    monkeypatch.setattr(train, "random_crops", lambda *_, align: itertools.repeat({}))
+    monkeypatch.setattr(train, "random_crops", lambda *_: itertools.repeat({}))
     monkeypatch.setattr(train, "ahead", lambda crops: crops)
     monkeypatch.setattr(train, "validate", lambda *_: {"f1": 0.5})
     for split in ("val", "train"):
@@ -136,12 +145,10 @@ def test_a_run_may_become_longer(run, tmp_path, capsys):
 
 def test_a_run_goes_on_with_the_tower_it_began_with(training, tmp_path):
     runs = training("runs")
-    family = training("family")
-    begun = dict.fromkeys(runs.SAME) | {"family": "fastvithd", "depths": [1, 2, 3, 1, 1]}
+    begun = dict.fromkeys(runs.SAME) | {"depths": [1, 2, 3, 1, 1]}
     runs.check_same(tmp_path, begun, begun)
     for other in (
-        {"depths": family.FastViTHD().depths},
-        {"family": "clip"},
+        {"depths": [2, 12, 24, 4, 2]},
         {"frozen": 2},
         {"token_helper": True},
     ):
@@ -154,11 +161,10 @@ def test_a_run_goes_on_with_the_tower_it_began_with(training, tmp_path):
 
 
 def test_bundled_weights_say_what_they_began_with(training, tmp_path, monkeypatch):
-    bundle, family = training("bundle"), training("family")
-    shallow = family.FastViTHD((1, 1, 1, 1, 1), helped=False)
+    bundle, setup = training("bundle"), shallow_setup(training)
     recipe = {
         "data": str(tmp_path / "data"), "run": str(tmp_path), "start": str(tmp_path / "DEEP"),
-        "start_step": 3600, "pages": 7, "family": "fastvithd", "depths": [1, 1, 1, 1, 1],
+        "start_step": 3600, "pages": 7, "depths": [1, 1, 1, 1, 1],
         "helped": False, "side": 256, "batch": 8, "steps": 9, "rate": 0.1, "seed": 0,
     }  # fmt: skip
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
@@ -166,7 +172,7 @@ def test_bundled_weights_say_what_they_began_with(training, tmp_path, monkeypatc
         "f1": 0.6, "precision": 0.7, "recall": 0.5, "kind": 0.9, "click": 0.8,
         "click_interval": (0.7, 0.9), "elements": 3, "small_recall": None,
     }  # fmt: skip
-    of = {"tower": shallow.tower, "head": shallow.heads["head"]}
+    of = {"tower": setup.architecture.tower, "head": setup.head}
     finished = {name: random_params(config) for name, config in of.items()}
     for name, found in {
         "restore": (9, None), "load_screens": [], "calibration": [], "answer": None,
@@ -186,18 +192,14 @@ def test_bundled_weights_say_what_they_began_with(training, tmp_path, monkeypatc
 
 
 def test_a_run_starts_from_bundled_weights(training, tmp_path):
-    learning, starting = training("learning"), training("starting")
-    family = training("family")
-    shallow = family.FastViTHD((1, 1, 1, 1, 1), helped=False)
-    setup = learning.Setup(shallow, training("optimiser").optimiser(0.1, 4))
-    held = {
-        name: random_params(of, 3) for name, of in (("tower", shallow.tower), ("head", setup.head))
-    }
+    starting, setup = training("starting"), shallow_setup(training)
+    tower = setup.architecture.tower
+    held = {"tower": random_params(tower, 3), "head": random_params(setup.head, 3)}
     weights = tmp_path / "weights"
     bundled_head = dataclasses.replace(setup.head, threshold=0.6)
     store.save(
         weights,
-        config=shallow.tower,
+        config=tower,
         params=held["tower"],
         grounding_config=bundled_head,
         grounding_params=held["head"],
@@ -211,32 +213,25 @@ def test_a_run_starts_from_bundled_weights(training, tmp_path):
     for kind in ("params", "average"):
         assert jax.tree.all(jax.tree.map(np.array_equal, state[kind], held))
     # A helper is not bundled, so that it is a fresh one.
-    helped = learning.Setup(
-        dataclasses.replace(shallow, token_helped=True), training("optimiser").optimiser(0.1, 4)
-    )
+    helped = shallow_setup(training, token_helped=True)
     params = starting.started_state(helped, weights)["params"]
-    fresh = helped.fresh_head(helped.family.heads["token_helper"], 0)
+    fresh = helped.fresh_head(helped.architecture.heads["token_helper"], 0)
     assert jax.tree.all(jax.tree.map(np.array_equal, params, held | {"token_helper": fresh}))
     # What comes after stage 3 can be begun anew.
-    tower = starting.started_state(setup, weights, 5)["params"]["tower"]
-    same = jax.tree.map(np.array_equal, tower, held["tower"])
+    anew = starting.started_state(setup, weights, 5)["params"]["tower"]
+    same = jax.tree.map(np.array_equal, anew, held["tower"])
     assert all(jax.tree.all(own) for name, own in same.items() if name not in ("stage_4", "head"))
     assert not same["stage_4"]["downsample"]["conv"]["kernel"]
     assert not same["head"]["conv"]["kernel"]
-    with pytest.raises(ValueError, match=r"is a FastViTHD, not a CLIP"):
-        starting.started_state(learning.Setup(family.CLIP(), setup.optimiser), weights)
 
 
 @pytest.mark.parametrize("without", [("finest_width",), ("finest_width", "detail_width")])
 def test_a_head_goes_on_with_a_finer_map(training, tmp_path, without):
-    learning, starting = training("learning"), training("starting")
-    family = training("family")
-    shallow = family.FastViTHD((1, 1, 1, 1, 1), helped=False)
-    setup = learning.Setup(shallow, training("optimiser").optimiser(0.1, 4))
+    starting, setup = training("starting"), shallow_setup(training)
+    tower = setup.architecture.tower
     config = dataclasses.replace(setup.head, **dict.fromkeys(without, 0))
     head = random_params(config, 3)
-    tower = random_params(shallow.tower, 3)
-    save = {"config": shallow.tower, "params": tower, "grounding_params": head}
+    save = {"config": tower, "params": random_params(tower, 3), "grounding_params": head}
     store.save(tmp_path / "without", grounding_config=config, **save)
     started = starting.started_head(setup, tmp_path / "without")
     assert all(np.array_equal(started[a][b], head[a][b]) for a in head for b in head[a])
@@ -244,15 +239,13 @@ def test_a_head_goes_on_with_a_finer_map(training, tmp_path, without):
 
 
 def test_a_run_does_not_go_on_with_another_head(training, tmp_path):
-    learning, starting = training("learning"), training("starting")
-    family = training("family")
-    shallow = family.FastViTHD((1, 1, 1, 1, 1), helped=False)
-    setup = learning.Setup(shallow, training("optimiser").optimiser(0.1, 4))
+    starting, setup = training("starting"), shallow_setup(training)
+    tower = setup.architecture.tower
     narrow = HeadConfig(token_width=setup.head.token_width, place_width=8)
     store.save(
         tmp_path / "narrow",
-        config=shallow.tower,
-        params=random_params(shallow.tower, 3),
+        config=tower,
+        params=random_params(tower, 3),
         grounding_config=narrow,
         grounding_params=random_params(narrow, 3),
     )
@@ -264,29 +257,17 @@ def test_a_run_does_not_go_on_with_another_head(training, tmp_path):
     ("options", "said"),
     [
         (("--fresh-tokens",), "--start RUN"),
-        (("--fresh-tokens", "--start", "a-run", "--family", "clip"), "--start RUN"),
-        (("--token-helper", "--family", "clip"), "sees nothing but tokens"),
+        (("--frozen", "3"), "--start WEIGHTS"),
+        (("--frozen", "3", "--start", "a-run"), "--start WEIGHTS"),
     ],
 )
-def test_options_of_fastvithd_are_refused_elsewhere(
+def test_options_that_go_on_from_weights_name_them(
     training, tmp_path, monkeypatch, capsys, options, said
 ):
     monkeypatch.setattr("sys.argv", ["train.py", "data", str(tmp_path / "run"), *options])
     with pytest.raises(SystemExit):
         training("train").main()
     assert said in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("options", [[], ["--start", "a-run"], ["--family", "clip"]])
-def test_frozen_stages_come_from_a_weight_directory(
-    training, tmp_path, monkeypatch, capsys, options
-):
-    command = ["train.py", "data", str(tmp_path / "run"), "--frozen", "3", *options]
-    monkeypatch.setattr("sys.argv", command)
-    with pytest.raises(SystemExit):
-        training("train").main()
-    assert "--start WEIGHTS" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
@@ -316,16 +297,13 @@ def test_a_truncated_page_is_named(training, tmp_path):
 
 
 def test_a_run_does_not_start_from_other_weights(training, tmp_path):
-    learning, starting = training("learning"), training("starting")
-    family = training("family")
-    setup = learning.Setup(
-        family.FastViTHD((1, 1, 1, 1, 1)), training("optimiser").optimiser(0.1, 4)
-    )
+    starting = training("starting")
     with pytest.raises(ValueError, match="neither a run"):
         starting.check_start(tmp_path)
     (tmp_path / "recipe.json").write_text("{}")
     assert starting.helped(tmp_path, 0)
     assert not starting.helped(tmp_path, 1)
-    store.save(tmp_path / "other", config=ODD, params=random_params(ODD))
-    with pytest.raises(ValueError, match="other sizes"):
-        starting.started_state(setup, tmp_path / "other")
+    for config in (ODD, CLIP):
+        store.save(tmp_path / "other", config=config, params=random_params(config), force=True)
+        with pytest.raises(ValueError, match="another tower"):
+            starting.started_state(shallow_setup(training), tmp_path / "other")

@@ -1,4 +1,4 @@
-"""The weights in weights/: what they find on the sample of rendered screens, full and differential.
+"""The bundled weights: what they find on the sample of rendered screens, full and differential.
 
 The inputs are fixed and nothing is timed; a bound leaves room for rounding (other CPUs, other
 versions of XLA), and none for a real loss.
@@ -22,29 +22,22 @@ from diffvis_jax.metrics import mcnemar
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "tests" / "data" / "screens_sample"
 SESSION = ROOT / "scripts" / "data" / "session"
-WEIGHTS = ROOT / "weights"
-
-# Clicks and F1 of a full encode on the sample's 216 elements, at least.
-BOUNDS = {
-    "fastvithd-screens": (0.76, 0.685),  # 0.778, 0.702
-    "clip-screens": (0.42, 0.085),  # 0.440, 0.098
-}
+WEIGHTS = ROOT / "weights" / "fastvithd-screens"
 
 
-@pytest.fixture(scope="module", params=BOUNDS)
-def model(request):
-    return dv.load(WEIGHTS / request.param, dtype="float32")
+@pytest.fixture(scope="module")
+def model():
+    return dv.load(WEIGHTS, dtype="float32")
 
 
-@pytest.mark.parametrize("name", BOUNDS)
-def test_small_enough_and_described(name):
-    size = sum(path.stat().st_size for path in (WEIGHTS / name).rglob("*") if path.is_file())
+def test_small_enough_and_described():
+    size = sum(path.stat().st_size for path in WEIGHTS.rglob("*") if path.is_file())
     assert size <= 12e6
-    assert (WEIGHTS / name / "README.md").is_file()
+    assert (WEIGHTS / "README.md").is_file()
 
 
-def test_full_depth():
-    assert dv.load(WEIGHTS / "fastvithd-screens").config.depths == (2, 12, 24, 4, 2)
+def test_full_depth(model):
+    assert model.config.depths == (2, 12, 24, 4, 2)
 
 
 def test_pages_of_the_sample(model, training):
@@ -59,11 +52,12 @@ def test_pages_of_the_sample(model, training):
         seen = encode_for_head(model.params, frame, config=model.config, head=head.config)
         found += find_elements(head, *seen)
     said = score.measure(model.head.config, found, pages)
-    clicks, f1 = BOUNDS[Path(model.name).name]
-    assert said["click"] >= clicks
-    assert said["f1"] >= f1
+    assert said["elements"] == 216
+    assert said["click"] >= 0.76  # 0.778
+    assert said["f1"] >= 0.685  # 0.702
 
 
+@pytest.mark.slow
 def test_differential_and_full_detect_the_same(model):
     """The start of an interaction with a page, in faithful mode."""
     (stream,) = open_dataset(SAMPLE / "streams" / "login_46").streams
@@ -84,8 +78,8 @@ def test_differential_and_full_detect_the_same(model):
     assert paired.only_full <= 1
     assert paired.both > 0
     agreed = [frame.agreement for frame in result.frames[1:]]
-    lost, detected = (sum(a.only_second for a in agreed), sum(a.both for a in agreed))
-    assert lost <= (0 if isinstance(model.config, dv.FastViTHDConfig) else 0.05 * detected)
+    assert sum(a.both for a in agreed) > 0
+    assert sum(a.only_second for a in agreed) == 0
     assert result.summary()["missed_changed"]["max"] < 0.3
 
 
@@ -110,13 +104,13 @@ def test_tokens_say_where_a_menu_opened(model):
 PAIRS = (("07", "08"), ("08", "09"), ("13", "14"), ("14", "15"), ("18", "19"))
 # Missed change at changed tokens, median and largest of the five, at most.
 MISSED = {
-    ("fastvithd-screens", "faithful"): (0.01, 0.05),  # 0.003, 0.019
-    ("fastvithd-screens", "fast"): (0.17, 0.6),  # 0.133, 0.514
-    ("fastvithd-screens", "1 1 2 32 32"): (0.08, 0.2),  # 0.044, 0.096
-    ("clip-screens", "faithful"): (0.03, 0.25),  # 0.003, 0.133
+    "faithful": (0.01, 0.05),  # 0.003, 0.019
+    "fast": (0.17, 0.6),  # 0.133, 0.514
+    "1 1 2 32 32": (0.08, 0.2),  # 0.044, 0.096
 }
 
 
+@pytest.mark.slow
 def test_what_a_change_misses(model, script):
     """The figures that the policies were chosen for, and of margins between them."""
     changes = [
@@ -129,12 +123,9 @@ def test_what_a_change_misses(model, script):
     def missed(policy):
         return [change.measure(policy).missed_changed for change in changes]
 
-    tower = Path(model.name).name
-    for (name, policy), (median, largest) in MISSED.items():
-        if name == tower:
-            found = missed(script("named_policies").find_policy(policy))
-            assert statistics.median(found) < median, policy
-            assert max(found) < largest, policy
-    if tower == "fastvithd-screens":
-        # The changed patches alone deliver nothing.
-        assert statistics.median(missed(dv.Policy(margin=0))) > 0.8  # 0.971
+    for policy, (median, largest) in MISSED.items():
+        found = missed(script("named_policies").find_policy(policy))
+        assert statistics.median(found) < median, policy
+        assert max(found) < largest, policy
+    # The changed patches alone deliver nothing.
+    assert statistics.median(missed(dv.Policy(margin=0))) > 0.8  # 0.971
