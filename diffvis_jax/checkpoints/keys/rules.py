@@ -81,9 +81,9 @@ def check(
                     f"wrong dtype: {tensor.name} is {tensor.dtype or 'of an unknown kind'}, "
                     "expected floating point (quantised checkpoints are not supported)"
                 )
-    problems += [
-        f"unknown: {tensor.name} {list(tensor.shape)}"
-        for key, tensor in tensors.items()
-        if key not in used
-    ]
-    return problems
+    return problems + [unknown(tensor) for key, tensor in tensors.items() if key not in used]
+
+
+def unknown(tensor: Tensor) -> str:
+    """The problem that a tensor is of nothing known."""
+    return f"unknown: {tensor.name} {list(tensor.shape)}"
