@@ -81,7 +81,6 @@ def find_calls(text: str, known: Callable[[str], bool]) -> list[Call]:
     """The calls in a text, in order (see `parse_actions`).
 
     Args:
-      text: as a model wrote it.
       known: whether a name is that of a command, in any spelling.
 
     Raises:

@@ -17,10 +17,8 @@ def check_settings(
     """Looks every field of every file up, and adds what the table says of it.
 
     Args:
-      source: the files.
       kind: of the tower: "fastvithd", "clip" or "siglip".
       layers: blocks of a CLIP or SigLIP tower.
-      found: what is added to.
       language: whether a language model is converted. Without it, what concerns it is ignored,
         whatever it says.
     """
@@ -79,10 +77,7 @@ def _look_up(
     """Adds what the table says of an object -> the fields that it does not have.
 
     Args:
-      found: what is added to.
       file, prefix: of the fields, for messages.
-      document: the object.
-      table: of its fields.
       hint: what stands behind a problem; None: nothing is one.
     """
     unknown = []

@@ -42,7 +42,6 @@ def weight_directory(
       source: a directory that `convert.py` wrote; or what it takes: a PyTorch checkpoint's
         directory or file, or "hf:REPO[@REVISION]".
       language: whether a language model is needed.
-      say: where lines for the user go.
 
     Raises:
       CheckpointError: nothing of the kind, a checkpoint that cannot be converted, or one without

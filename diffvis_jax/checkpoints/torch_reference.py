@@ -36,7 +36,6 @@ def fastvithd_torch(config: FastViTHDConfig, state: Mapping[str, np.ndarray]) ->
     """timm's `fastvit_mci3` with the weights of a checkpoint.
 
     Args:
-      config: the architecture.
       state: timm's names -> arrays, fused or in training form.
 
     Returns:
@@ -63,7 +62,6 @@ def clip_torch(config: CLIPConfig, state: Mapping[str, np.ndarray]) -> "torch.nn
     """transformers' `CLIPVisionModel` with the weights of a checkpoint.
 
     Args:
-      config: the architecture.
       state: Hugging Face's names, from `embeddings.` on -> arrays; the packed `in_proj` of
         OpenAI's files is split.
 
@@ -112,7 +110,6 @@ def clip_torch_end(
     Args:
       network: of `clip_torch`.
       pixels: float `[B, 3, S, S]`, normalised.
-      config: the architecture.
 
     Returns:
       The pooled output `[B, D]`; of a SigLIP, which has none here, `last_hidden_state` `[B, N, D]`.

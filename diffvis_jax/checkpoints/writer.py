@@ -118,10 +118,6 @@ class Writer:
         """Writes the rest and moves the directory to its name.
 
         Args:
-          config: of the tower.
-          language_config: of the language model, if its parameters were added.
-          grounding_config: of the grounding head, if its parameters were added.
-          manifest_extra: further entries of the manifest, such as the source.
           files: to be copied into the directory; a mapping gives them other names.
 
         Raises:

@@ -29,7 +29,6 @@ def read_agentnet(root: Path, images: Path | None, faults: Faults) -> Dataset:
 
     Args:
       root: directory with the JSON files, in it or in `data`; images beside them or in `images`.
-      images: directory of the images, if it is another.
       faults: what to do with faulty records; one faulty action leaves out its step.
     """
     records: list[Record] = []

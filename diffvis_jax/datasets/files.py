@@ -33,7 +33,6 @@ def read_json(path: Path, kind: type) -> Any:
     """The content of a JSON file.
 
     Args:
-      path: of the file.
       kind: `list` or `dict`, what it must hold.
 
     Raises:

@@ -143,11 +143,8 @@ def answers(
     """Whole answers.
 
     Args:
-      params: of the language model.
       logits: float32 `[B, V]`, from the prefill.
       cache: from the prefill; donated unless there are beams.
-      options: how they are made.
-      config: of the language model.
 
     Returns:
       B answers, int32 `[n]` each, with the stop id that ended it; and the cache.

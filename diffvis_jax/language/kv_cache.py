@@ -38,7 +38,6 @@ def init_kv_cache(config: QwenConfig, batch: int = 1, capacity: int = 512) -> KV
     """An empty cache.
 
     Args:
-      config: of the language model.
       batch: B, streams.
       capacity: T, positions for prompt and answer together.
     """
@@ -75,7 +74,6 @@ def write_rows(slots: jax.Array, rows: jax.Array, positions: jax.Array) -> jax.A
     Args:
       slots: `[B, G, T, d]`.
       rows: `[B, R, G, d]`.
-      positions: int32 `[B, R]`.
     """
     stream = jnp.arange(len(slots))[:, None]
     return slots.at[stream, :, positions].set(rows.astype(slots.dtype), mode="drop")

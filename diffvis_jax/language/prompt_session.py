@@ -65,7 +65,6 @@ class PromptSession:
         attention: bool = False,
     ):
         """Args:
-        language: `model.language`.
         policy: what a prefill may leave out; None = `PrefillPolicy()`, which is exact.
         options: how answers are made; None = `AnswerOptions()`.
         differential: whether anything is reused; False = every prefill is a fresh one.

@@ -157,10 +157,7 @@ def embed_prompt(
     """Embeddings of spliced prompts.
 
     Args:
-      params: of the language side.
-      spliced: from `splice`.
       tokens: vision tokens `[n, N, P]`; None = no images.
-      config: of the language side; static.
     """
     text, image, length = (jnp.asarray(part) for part in spliced)
     x = embed(params, text)
@@ -177,7 +174,6 @@ def make_prompt(
     """Splices vision tokens into prompts and embeds them.
 
     Args:
-      language: the language side.
       tokens: vision tokens `[n, N, P]`; None = no images.
       input_ids: `[L]` or `[B, L]`, or a list of prompts of different lengths.
       padded: T; None = see `splice`.

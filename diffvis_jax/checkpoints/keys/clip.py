@@ -104,7 +104,6 @@ def rules(config: CLIPConfig, names: Collection[str] = ()) -> list[Rule]:
     """The table for one tower.
 
     Args:
-      config: the architecture.
       names: canonical names of the tensors there are; they tell packed from separate query, key
         and value, and the two ways to store the projection.
     """

@@ -138,7 +138,6 @@ def rules(config: FastViTHDConfig, names: Collection[str] = ()) -> list[Rule]:
     """The table for one tower.
 
     Args:
-      config: the architecture.
       names: canonical names of the tensors there are. They decide, convolution by convolution,
         whether it is read fused or as the branches of the training form; without them, fused.
     """

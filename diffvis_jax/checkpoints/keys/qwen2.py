@@ -45,7 +45,6 @@ def infer_config(
     """The architecture behind canonical names and shapes.
 
     Args:
-      shapes: of the tensors, by canonical name.
       heads: (heads, key-value heads) where a config file tells.
       vision_width: channels of a vision token.
 

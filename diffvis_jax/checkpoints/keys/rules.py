@@ -40,7 +40,6 @@ def count_blocks(names: Collection[str], pattern: str) -> int:
     """How many blocks the tensors are of; 0 where there are none.
 
     Args:
-      names: of the tensors.
       pattern: how the names of a block begin; its group is the number of the block, from 0.
 
     Raises:
@@ -60,8 +59,6 @@ def check(
     """What stands between these tensors and the rules; empty when they fit.
 
     Args:
-      rules: the whole table of one tree.
-      tensors: the tensors that belong to that tree, by canonical name.
       name: canonical name -> how the file would spell it, for messages about missing ones.
     """
     problems, used = [], set()
