@@ -104,6 +104,17 @@ class _FirstArgument:
         return value
 
 
+# All that a pickle may ask for, but for TorchScript's modules.
+_NAMES: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
+    ("torch._utils", "_rebuild_parameter"): _FirstArgument(),
+    ("torch", "Size"): _FirstArgument(),
+    ("argparse", "Namespace"): _Attributes,  # what timm and others save beside the weights
+    **{("torch", name): _StorageType(dtype) for name, dtype in _STORAGES.items()},
+}
+
+
 def read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of one file; only the structure is read.
 
@@ -137,17 +148,8 @@ class _Unpickler(pickle.Unpickler):
         self._script = script
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _RebuildTensor()
-        if module == "torch" and name in _STORAGES:
-            return _StorageType(_STORAGES[name])
-        if (module, name) in (("torch", "Size"), ("torch._utils", "_rebuild_parameter")):
-            return _FirstArgument()
-        # What timm and others save beside the weights.
-        if (module, name) == ("argparse", "Namespace"):
-            return _Attributes
+        if (known := _NAMES.get((module, name))) is not None:
+            return known
         if self._script and module.split(".")[0] == "__torch__":
             return _Attributes
         if self._script and module == "torch.jit._pickle":

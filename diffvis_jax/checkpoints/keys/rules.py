@@ -31,6 +31,29 @@ class Rule:
     build: Callable[[Arrays], tuple[np.ndarray, ...]]
 
 
+def move(*moves: tuple[str, str, Shape]) -> Rule:
+    """Leaves that are source tensors as they are: source, target and shape of each."""
+    return Rule(
+        {source: shape for source, _, shape in moves},
+        {target: shape for _, target, shape in moves},
+        lambda t: tuple(t[source] for source, _, _ in moves),
+    )
+
+
+def move_norm(source: str, target: str, width: int) -> Rule:
+    """Scale and bias of a LayerNorm."""
+    return move(
+        (f"{source}.weight", f"{target}/norm_scale", (width,)),
+        (f"{source}.bias", f"{target}/norm_bias", (width,)),
+    )
+
+
+def move_linear(source: str, target: str, inputs: int, outputs: int, *, bias: bool = True) -> Rule:
+    """The matrix, and the bias, of a linear layer."""
+    matrix = (f"{source}.weight", f"{target}/weight", (outputs, inputs))
+    return move(matrix, *[(f"{source}.bias", f"{target}/bias", (outputs,))] * bias)
+
+
 def target_shapes(rules: Iterable[Rule]) -> dict[str, Shape]:
     """Path of every leaf that the rules fill -> its shape."""
     return {path: shape for rule in rules for path, shape in rule.targets.items()}
