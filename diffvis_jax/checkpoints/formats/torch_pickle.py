@@ -80,7 +80,8 @@ class _Attributes:
 
 
 # A pickle may also set attributes of what it got hold of. The stand-ins here have slots and are
-# frozen, and what it may call are frozen objects, so there is nothing that it could set.
+# frozen, and what it may call are frozen objects. BUILD gets around that (slots of dataclasses can
+# be set as state), so each look-up gives a new one: what is set in it ends with its file.
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -102,17 +103,6 @@ class _FirstArgument:
 
     def __call__(self, value: Any, *_: Any) -> Any:
         return value
-
-
-# All that a pickle may ask for, but for TorchScript's modules.
-_NAMES: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
-    ("torch._utils", "_rebuild_parameter"): _FirstArgument(),
-    ("torch", "Size"): _FirstArgument(),
-    ("argparse", "Namespace"): _Attributes,  # what timm and others save beside the weights
-    **{("torch", name): _StorageType(dtype) for name, dtype in _STORAGES.items()},
-}
 
 
 def read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -148,8 +138,17 @@ class _Unpickler(pickle.Unpickler):
         self._script = script
 
     def find_class(self, module: str, name: str) -> Any:
-        if (known := _NAMES.get((module, name))) is not None:
-            return known
+        if (module, name) == ("collections", "OrderedDict"):
+            return collections.OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _RebuildTensor()
+        if module == "torch" and name in _STORAGES:
+            return _StorageType(_STORAGES[name])
+        if (module, name) in (("torch", "Size"), ("torch._utils", "_rebuild_parameter")):
+            return _FirstArgument()
+        # What timm and others save beside the weights.
+        if (module, name) == ("argparse", "Namespace"):
+            return _Attributes
         if self._script and module.split(".")[0] == "__torch__":
             return _Attributes
         if self._script and module == "torch.jit._pickle":
