@@ -10,16 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from diffvis_jax.datasets.coordinates import (
-    Boxes,
-    BoxForm,
-    Frame,
-    Outline,
-    Target,
-    pixels,
-    read_box,
-    read_outline,
-)
+from diffvis_jax.datasets import coordinates
 from diffvis_jax.datasets.errors import DatasetError, Faults
 from diffvis_jax.datasets.files import (
     checked_size,
@@ -119,7 +110,7 @@ def _record(
     name: str,
     image: tuple[str, str | None],
     folders: list[Path],
-    target: Callable[[Any, Frame, str], Target],
+    target: Callable[[Any, coordinates.Frame, str], coordinates.Target],
     groups: Mapping[str, str],
     where: str,
 ) -> Record:
@@ -134,25 +125,25 @@ def _record(
         stream=item[name_field],
         step=0,
         instruction=field(item, "instruction", str, where),
-        target=target(item, pixels(*size), where),
+        target=target(item, coordinates.pixels(*size), where),
         groups=groups,
         source=where,
     )
 
 
-def _box(form: BoxForm) -> Callable[[Any, Frame, str], Target]:
-    return lambda item, frame, where: Boxes(
-        read_box(field(item, "bbox", list, where), form, frame, where)
+def _box(form: coordinates.BoxForm) -> Callable[[Any, coordinates.Frame, str], coordinates.Target]:
+    return lambda item, frame, where: coordinates.Boxes(
+        coordinates.read_box(field(item, "bbox", list, where), form, frame, where)
     )
 
 
-def _any_target(item: Any, frame: Frame, where: str) -> Target:
+def _any_target(item: Any, frame: coordinates.Frame, where: str) -> coordinates.Target:
     kind = field(item, "box_type", str, where)
     if kind == "refusal":
         return Refusal()
     numbers = field(item, "box_coordinates", list, where)
     if kind == "bbox":
-        return Boxes(read_box(numbers, "xywh", frame, where))
+        return coordinates.Boxes(coordinates.read_box(numbers, "xywh", frame, where))
     if kind == "polygon":
-        return Outline(read_outline(numbers, frame, where))
+        return coordinates.Outline(coordinates.read_outline(numbers, frame, where))
     raise DatasetError(f"{where}: box_type must be bbox, polygon or refusal, got {kind!r}")
