@@ -67,11 +67,9 @@ def save(
 
     Args:
       directory: where to; parents are made.
-      config: `FastViTHDConfig` or `CLIPConfig`.
-      params: its parameters, nested dicts of float32 or bfloat16 arrays. They are stored in the
-        dtypes that `config.dtype` asks for (see `storage_dtype`).
-      language_config, language_params: likewise, both or neither.
-      grounding_config, grounding_params: of the head, both or neither.
+      config, params: of the tower, nested dicts of float32 or bfloat16 arrays. They are stored in
+        the dtypes that `config.dtype` asks for (see `storage_dtype`).
+      language_config, language_params, grounding_config, grounding_params: both or neither.
       manifest_extra: further entries of the manifest, such as the source.
       files: to be copied into the directory; a mapping gives them other names.
       force: whether an existing weight directory is replaced.
@@ -128,7 +126,6 @@ def load_language(
     """Loads the language model and projector of a weight directory; as `load_vision`.
 
     Args:
-      directory, dtype, verify: as for `load_vision`.
       mesh: the parameters are split over it (see `language/sharding.py`); None = they are not.
 
     Raises:

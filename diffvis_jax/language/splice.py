@@ -154,11 +154,7 @@ def _check_images(places: list[int], images: int) -> None:
 def embed_prompt(
     params: Params, spliced: Splice, tokens: jax.Array | None, *, config: QwenConfig
 ) -> Prompt:
-    """Embeddings of spliced prompts.
-
-    Args:
-      tokens: vision tokens `[n, N, P]`; None = no images.
-    """
+    """Embeddings of spliced prompts with vision tokens `[n, N, P]`; None = no images."""
     text, image, length = (jnp.asarray(part) for part in spliced)
     x = embed(params, text)
     if tokens is not None:
