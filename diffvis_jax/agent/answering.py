@@ -202,7 +202,7 @@ class Answerer:
         *,
         limit: int | None = None,
     ) -> Answer:
-        """The answer about a frame that `encoder` has encoded already, into float32 `[1, N, P]`; what
+        """The answer about a frame that `encoder` has encoded already, float32 `[1, N, P]`; what
         the encode did and took is passed on. Otherwise as `answer`."""
         with watch_compilation() as compiled:
             seen = np.stack([*self._past, np.asarray(tokens[0])])

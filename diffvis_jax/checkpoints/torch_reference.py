@@ -54,8 +54,10 @@ def torch_tower(
     config: FastViTHDConfig | CLIPConfig, params: Mapping[str, Any]
 ) -> "torch.nn.Module":
     """timm's or transformers' tower with our parameters; otherwise as those of a checkpoint."""
-    make = clip_torch if isinstance(config, CLIPConfig) else fastvithd_torch
-    return make(config, source_state(config, params))
+    state = source_state(config, params)
+    if isinstance(config, CLIPConfig):
+        return clip_torch(config, state)
+    return fastvithd_torch(config, state)
 
 
 def clip_torch(config: CLIPConfig, state: Mapping[str, np.ndarray]) -> "torch.nn.Module":
@@ -129,9 +131,10 @@ def source_state(
 
     What was folded stays folded: BatchNorms are the identity, layer scales one.
     """
-    keys = clip_keys if isinstance(config, CLIPConfig) else fastvithd_keys
+    clip = isinstance(config, CLIPConfig)
+    rules = clip_keys.rules(config) if clip else fastvithd_keys.rules(config)
     leaves, state = flatten(params), {}
-    for rule in keys.rules(config):
+    for rule in rules:
         made = [_outputs_first(leaves[path]) for path in rule.targets]
         # A rule may cut a matrix otherwise: queries and keys-values, or each of the three.
         left = {

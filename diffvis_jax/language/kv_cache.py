@@ -69,7 +69,7 @@ def write_run(slots: jax.Array, rows: jax.Array, start: jax.Array) -> jax.Array:
 
 
 def write_rows(slots: jax.Array, rows: jax.Array, positions: jax.Array) -> jax.Array:
-    """Writes rows `[B, R, G, d]` into the slots `[B, G, T, d]` of their positions `[B, R]`; those at
-    T or beyond are dropped."""
+    """Writes rows `[B, R, G, d]` into the slots `[B, G, T, d]` of their positions `[B, R]`; those
+    at T or beyond are dropped."""
     stream = jnp.arange(len(slots))[:, None]
     return slots.at[stream, :, positions].set(rows.astype(slots.dtype), mode="drop")
