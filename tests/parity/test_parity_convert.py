@@ -228,9 +228,7 @@ def test_everything_torch_saves_is_read(tmp_path, legacy):
 
 
 def test_tensors_beside_a_state_dict_are_listed_as_ignored(tmp_path):
-    state = {
-        k: torch.from_numpy(v) for k, v in source_state(CLIP, random_params(CLIP)).items()
-    }
+    state = {k: torch.from_numpy(v) for k, v in source_state(CLIP, random_params(CLIP)).items()}
     file = tmp_path / "model.pt"
     torch.save({"best_acc1": torch.tensor(0.7), "state_dict": state}, file)
     manifest = store.read_manifest(convert(str(file), tmp_path / "out", say=quiet))
