@@ -9,8 +9,8 @@ from diffvis_jax.core.slots import SlotCache, encode_slots, init_slots, make_slo
 from diffvis_jax.core.step import audit, encode, encode_step, make_step
 from diffvis_jax.encoder import DifferentialVisionEncoder
 from diffvis_jax.errors import CacheError, CheckpointError, ConfigError, FrameError, PromptError
-from diffvis_jax.images.geometry import PreprocessConfig
-from diffvis_jax.images.preprocess import ImageError, Placement, placement, preprocess
+from diffvis_jax.images.geometry import ImageError, Placement, PreprocessConfig, placement
+from diffvis_jax.images.preprocess import preprocess
 from diffvis_jax.images.preprocess_in_graph import preprocess_in_graph
 from diffvis_jax.language.answer import AnswerOptions
 from diffvis_jax.language.config import QwenConfig

@@ -78,7 +78,7 @@ def load(
     place = resolve(directory)
     config, params = store.load_vision(place, dtype=dtype, verify=verify)
     head = None
-    if store.has_grounding(place):
+    if store.holds(place, "grounding"):
         head = Head(*store.load_grounding(place, verify=verify))
 
     def language() -> Language:
@@ -97,5 +97,5 @@ def load(
         params=params,
         name=os.path.basename(os.path.normpath(directory)),
         head=head,
-        language_loader=language if store.has_language(place) else None,
+        language_loader=language if store.holds(place, "language") else None,
     )

@@ -100,12 +100,7 @@ def torch_runners(
 ) -> list[tuple[dict[str, Any], Callable[[], Any]]]:
     """timm's FastViTHD or transformers' CLIP with our weights: float32, float32 channels-last and
     bfloat16 channels-last (contiguous bfloat16 is the slowest everywhere: docs/benchmarks.md)."""
-    from diffvis_jax.checkpoints.torch_reference import (
-        pixels_to_torch,
-        require_torch,
-        torch_clip,
-        torch_fastvithd,
-    )
+    from diffvis_jax.checkpoints.torch_reference import pixels_to_torch, require_torch, torch_tower
 
     require_torch()
     import torch
@@ -116,10 +111,7 @@ def torch_runners(
         (torch.float32, torch.channels_last),
         (torch.bfloat16, torch.channels_last),
     ):
-        if isinstance(model.config, dv.CLIPConfig):
-            network = torch_clip(model.config, model.params)
-        else:
-            network = torch_fastvithd(model.config, model.params)
+        network = torch_tower(model.config, model.params)
         network = network.to(dtype=dtype, memory_format=layout)
         pixels = pixels_to_torch(np.asarray(frame), model.config)
         pixels = pixels.to(dtype=dtype, memory_format=layout)

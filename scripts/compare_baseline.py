@@ -118,10 +118,7 @@ def pytorch(model: dv.Model, dtype: str) -> Encoder:
     """Every frame in full, by PyTorch with the same weights."""
     import torch
 
-    if isinstance(model.config, dv.FastViTHDConfig):
-        network = torch_reference.torch_fastvithd(model.config, model.params)
-    else:
-        network = torch_reference.torch_clip(model.config, model.params)
+    network = torch_reference.torch_tower(model.config, model.params)
     kind, layout = getattr(torch, dtype), torch.channels_last
     network = network.to(dtype=kind, memory_format=layout)
 

@@ -203,7 +203,6 @@ def on_screen(action: Action, placement: Placement) -> Action:
     """The action with its coordinates in pixels of the screenshot.
 
     Args:
-      action: with coordinates in any space.
       placement: of the screenshot in the model's input: `dv.placement(W, H, model.config)`.
 
     Raises:

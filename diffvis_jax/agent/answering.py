@@ -115,8 +115,6 @@ class Answerer:
         history: int = 0,
     ):
         """Args:
-          model: with a language side.
-          question: about every frame.
           conversation: template of the prompt, see `build_prompt`.
           differential: whether anything is reused; False = a full encode and a fresh prefill each.
           policy: what an encode may leave out; None = `Policy()`.
@@ -204,13 +202,8 @@ class Answerer:
         *,
         limit: int | None = None,
     ) -> Answer:
-        """The answer about a frame that was encoded already, by `encoder`.
-
-        Args:
-          tokens: float32 `[1, N, P]`.
-          encoded, encode_ms: what the encode did and took, to be passed on in the answer.
-          on_text, limit: as `answer`.
-        """
+        """The answer about a frame that `encoder` has encoded already, float32 `[1, N, P]`; what
+        the encode did and took is passed on. Otherwise as `answer`."""
         with watch_compilation() as compiled:
             seen = np.stack([*self._past, np.asarray(tokens[0])])
             self._past = list(seen[len(seen) - self._history :])

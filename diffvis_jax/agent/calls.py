@@ -80,9 +80,7 @@ class Call:
 def find_calls(text: str, known: Callable[[str], bool]) -> list[Call]:
     """The calls in a text, in order (see `parse_actions`).
 
-    Args:
-      text: as a model wrote it.
-      known: whether a name is that of a command, in any spelling.
+    `known` tells whether a name is that of a command, in any spelling.
 
     Raises:
       ActionError: something that names a command cannot be read as one; quotes it.

@@ -20,36 +20,13 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from diffvis_jax.agent.actions import (
-    BUTTONS,
-    SPACES,
-    Action,
-    Button,
-    Click,
-    DragBy,
-    DragTo,
-    Finish,
-    Hotkey,
-    KeyDown,
-    KeyUp,
-    MouseDown,
-    MouseUp,
-    MoveBy,
-    MoveTo,
-    Offset,
-    Point,
-    Press,
-    Scroll,
-    Space,
-    Wait,
-    Write,
-)
+from diffvis_jax.agent import actions
 from diffvis_jax.agent.calls import Call, find_calls, quoted
 from diffvis_jax.agent.keys import KEYBOARD_KEYS, find_key, split_combination
 from diffvis_jax.errors import ActionError
 
 
-def parse_actions(text: str, *, space: Space | None = None) -> tuple[Action, ...]:
+def parse_actions(text: str, *, space: actions.Space | None = None) -> tuple[actions.Action, ...]:
     """All commands in a model's answer, in order.
 
     In prose a command is a call such as `pyautogui.click(10, 20)`, or a bare `click(10, 20)` that
@@ -73,13 +50,15 @@ def parse_actions(text: str, *, space: Space | None = None) -> tuple[Action, ...
         Or one that is only mentioned, in a sentence or a comment, where no other is there. The
         message quotes it.
     """
-    if space is not None and space not in SPACES:
-        raise ActionError(f"space must be one of {', '.join(SPACES)} or None, got {space!r}")
+    if space is not None and space not in actions.SPACES:
+        raise ActionError(
+            f"space must be one of {', '.join(actions.SPACES)} or None, got {space!r}"
+        )
     calls = find_calls(text, lambda name: _spelled(name) is not None)
     return tuple(_action(call, space) for call in calls)
 
 
-def command_prompt(task: str, space: Space | None = None) -> str:
+def command_prompt(task: str, space: actions.Space | None = None) -> str:
     """A prompt that asks for commands.
 
     Args:
@@ -111,7 +90,7 @@ _CONSTANTS = "LEFT|MIDDLE|RIGHT|PRIMARY|SECONDARY|linear|ease\\w+"  # of pyautog
 _NO_MATTER = ("tween", "pause", "logScreenshot", "_pause")  # arguments that change nothing for us
 
 
-def _action(call: Call, space: Space | None) -> Action:
+def _action(call: Call, space: actions.Space | None) -> actions.Action:
     """Reads one call.
 
     Raises:
@@ -148,7 +127,7 @@ def _spelled(name: str) -> str | None:
     return _SPELLINGS.get(name.replace("_", "").lower())
 
 
-def _measured_in(space: Space, action: Action) -> Action:
+def _measured_in(space: actions.Space, action: actions.Action) -> actions.Action:
     """The action with its coordinates in that space.
 
     Raises:
@@ -188,8 +167,8 @@ def _literal(node: ast.expr) -> Any:
 
 def _click(
     x=None, y=None, clicks=1, interval=0.0, button="primary", duration=0.0, tween=None
-) -> Click:
-    return Click(
+) -> actions.Click:
+    return actions.Click(
         _point(x, y),
         _button(button),
         _count("clicks", clicks),
@@ -198,96 +177,100 @@ def _click(
     )
 
 
-def _clicks_of(button: Button) -> Callable[..., Click]:
-    def command(x=None, y=None, interval=0.0, duration=0.0, tween=None) -> Click:
+def _clicks_of(button: actions.Button) -> Callable[..., actions.Click]:
+    def command(x=None, y=None, interval=0.0, duration=0.0, tween=None) -> actions.Click:
         return _click(x, y, 1, interval, button, duration)
 
     return command
 
 
-def _several_clicks(clicks: int) -> Callable[..., Click]:
-    def command(x=None, y=None, interval=0.0, button="left", duration=0.0, tween=None) -> Click:
+def _several_clicks(clicks: int) -> Callable[..., actions.Click]:
+    def command(
+        x=None, y=None, interval=0.0, button="left", duration=0.0, tween=None
+    ) -> actions.Click:
         return _click(x, y, clicks, interval, button, duration)
 
     return command
 
 
-def _move_to(x, y=None, duration=0.0, tween=None) -> MoveTo:
-    return MoveTo(_place(x, y), _seconds("duration", duration))
+def _move_to(x, y=None, duration=0.0, tween=None) -> actions.MoveTo:
+    return actions.MoveTo(_place(x, y), _seconds("duration", duration))
 
 
-def _move_by(xOffset=0, yOffset=0, duration=0.0, tween=None) -> MoveBy:
-    return MoveBy(_offset(xOffset, yOffset), _seconds("duration", duration))
+def _move_by(xOffset=0, yOffset=0, duration=0.0, tween=None) -> actions.MoveBy:
+    return actions.MoveBy(_offset(xOffset, yOffset), _seconds("duration", duration))
 
 
-def _drag_to(x, y=None, duration=0.0, tween=None, button="primary") -> DragTo:
-    return DragTo(_place(x, y), _button(button), _seconds("duration", duration))
+def _drag_to(x, y=None, duration=0.0, tween=None, button="primary") -> actions.DragTo:
+    return actions.DragTo(_place(x, y), _button(button), _seconds("duration", duration))
 
 
-def _drag_by(xOffset=0, yOffset=0, duration=0.0, tween=None, button="primary") -> DragBy:
-    return DragBy(_offset(xOffset, yOffset), _button(button), _seconds("duration", duration))
+def _drag_by(xOffset=0, yOffset=0, duration=0.0, tween=None, button="primary") -> actions.DragBy:
+    return actions.DragBy(
+        _offset(xOffset, yOffset), _button(button), _seconds("duration", duration)
+    )
 
 
-def _mouse_down(x=None, y=None, button="primary", duration=0.0, tween=None) -> MouseDown:
-    return MouseDown(_point(x, y), _button(button))
+def _mouse_down(x=None, y=None, button="primary", duration=0.0, tween=None) -> actions.MouseDown:
+    return actions.MouseDown(_point(x, y), _button(button))
 
 
-def _mouse_up(x=None, y=None, button="primary", duration=0.0, tween=None) -> MouseUp:
-    return MouseUp(_point(x, y), _button(button))
+def _mouse_up(x=None, y=None, button="primary", duration=0.0, tween=None) -> actions.MouseUp:
+    return actions.MouseUp(_point(x, y), _button(button))
 
 
-def _scroll(clicks, x=None, y=None) -> Scroll:
-    return Scroll(_number("clicks", clicks), _point(x, y))
+def _scroll(clicks, x=None, y=None) -> actions.Scroll:
+    return actions.Scroll(_number("clicks", clicks), _point(x, y))
 
 
-def _hscroll(clicks, x=None, y=None) -> Scroll:
-    return Scroll(_number("clicks", clicks), _point(x, y), "horizontal")
+def _hscroll(clicks, x=None, y=None) -> actions.Scroll:
+    return actions.Scroll(_number("clicks", clicks), _point(x, y), "horizontal")
 
 
-def _write(message, interval=0.0) -> Write | Press:
+def _write(message, interval=0.0) -> actions.Write | actions.Press:
     if isinstance(message, list):  # key names among the letters
-        return Press(_keys(message), 1, _seconds("interval", interval))
+        return actions.Press(_keys(message), 1, _seconds("interval", interval))
     if not isinstance(message, str):
         raise ActionError(f"message must be text, got {_shown(message)}")
-    return Write(message, _seconds("interval", interval))
+    return actions.Write(message, _seconds("interval", interval))
 
 
-def _press(keys, presses=1, interval=0.0) -> Press:
-    return Press(_keys(keys), _count("presses", presses), _seconds("interval", interval))
+def _press(keys, presses=1, interval=0.0) -> actions.Press:
+    return actions.Press(_keys(keys), _count("presses", presses), _seconds("interval", interval))
 
 
-def _key_down(key) -> KeyDown:
-    return KeyDown(*_keys([key]))
+def _key_down(key) -> actions.KeyDown:
+    return actions.KeyDown(*_keys([key]))
 
 
-def _key_up(key) -> KeyUp:
-    return KeyUp(*_keys([key]))
+def _key_up(key) -> actions.KeyUp:
+    return actions.KeyUp(*_keys([key]))
 
 
-def _hotkey(*args, interval=0.0) -> Hotkey:
+def _hotkey(*args, interval=0.0) -> actions.Hotkey:
     one_list = len(args) == 1 and isinstance(args[0], list | tuple)
     keys: list[Any] = []
     for key in args[0] if one_list else args:
         together = isinstance(key, str) and find_key(key) is None and split_combination(key)
         keys += together or [key]
-    return Hotkey(_keys(keys), _seconds("interval", interval))
+    return actions.Hotkey(_keys(keys), _seconds("interval", interval))
 
 
-def _sleep(seconds) -> Wait:
-    return Wait(_seconds("seconds", seconds))
+def _sleep(seconds) -> actions.Wait:
+    return actions.Wait(_seconds("seconds", seconds))
 
 
-def _wait(seconds=None) -> Wait:
-    return Wait(None if seconds is None else _seconds("seconds", seconds))
+def _wait(seconds=None) -> actions.Wait:
+    return actions.Wait(None if seconds is None else _seconds("seconds", seconds))
 
 
-def _terminate(status="success") -> Finish:
+def _terminate(status="success") -> actions.Finish:
     if status not in ("success", "failure"):
         raise ActionError(f"status must be 'success' or 'failure', got {_shown(status)}")
-    return Finish(status)
+    return actions.Finish(status)
 
 
-COMMANDS: dict[str, Callable[..., Action]] = {
+COMMANDS: dict[str, Callable[..., actions.Action]] = {
     "click": _click,
     "leftClick": _clicks_of("left"),
     "rightClick": _clicks_of("right"),
@@ -323,22 +306,22 @@ _SPELLINGS = {name.lower(): name for name in COMMANDS}
 # ---- checked values ---------------------------------------------------------------------------
 
 
-def _point(x: Any, y: Any) -> Point | None:
+def _point(x: Any, y: Any) -> actions.Point | None:
     """A point, or None where neither coordinate is given."""
     return None if x is None and y is None else _place(x, y)
 
 
-def _place(x: Any, y: Any) -> Point:
+def _place(x: Any, y: Any) -> actions.Point:
     x, y, space = _pair("x", "y", x, y)
-    return Point(x, y, space)
+    return actions.Point(x, y, space)
 
 
-def _offset(x: Any, y: Any) -> Offset:
+def _offset(x: Any, y: Any) -> actions.Offset:
     x, y, space = _pair("xOffset", "yOffset", x, y)
-    return Offset(x, y, space)
+    return actions.Offset(x, y, space)
 
 
-def _pair(x_name: str, y_name: str, x: Any, y: Any) -> tuple[float, float, Space]:
+def _pair(x_name: str, y_name: str, x: Any, y: Any) -> tuple[float, float, actions.Space]:
     """Two coordinates, given apart or as one pair, and what they look like."""
     if isinstance(x, list | tuple) and len(x) == 2 and not y:
         x, y = x
@@ -387,22 +370,19 @@ def _count(name: str, value: Any) -> int:
     return int(number)
 
 
-_BUTTONS: dict[str | int, Button] = {
-    "left": "left",
-    "middle": "middle",
-    "right": "right",
-    "primary": "left",
-    "secondary": "right",
-    1: "left",
-    2: "middle",
-    3: "right",
+_BUTTONS: dict[str | int, actions.Button] = {
+    **{button: button for button in actions.BUTTONS},
+    **{"primary": "left", "secondary": "right"},
+    **{1: "left", 2: "middle", 3: "right"},
 }
 
 
-def _button(value: Any) -> Button:
+def _button(value: Any) -> actions.Button:
     value = value.lower() if isinstance(value, str) else value
     if isinstance(value, bool) or not isinstance(value, str | int) or value not in _BUTTONS:
-        raise ActionError(f"button must be one of {', '.join(BUTTONS)}, got {_shown(value)}")
+        raise ActionError(
+            f"button must be one of {', '.join(actions.BUTTONS)}, got {_shown(value)}"
+        )
     return _BUTTONS[value]
 
 

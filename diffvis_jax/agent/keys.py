@@ -25,32 +25,18 @@ KEYBOARD_KEYS = frozenset(
 # Printable ASCII, tab and line ends. Capitals are not on the list, but are typed with shift.
 CHARACTERS = frozenset(string.printable) - frozenset("\x0b\x0c")
 
-_OTHER_NAMES = {
-    "control": "ctrl",
-    "controlleft": "ctrlleft",
-    "controlright": "ctrlright",
-    "leftcontrol": "ctrlleft",
-    "rightcontrol": "ctrlright",
-    "leftctrl": "ctrlleft",
-    "rightctrl": "ctrlright",
-    "leftshift": "shiftleft",
-    "rightshift": "shiftright",
-    "leftalt": "altleft",
-    "rightalt": "altright",
-    "cmd": "command",
-    "meta": "win",
-    "super": "win",
-    "windows": "win",
-    "arrowup": "up",
-    "arrowdown": "down",
-    "arrowleft": "left",
-    "arrowright": "right",
-    "uparrow": "up",
-    "downarrow": "down",
-    "leftarrow": "left",
-    "rightarrow": "right",
-    "spacebar": "space",
-}
+_OTHER_NAMES: dict[str, str] = dict(
+    re.findall(
+        r"(\w+)=(\w+)",
+        """
+    control=ctrl controlleft=ctrlleft controlright=ctrlright leftcontrol=ctrlleft
+    rightcontrol=ctrlright leftctrl=ctrlleft rightctrl=ctrlright leftshift=shiftleft
+    rightshift=shiftright leftalt=altleft rightalt=altright cmd=command meta=win super=win
+    windows=win arrowup=up arrowdown=down arrowleft=left arrowright=right uparrow=up
+    downarrow=down leftarrow=left rightarrow=right spacebar=space
+    """,
+    )
+)
 
 
 def find_key(name: str) -> str | None:

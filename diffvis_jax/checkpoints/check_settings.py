@@ -1,45 +1,28 @@
 """Applies the table of settings (`settings.py`) to the files of a checkpoint."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from diffvis_jax.checkpoints import settings
 from diffvis_jax.checkpoints.fields import shown
 from diffvis_jax.checkpoints.settings import Ignored, Not, Only, Read, Rule, Table
-from diffvis_jax.checkpoints.source_config import SourceConfig
+from diffvis_jax.checkpoints.source_config import Findings, SourceConfig
 
 _LEFT_OUT = "of the language model, which is left out"
 
 
-@dataclasses.dataclass
-class Findings:
-    """What the table says of a checkpoint's files.
-
-    Attributes:
-      problems: what is not supported, a sentence each.
-      ignored: "FILE: FIELD" of what has no effect, with the reason.
-      notes: what is done instead of what a field says, a sentence each.
-      unknown: of each file the fields that the table does not have.
-    """
-
-    problems: list[str] = dataclasses.field(default_factory=list)
-    ignored: dict[str, str] = dataclasses.field(default_factory=dict)
-    notes: list[str] = dataclasses.field(default_factory=list)
-    unknown: dict[str, list[str]] = dataclasses.field(default_factory=dict)
-
-
-def check_settings(source: SourceConfig, kind: str, layers: int, *, language: bool) -> Findings:
-    """Looks every field of every file up.
+def check_settings(
+    source: SourceConfig, kind: str, layers: int, found: Findings, *, language: bool
+) -> None:
+    """Looks every field of every file up, and adds what the table says of it.
 
     Args:
-      source: the files.
       kind: of the tower: "fastvithd", "clip" or "siglip".
       layers: blocks of a CLIP or SigLIP tower.
       language: whether a language model is converted. Without it, what concerns it is ignored,
         whatever it says.
     """
-    found = Findings()
+    unknown: dict[str, list[str]] = {}
     flat = source.vision is source.config
     tower: Table = settings.VISION_ALONE if flat else {"vision_config": settings.VISION}
     model: dict[str, Rule | Table] = {**settings.WRAPPER, **settings.FEATURES[kind]}
@@ -67,12 +50,13 @@ def check_settings(source: SourceConfig, kind: str, layers: int, *, language: bo
         ("tokenizer_config.json", source.tokenizer, settings.TOKENIZER, True),
     ):
         hint = "; --vision-only leaves the language model out" if of_language else ""
-        _look_up(found, file, document, table, hint=hint if language or not of_language else None)
+        hint = hint if language or not of_language else None
+        unknown.setdefault(file, []).extend(_look_up(found, file, document, table, hint))
     found.notes += [
-        f"{file}: not known here, and without effect: {', '.join(fields)}"
-        for file, fields in found.unknown.items()
+        f"{file}: not known here, and without effect: {', '.join(names)}"
+        for file, names in unknown.items()
+        if names
     ]
-    return found
 
 
 def of_another_family(source: SourceConfig) -> str | None:
@@ -87,25 +71,22 @@ def _look_up(
     file: str,
     document: Mapping[str, Any],
     table: Table,
-    prefix: str = "",
-    *,
     hint: str | None,
-) -> None:
-    """Adds what the table says of an object.
+    prefix: str = "",
+) -> list[str]:
+    """Adds what the table says of an object -> the fields that it does not have.
 
     Args:
-      found: what is added to.
       file, prefix: of the fields, for messages.
-      document: the object.
-      table: of its fields.
       hint: what stands behind a problem; None: nothing is one.
     """
+    unknown = []
     for name, value in document.items():
         if value is None or (isinstance(value, list | dict | str) and not value):
             continue
         rule, path = table.get(name), f"{prefix}{name}"
         if isinstance(rule, Mapping) and isinstance(value, dict):
-            _look_up(found, file, value, rule, f"{path}.", hint=hint)
+            unknown += _look_up(found, file, value, rule, hint, f"{path}.")
         elif isinstance(rule, Ignored):
             found.ignored[f"{file}: {path}"] = rule.reason
         elif isinstance(rule, Only | Not):
@@ -118,7 +99,8 @@ def _look_up(
             else:
                 found.problems.append(f"{file}: {path} is {shown(value)}, {meaning}{hint}")
         elif not isinstance(rule, Read):
-            found.unknown.setdefault(file, []).append(path)
+            unknown.append(path)
+    return unknown
 
 
 def _refused(rule: Only | Not, value: Any) -> str | None:

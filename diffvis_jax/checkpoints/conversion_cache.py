@@ -8,7 +8,7 @@ from pathlib import Path
 from diffvis_jax.checkpoints.convert import convert
 from diffvis_jax.checkpoints.format import CONVERTER_VERSION, resolve
 from diffvis_jax.checkpoints.formats.open import Checkpoint, open_checkpoint
-from diffvis_jax.checkpoints.store import has_language
+from diffvis_jax.checkpoints.store import holds
 from diffvis_jax.errors import CheckpointError
 
 
@@ -42,7 +42,6 @@ def weight_directory(
       source: a directory that `convert.py` wrote; or what it takes: a PyTorch checkpoint's
         directory or file, or "hf:REPO[@REVISION]".
       language: whether a language model is needed.
-      say: where lines for the user go.
 
     Raises:
       CheckpointError: nothing of the kind, a checkpoint that cannot be converted, or one without
@@ -75,7 +74,7 @@ def _is_whole(directory: Path) -> bool:
 
 
 def _with_language(directory: Path, language: bool) -> Path:
-    if language and not has_language(directory):
+    if language and not holds(directory, "language"):
         raise CheckpointError(f"{directory} holds a vision tower, but no language model")
     return directory
 

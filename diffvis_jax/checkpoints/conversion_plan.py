@@ -19,8 +19,9 @@ from diffvis_jax.checkpoints.formats.tensors import Shape, Tensor
 from diffvis_jax.checkpoints.keys import clip as clip_keys
 from diffvis_jax.checkpoints.keys import fastvithd as fastvithd_keys
 from diffvis_jax.checkpoints.keys import qwen2 as language_keys
-from diffvis_jax.checkpoints.keys.rules import Rule, check
+from diffvis_jax.checkpoints.keys.rules import Rule, check, unknown
 from diffvis_jax.checkpoints.source_config import (
+    Findings,
     SourceConfig,
     clip_heads,
     complete_clip,
@@ -71,9 +72,7 @@ class Plan:
       language_config: None when there is no language model.
       rules: "vision" and "language": the tables.
       tensors: likewise: the tensors by canonical name.
-      ignored: full names of the tensors left out, and "FILE: FIELD" of the settings without effect,
-        with the reasons.
-      notes: what the user should know.
+      ignored, notes: see `Findings`.
     """
 
     config: Any
@@ -103,67 +102,55 @@ def make_plan(
     shared, named = _strip_names(tensors)
     keys, prefix = _find_tower(named, source)
     parts: dict[str, dict[str, Tensor]] = {"vision": {}, "language": {}}
-    ignored: dict[str, str] = {}
-    problems: list[str] = []
-    notes: list[str] = []
+    found = Findings()
     for name, tensor in named.items():
         inner = name.removeprefix(prefix) if name.startswith(prefix) else None
         key = _vision_name(keys, name, inner)
         if key is not None and not name.endswith(("num_batches_tracked", "position_ids")):
-            _assign(parts["vision"], key, tensor, problems)
+            _assign(parts["vision"], key, tensor, found)
         elif (reason := _ignored_reason(name, inner)) is not None:
-            ignored[tensor.name] = reason
+            found.ignored[tensor.name] = reason
         elif (key := language_keys.canonical(name)) is not None:
             if vision_only:
-                ignored[tensor.name] = "language side (--vision-only)"
+                found.ignored[tensor.name] = "language side (--vision-only)"
             else:
-                _assign(parts["language"], key, tensor, problems)
+                _assign(parts["language"], key, tensor, found)
         else:
-            problems.append(f"unknown: {tensor.name} {list(tensor.shape)}")
+            found.problems.append(unknown(tensor))
     if parts["language"] and not any(k.startswith("layers.") for k in parts["language"]):
         # What LLaVA saves while only the projector is trained, the embedding with it.
         for key, tensor in parts["language"].items():
             if key.startswith(("projector.", "embed_tokens.", "lm_head.")):
-                ignored[tensor.name] = "projector without a language model"
+                found.ignored[tensor.name] = "projector without a language model"
             else:
-                problems.append(f"unknown: {tensor.name} {list(tensor.shape)}")
+                found.problems.append(unknown(tensor))
         parts["language"] = {}
 
     rules: dict[str, list[Rule]] = {"vision": [], "language": []}
     config = language_config = None
+    vision, language = parts["vision"], parts["language"]
     try:
-        config, found, said = _vision_config(
-            keys, _shapes(parts["vision"]), source, size, activation
-        )
-        problems += found
-        notes += said
-        rules["vision"] = keys.rules(config, parts["vision"])
-        problems += check(
-            rules["vision"], parts["vision"], _spelling(shared + prefix, parts["vision"], keys)
-        )
+        config = _vision_config(keys, _shapes(vision), source, size, activation, found)
+        rules["vision"] = keys.rules(config, vision)
+        spelled = _spelling(shared + prefix, vision, keys)
+        found.problems += check(rules["vision"], vision, spelled)
         config = dataclasses.replace(config, dtype=dtype)
         kind = "fastvithd" if keys is fastvithd_keys else "clip" if config.class_token else "siglip"
         layers = 0 if keys is fastvithd_keys else config.layers
-        settings = check_settings(source, kind, layers, language=bool(parts["language"]))
-        problems += settings.problems
-        ignored |= settings.ignored
-        notes += settings.notes
+        check_settings(source, kind, layers, found, language=bool(language))
     except (CheckpointError, ConfigError) as error:
-        problems.append(str(error))
+        found.problems.append(str(error))
     try:
-        if parts["language"] and config is not None:
-            language_config, found, said = _language_config(
-                parts["language"], config, source, ignored
-            )
-            problems += found
-            notes += said
+        if language and config is not None:
+            language_config = _language_config(language, config, source, found)
             rules["language"] = language_keys.rules(language_config)
-            problems += check(rules["language"], parts["language"])
+            found.problems += check(rules["language"], language)
             language_config = dataclasses.replace(language_config, dtype=dtype)
     except (CheckpointError, ConfigError) as error:
-        problems.append(str(error))
-    raise_if(problems, f"the checkpoint cannot be converted ({len(problems)} problems)")
-    return Plan(config, language_config, rules, parts, ignored, notes)
+        found.problems.append(str(error))
+    count = len(found.problems)
+    raise_if(found.problems, f"the checkpoint cannot be converted ({count} problems)")
+    return Plan(config, language_config, rules, parts, found.ignored, found.notes)
 
 
 def _strip_names(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
@@ -239,9 +226,9 @@ def _ignored_reason(name: str, inner: str | None) -> str | None:
     return None
 
 
-def _assign(part: dict[str, Tensor], key: str, tensor: Tensor, problems: list[str]) -> None:
+def _assign(part: dict[str, Tensor], key: str, tensor: Tensor, found: Findings) -> None:
     if key in part:
-        problems.append(f"{tensor.name} and {part[key].name} are the same tensor twice")
+        found.problems.append(f"{tensor.name} and {part[key].name} are the same tensor twice")
     part[key] = tensor
 
 
@@ -263,50 +250,50 @@ def _vision_config(
     source: SourceConfig,
     size: int | None,
     activation: str | None,
-) -> tuple[Any, list[str], list[str]]:
-    """-> (config, problems, notes)."""
+    found: Findings,
+) -> Any:
     if keys is fastvithd_keys:
         told = fastvithd_size(source) if size is None else size
         config = fastvithd_keys.infer_config(shapes, FastViTHDConfig.size if told is None else told)
-        config, problems, notes = complete_fastvithd(config, source)
+        config = complete_fastvithd(config, source, found)
         if told is None:
-            notes.append(
+            found.notes.append(
                 f"size of the input assumed, as no file tells: {config.size} px; --size changes it"
             )
         if activation is not None:
-            problems.append("--activation is for CLIP towers; FastViTHD's is always gelu")
-        return config, problems, notes
+            found.problems.append("--activation is for CLIP towers; FastViTHD's is always gelu")
+        return config
     heads = clip_heads(source)
     config = clip_keys.infer_config(shapes, heads)
-    config, problems, notes = complete_clip(config, source, activation)
+    config = complete_clip(config, source, activation, found)
     if heads is None:
-        notes.append(
+        found.notes.append(
             f"number of heads assumed, as no file tells: {config.heads}; a config.json with "
             "num_attention_heads beside the weights changes it"
         )
     if size is not None and size != config.size:
-        problems.append(f"--size {size}: the positions of this tower fix it to {config.size}")
-    return config, problems, notes
+        found.problems.append(f"--size {size}: the positions of this tower fix it to {config.size}")
+    return config
 
 
 def _language_config(
-    part: dict[str, Tensor], vision: Any, source: SourceConfig, ignored: dict[str, str]
-) -> tuple[QwenConfig, list[str], list[str]]:
+    part: dict[str, Tensor], vision: Any, source: SourceConfig, found: Findings
+) -> QwenConfig:
     head, embedding = part.get("lm_head.weight"), part.get("embed_tokens.weight")
     has_head = head is not None
     # Files of tied models carry the matrix twice, and configs may be wrong about it.
     if head is not None and embedding is not None and _same(head, embedding):
         del part["lm_head.weight"]
-        ignored[head.name] = f"the same numbers as {embedding.name}"
+        found.ignored[head.name] = f"the same numbers as {embedding.name}"
     width = getattr(vision, "token_width", None) or vision.width
     config = language_keys.infer_config(_shapes(part), language_heads(source), width)
-    config, problems, notes = complete_language(config, source, has_head)
+    config = complete_language(config, source, has_head, found)
     if isinstance(vision, CLIPConfig) and (vision.width, vision.layers) == _SHORTENED:
-        problems.append(
+        found.problems.append(
             "the tower is SigLIP's so400m without its last block, as LLaVA-NeXT saves it to read "
             "the last that is there: not supported; --vision-only leaves the language model out"
         )
-    return config, problems, notes
+    return config
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

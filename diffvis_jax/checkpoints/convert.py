@@ -124,8 +124,7 @@ def convert(
         copied["source_config.json"] = checkpoint.directory / "config.json"
         copied |= {p.name: p for p in checkpoint.directory.glob("LICENSE*")}
         result = writer.finish(
-            config=plan.config,
-            language_config=plan.language_config,
+            {"vision": plan.config, "language": plan.language_config},
             manifest_extra={
                 # Not the path: it is nobody's business where the files lay.
                 "source": source if revision else path.resolve().name,

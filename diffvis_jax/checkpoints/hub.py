@@ -10,11 +10,8 @@ _BESIDE = ["*.json", "*.txt", "*.model", "*.jinja", "LICENSE*"]
 def download(name: str) -> tuple[Path, str]:
     """Fetches weights, configs and tokenizer through huggingface_hub's cache.
 
-    Args:
-      name: "hf:REPO" or "hf:REPO@REVISION".
-
     Returns:
-      (directory, revision): the revision is the commit that was fetched.
+      The directory, and the commit that was fetched.
 
     Raises:
       CheckpointError: huggingface_hub is not installed, or the download failed.

@@ -21,21 +21,20 @@ from diffvis_jax.towers.fastvithd import FastViTHDConfig
 
 _OPEN_CLIP = "open_clip_config.json"
 _PREPROCESSOR = "preprocessor_config.json"
+_FILES = {
+    "config": "config.json",
+    "preprocessor": _PREPROCESSOR,
+    "generation": "generation_config.json",
+    "open_clip": _OPEN_CLIP,
+    "processor": "processor_config.json",
+    "tokenizer": "tokenizer_config.json",
+}
 _OPEN_CLIP_MODES = {"shortest": "crop", "longest": "pad", "squash": "squash"}
 
 
 @dataclasses.dataclass(frozen=True)
 class SourceConfig:
-    """The JSON files of a checkpoint; those that are not there are empty.
-
-    Attributes:
-      config: `config.json`.
-      preprocessor: `preprocessor_config.json`.
-      generation: `generation_config.json`.
-      open_clip: `open_clip_config.json`.
-      processor: `processor_config.json`.
-      tokenizer: `tokenizer_config.json`.
-    """
+    """The JSON files of a checkpoint, see `_FILES`; those that are not there are empty."""
 
     config: Json = dataclasses.field(default_factory=dict)
     preprocessor: Json = dataclasses.field(default_factory=dict)
@@ -75,19 +74,32 @@ def read_source_config(directory: Path) -> SourceConfig:
     Raises:
       CheckpointError: one is not a JSON object.
     """
+    files = {part: directory / name for part, name in _FILES.items()}
+    return SourceConfig(**{part: read_json(f) for part, f in files.items() if f.is_file()})
 
-    def read(name: str) -> Json:
-        file = directory / name
-        return read_json(file) if file.is_file() else {}
 
-    return SourceConfig(
-        config=read("config.json"),
-        preprocessor=read(_PREPROCESSOR),
-        generation=read("generation_config.json"),
-        open_clip=read(_OPEN_CLIP),
-        processor=read("processor_config.json"),
-        tokenizer=read("tokenizer_config.json"),
-    )
+@dataclasses.dataclass
+class Findings:
+    """What is found out about a checkpoint before anything of it is read.
+
+    Attributes:
+      problems: what contradicts or is not supported, a sentence each.
+      ignored: full names of the tensors left out, and "FILE: FIELD" of the settings without
+        effect, with the reasons.
+      notes: what the user should know, a sentence each.
+    """
+
+    problems: list[str] = dataclasses.field(default_factory=list)
+    ignored: dict[str, str] = dataclasses.field(default_factory=dict)
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+    def compare(self, document: Json, **ours: int) -> None:
+        """Adds fields of a config file that say something else than the weights."""
+        for name, value in ours.items():
+            if (theirs := document.get(name)) is not None and theirs != value:
+                self.problems.append(
+                    f"config.json: {name} is {fields.shown(theirs)}, the weights say {value}"
+                )
 
 
 def clip_heads(source: SourceConfig) -> int | None:
@@ -127,21 +139,17 @@ def fastvithd_size(source: SourceConfig) -> int | None:
 
 
 def complete_fastvithd(
-    config: FastViTHDConfig, source: SourceConfig
-) -> tuple[FastViTHDConfig, list[str], list[str]]:
-    """Adds the preprocessing -> (config, contradictions between files and weights, notes)."""
-    problems: list[str] = []
-    notes: list[str] = []
-    for name, section in (
-        ("mm_hidden_size", source.config),
-        ("hidden_size", fields.section(source.config, "vision_config")),
-    ):
-        _compare(problems, name, section.get(name), config.token_width)
+    config: FastViTHDConfig, source: SourceConfig, found: Findings
+) -> FastViTHDConfig:
+    """Adds the preprocessing; contradictions between files and weights are added to `found`."""
+    found.compare(source.config, mm_hidden_size=config.token_width)
+    vision = fields.section(source.config, "vision_config")
+    found.compare(vision, hidden_size=config.token_width)
     whole = FastViTHDConfig()
-    found = (config.depths, config.widths)
-    if _names_the_released_tower(source) and found != (whole.depths, whole.widths):
+    sizes = (config.depths, config.widths)
+    if _names_the_released_tower(source) and sizes != (whole.depths, whole.widths):
         # No contradiction: reduced towers for tests go by that name too.
-        notes.append(
+        found.notes.append(
             f"config.json names FastVLM's tower, which has depths {whole.depths} and widths "
             f"{whole.widths}; these weights have {config.depths} and {config.widths}: if they "
             "should be the whole tower, some of it was lost"
@@ -150,51 +158,43 @@ def complete_fastvithd(
     mode = _resize_mode(source)
     if mode is None:
         mode = config.resize_mode
-        notes.append(f"how images are made square is assumed, as no file tells: {mode!r}")
+        found.notes.append(f"how images are made square is assumed, as no file tells: {mode!r}")
     color = _pad_color(source, mean)
-    return (
-        dataclasses.replace(config, mean=mean, std=std, resize_mode=mode, pad_color=color),
-        problems,
-        notes,
-    )
+    return dataclasses.replace(config, mean=mean, std=std, resize_mode=mode, pad_color=color)
 
 
 def complete_clip(
-    config: CLIPConfig, source: SourceConfig, activation: str | None
-) -> tuple[CLIPConfig, list[str], list[str]]:
-    """Adds activation, epsilon and preprocessing -> (config, contradictions, notes)."""
-    problems: list[str] = []
-    notes: list[str] = []
+    config: CLIPConfig, source: SourceConfig, activation: str | None, found: Findings
+) -> CLIPConfig:
+    """Adds activation, epsilon and preprocessing; contradictions are added to `found`."""
     vision, open_clip = source.vision, _open_clip_vision(source)
-    for name, ours in (
-        ("hidden_size", config.width),
-        ("num_hidden_layers", config.layers),
-        ("intermediate_size", config.mlp_width),
-        ("patch_size", config.patch),
-    ):
-        _compare(problems, name, vision.get(name), ours)
-    for name, ours in (
-        ("width", config.width),
-        ("layers", config.layers),
-        ("patch_size", config.patch),
-    ):
-        _compare(problems, name, open_clip.get(name), ours)
+    width, layers, patch = config.width, config.layers, config.patch
+    found.compare(
+        vision,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        intermediate_size=config.mlp_width,
+        patch_size=patch,
+    )
+    found.compare(open_clip, width=width, layers=layers, patch_size=patch)
     if not vision:
-        _compare(problems, "mm_hidden_size", source.config.get("mm_hidden_size"), config.width)
+        found.compare(source.config, mm_hidden_size=width)
     size = (
         fields.side(vision, "image_size")
         or fields.side(open_clip, "image_size", _OPEN_CLIP)
         or config.size
     )
     if size // config.patch != config.grid:
-        problems.append(
+        found.problems.append(
             f"image_size is {size}, but the positions are a grid of {config.grid} x {config.grid} "
             f"patches of {config.patch} pixels"
         )
         size = config.size
     prepared = _preprocessor_size(source)
     if prepared not in (None, size):
-        problems.append(f"{_PREPROCESSOR}: images of {prepared} pixels, the tower's have {size}")
+        found.problems.append(
+            f"{_PREPROCESSOR}: images of {prepared} pixels, the tower's have {size}"
+        )
     if activation is None:
         activation = fields.text(vision, "hidden_act")
     if activation is None and source.open_clip:
@@ -203,12 +203,12 @@ def complete_clip(
         activation = "quick_gelu" if quick else "gelu_pytorch_tanh" if tanh else "gelu"
     if activation is None:
         activation = config.activation
-        notes.append(
+        found.notes.append(
             f"activation assumed, as no file tells: {activation}; --activation changes it "
             "(OpenAI's weights need quick_gelu, LAION's gelu)"
         )
     mean, std = _normalisation(source, config.mean, config.std)
-    config = dataclasses.replace(
+    return dataclasses.replace(
         config,
         size=size,
         activation=activation,
@@ -220,25 +220,24 @@ def complete_clip(
         pad_color=_pad_color(source, mean),
         resize_mode=_resize_mode(source) or config.resize_mode,
     )
-    return config, problems, notes
 
 
 def complete_language(
-    config: QwenConfig, source: SourceConfig, has_head: bool
-) -> tuple[QwenConfig, list[str], list[str]]:
-    """Adds what shapes cannot tell -> (config, contradictions, notes)."""
-    text, problems, notes = source.text, [], []
-    for name, ours in (
-        ("hidden_size", config.width),
-        ("num_hidden_layers", config.layers),
-        ("intermediate_size", config.mlp_width),
-        ("head_dim", config.head_width),
-    ):
-        _compare(problems, name, text.get(name), ours)
+    config: QwenConfig, source: SourceConfig, has_head: bool, found: Findings
+) -> QwenConfig:
+    """Adds what shapes cannot tell; contradictions are added to `found`."""
+    text = source.text
+    found.compare(
+        text,
+        hidden_size=config.width,
+        num_hidden_layers=config.layers,
+        intermediate_size=config.mlp_width,
+        head_dim=config.head_width,
+    )
     rows = text.get("vocab_size")
     if rows is not None and rows != config.vocabulary:
         # Harmless: tools that add tokens forget the config. The matrix decides.
-        notes.append(
+        found.notes.append(
             f"config.json: vocab_size is {fields.shown(rows)}, the embedding has "
             f"{config.vocabulary} rows"
         )
@@ -249,44 +248,31 @@ def complete_language(
     if text and tied is None:
         tied = False  # the default of the model's own config class
     if not has_head and tied is False:
-        problems.append("missing: lm_head.weight (config.json does not tie it to the embedding)")
+        found.problems.append(
+            "missing: lm_head.weight (config.json does not tie it to the embedding)"
+        )
     if tied and not config.tied:
-        notes.append(
+        found.notes.append(
             "config.json: tie_word_embeddings is true, but lm_head.weight differs from the "
             "embedding: it is used"
         )
-    if text:
-        # What the file leaves out has the default of the model's config class.
-        theta = fields.positive(text, "rope_theta") or fields.positive(rope, "rope_theta")
-        config = dataclasses.replace(
-            config,
-            rope_theta=theta or 10000.0,
-            norm_epsilon=fields.positive(text, "rms_norm_eps") or 1e-6,
-            max_length=_context(source, config.max_length),
-            bos_id=fields.token(text, "bos_token_id"),
-            pad_id=fields.token(text, "pad_token_id"),
-            eos_ids=tuple(
-                dict.fromkeys(
-                    fields.ids(source.generation, "eos_token_id", "generation_config.json")
-                    + fields.ids(text, "eos_token_id")
-                )
-            )
-            or config.eos_ids,
-            image_token_id=next(
-                (
-                    token
-                    for name in ("image_token_index", "image_token_id")
-                    if (token := fields.token(source.config, name)) is not None
-                ),
-                None,
-            ),
-        )
-    return config, problems, notes
-
-
-def _compare(problems: list[str], name: str, theirs: Any, ours: int) -> None:
-    if theirs is not None and theirs != ours:
-        problems.append(f"config.json: {name} is {fields.shown(theirs)}, the weights say {ours}")
+    if not text:
+        return config
+    # What the file leaves out has the default of the model's config class.
+    theta = fields.positive(text, "rope_theta") or fields.positive(rope, "rope_theta")
+    eos = fields.ids(source.generation, "eos_token_id", "generation_config.json")
+    eos += fields.ids(text, "eos_token_id")
+    image = fields.token(source.config, "image_token_index")
+    return dataclasses.replace(
+        config,
+        rope_theta=theta or 10000.0,
+        norm_epsilon=fields.positive(text, "rms_norm_eps") or 1e-6,
+        max_length=_context(source, config.max_length),
+        bos_id=fields.token(text, "bos_token_id"),
+        pad_id=fields.token(text, "pad_token_id"),
+        eos_ids=tuple(dict.fromkeys(eos)) or config.eos_ids,
+        image_token_id=fields.token(source.config, "image_token_id") if image is None else image,
+    )
 
 
 def _names_the_released_tower(source: SourceConfig) -> bool:

@@ -67,11 +67,9 @@ def save(
 
     Args:
       directory: where to; parents are made.
-      config: `FastViTHDConfig` or `CLIPConfig`.
-      params: its parameters, nested dicts of float32 or bfloat16 arrays. They are stored in the
-        dtypes that `config.dtype` asks for (see `storage_dtype`).
-      language_config, language_params: likewise, both or neither.
-      grounding_config, grounding_params: of the head, both or neither.
+      config, params: of the tower, nested dicts of float32 or bfloat16 arrays. They are stored in
+        the dtypes that `config.dtype` asks for (see `storage_dtype`).
+      language_config, language_params, grounding_config, grounding_params: both or neither.
       manifest_extra: further entries of the manifest, such as the source.
       files: to be copied into the directory; a mapping gives them other names.
       force: whether an existing weight directory is replaced.
@@ -82,28 +80,18 @@ def save(
     Raises:
       CheckpointError: the directory exists, or the parameters are not those of the config.
     """
-    trees = [("vision", config, params)]
-    for tree, tree_config, tree_params in (
-        ("language", language_config, language_params),
-        ("grounding", grounding_config, grounding_params),
-    ):
-        if (tree_config is None) != (tree_params is None):
+    configs = {"vision": config, "language": language_config, "grounding": grounding_config}
+    trees = {"vision": params, "language": language_params, "grounding": grounding_params}
+    for tree in configs:
+        if (configs[tree] is None) != (trees[tree] is None):
             raise TypeError(f"{tree}_config and {tree}_params belong together: both or neither")
-        if tree_config is not None and tree_params is not None:
-            trees.append((tree, tree_config, tree_params))
     with Writer(directory, force=force) as writer:
-        for tree, tree_config, tree_params in trees:
-            for path, leaf in flatten(tree_params).items():
+        for tree, tree_params in trees.items():
+            for path, leaf in flatten(tree_params or {}).items():
                 leaf = np.asarray(leaf)
-                dtype = storage_dtype(path, leaf.shape, tree_config.dtype)
+                dtype = storage_dtype(path, leaf.shape, configs[tree].dtype)
                 writer.add(tree, path, leaf.astype(dtype, copy=False))
-        return writer.finish(
-            config=config,
-            language_config=language_config,
-            grounding_config=grounding_config,
-            manifest_extra=manifest_extra,
-            files=files,
-        )
+        return writer.finish(configs, manifest_extra=manifest_extra, files=files)
 
 
 def load_vision(
@@ -125,8 +113,7 @@ def load_vision(
       CheckpointError: the directory is missing, foreign, half-written or damaged; lists every
         problem found.
     """
-    config, params = _load(directory, "vision", verify)
-    return (config, params) if dtype is None else cast(config, params, dtype)
+    return _load(directory, "vision", verify, dtype)
 
 
 def load_language(
@@ -139,7 +126,6 @@ def load_language(
     """Loads the language model and projector of a weight directory; as `load_vision`.
 
     Args:
-      directory, dtype, verify: as for `load_vision`.
       mesh: the parameters are split over it (see `language/sharding.py`); None = they are not.
 
     Raises:
@@ -152,8 +138,7 @@ def load_language(
 
         return {} if mesh is None else flatten(param_shardings(config, mesh))
 
-    config, params = _load(directory, "language", verify, shardings)
-    return (config, params) if dtype is None else cast(config, params, dtype)
+    return _load(directory, "language", verify, dtype, shardings)
 
 
 def load_grounding(
@@ -167,21 +152,12 @@ def load_grounding(
     return _load(directory, "grounding", verify)
 
 
-def has_grounding(directory: str | os.PathLike[str]) -> bool:
-    """Whether a weight directory holds a grounding head.
+def holds(directory: str | os.PathLike[str], tree: str) -> bool:
+    """Whether a weight directory holds a "language" model, or a "grounding" head.
 
     Raises:
       CheckpointError: this is no weight directory.
     """
-    return _holds(directory, "grounding")
-
-
-def has_language(directory: str | os.PathLike[str]) -> bool:
-    """Whether a weight directory holds a language model; likewise."""
-    return _holds(directory, "language")
-
-
-def _holds(directory: str | os.PathLike[str], tree: str) -> bool:
     return any(name.startswith(f"{tree}/") for name in read_manifest(directory)["tensors"])
 
 
@@ -231,6 +207,7 @@ def _load(
     path: str | os.PathLike[str],
     tree: str,
     verify: bool,
+    dtype: str | None = None,
     shardings: Callable[[Any], Mapping[str, jax.sharding.Sharding]] = lambda _: {},
 ) -> tuple[Any, Params]:
     directory = resolve(path)
@@ -270,7 +247,8 @@ def _load(
             # would be compiled once for the cache of `init_cache`, and again for its own.
             leaves[path] = leaf if path in placed else jnp.array(values)
     raise_if(problems, f"{directory}: damaged, convert the checkpoint again")
-    return config, unflatten({path: leaves[path] for path in tensors})
+    params = unflatten({path: leaves[path] for path in tensors})
+    return (config, params) if dtype is None else cast(config, params, dtype)
 
 
 def _read_config(directory: Path, tree: str) -> Any:

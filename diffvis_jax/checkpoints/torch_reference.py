@@ -1,7 +1,7 @@
 """The same towers in PyTorch, from timm and transformers: to check ours, and to race against.
 
-Nothing here shares code with our towers or our converter, but for `torch_fastvithd` and
-`torch_clip`, which carry our parameters over. Needs the extra `parity`.
+Nothing here shares code with our towers or our converter, but for `torch_tower`, which carries our
+parameters over. Needs the extra `parity`.
 """
 
 import importlib.util
@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from diffvis_jax.checkpoints.format import flatten
+from diffvis_jax.checkpoints.keys import clip as clip_keys
+from diffvis_jax.checkpoints.keys import fastvithd as fastvithd_keys
+from diffvis_jax.checkpoints.keys.fold import BATCH_NORM_EPSILON
 from diffvis_jax.errors import CheckpointError
 from diffvis_jax.towers.clip import CLIPConfig
 from diffvis_jax.towers.fastvithd import FastViTHDConfig
 
 if TYPE_CHECKING:
     import torch
-
-_NORM_EPSILON = 1e-5
 
 
 def require_torch() -> None:
@@ -34,7 +36,6 @@ def fastvithd_torch(config: FastViTHDConfig, state: Mapping[str, np.ndarray]) ->
     """timm's `fastvit_mci3` with the weights of a checkpoint.
 
     Args:
-      config: the architecture.
       state: timm's names -> arrays, fused or in training form.
 
     Returns:
@@ -49,31 +50,20 @@ def fastvithd_torch(config: FastViTHDConfig, state: Mapping[str, np.ndarray]) ->
     return _wrap(network.forward_features, network)
 
 
-def torch_fastvithd(config: FastViTHDConfig, params: Mapping[str, Any]) -> "torch.nn.Module":
-    """timm's `fastvit_mci3` with our parameters: the converter backwards.
-
-    What the converter folded stays folded: BatchNorms become the identity, layer scales one.
-
-    Args:
-      config: the architecture.
-      params: the tower's parameters.
-
-    Returns:
-      As `fastvithd_torch`.
-    """
-    return fastvithd_torch(config, timm_state(config, params))
-
-
-def torch_clip(config: CLIPConfig, params: Mapping[str, Any]) -> "torch.nn.Module":
-    """transformers' `CLIPVisionModel` with our parameters; otherwise as `clip_torch`."""
-    return clip_torch(config, hugging_face_state(config, params))
+def torch_tower(
+    config: FastViTHDConfig | CLIPConfig, params: Mapping[str, Any]
+) -> "torch.nn.Module":
+    """timm's or transformers' tower with our parameters; otherwise as those of a checkpoint."""
+    state = source_state(config, params)
+    if isinstance(config, CLIPConfig):
+        return clip_torch(config, state)
+    return fastvithd_torch(config, state)
 
 
 def clip_torch(config: CLIPConfig, state: Mapping[str, np.ndarray]) -> "torch.nn.Module":
     """transformers' `CLIPVisionModel` with the weights of a checkpoint.
 
     Args:
-      config: the architecture.
       state: Hugging Face's names, from `embeddings.` on -> arrays; the packed `in_proj` of
         OpenAI's files is split.
 
@@ -122,7 +112,6 @@ def clip_torch_end(
     Args:
       network: of `clip_torch`.
       pixels: float `[B, 3, S, S]`, normalised.
-      config: the architecture.
 
     Returns:
       The pooled output `[B, D]`; of a SigLIP, which has none here, `last_hidden_state` `[B, N, D]`.
@@ -134,94 +123,39 @@ def clip_torch_end(
     return found.pooler_output if config.class_token else found.last_hidden_state
 
 
-def timm_state(config: FastViTHDConfig, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Our parameters under timm's names, in its layouts, float32."""
-    state: dict[str, np.ndarray] = {}
+def source_state(
+    config: FastViTHDConfig | CLIPConfig, params: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """Our parameters under timm's or Hugging Face's names, in their layouts, float32: the
+    converter's rules backwards.
 
-    def put(name: str, affine: Mapping[str, Any]) -> None:
-        kernel = "weight" if "weight" in affine else "kernel"
-        state[f"{name}.weight"] = _kernel(affine[kernel])
-        state[f"{name}.bias"] = _float32(affine["bias"])
-
-    def feed_forward(name: str, scale: str, ffn: Mapping[str, Any]) -> None:
-        width = ffn["conv"]["bias"].shape[0]
-        state[f"{name}.mlp.conv.conv.weight"] = _kernel(ffn["conv"]["kernel"])
-        # BatchNorm as the identity: 1 / sqrt(var + eps) = 1. The convolution's bias is its shift.
-        ones = np.ones(width, np.float32)
-        state[f"{name}.mlp.conv.bn.weight"] = ones
-        state[f"{name}.mlp.conv.bn.bias"] = _float32(ffn["conv"]["bias"])
-        state[f"{name}.mlp.conv.bn.running_mean"] = 0 * ones
-        state[f"{name}.mlp.conv.bn.running_var"] = ones * np.float32(1 - _NORM_EPSILON)
-        put(f"{name}.mlp.fc1", ffn["fc1"])
-        put(f"{name}.mlp.fc2", ffn["fc2"])
-        state[f"{scale}.gamma"] = np.ones((width, 1, 1), np.float32)
-
-    for i in range(3):
-        put(f"stem.{i}.reparam_conv", params["stem"][f"conv_{i}"])
-    for stage, depth in enumerate(config.depths):
-        name, tree = f"stages.{stage}", params[f"stage_{stage}"]
-        if stage:
-            put(f"{name}.downsample.proj.0.reparam_conv", tree["downsample"]["conv"])
-            put(f"{name}.downsample.proj.1.reparam_conv", tree["downsample"]["project"])
-        if "position" in tree:
-            put(f"{name}.pos_emb.reparam_conv", tree["position"])
-        for j in range(depth):
-            block, key = tree[f"block_{j}"], f"{name}.blocks.{j}"
-            if "mixer" in block:
-                put(f"{key}.token_mixer.reparam_conv", block["mixer"])
-                feed_forward(key, f"{key}.layer_scale", block["ffn"])
-                continue
-            attention = block["attention"]
-            state[f"{key}.norm.weight"] = _float32(attention["norm_scale"])
-            state[f"{key}.norm.bias"] = _float32(attention["norm_bias"])
-            query, kv = (_float32(attention[n]["weight"]) for n in ("query", "kv"))
-            state[f"{key}.token_mixer.qkv.weight"] = np.concatenate([query, kv])
-            state[f"{key}.token_mixer.proj.weight"] = _float32(attention["output"]["weight"])
-            state[f"{key}.token_mixer.proj.bias"] = _float32(attention["output"]["bias"])
-            state[f"{key}.layer_scale_1.gamma"] = np.ones((query.shape[0], 1, 1), np.float32)
-            feed_forward(key, f"{key}.layer_scale_2", block["ffn"])
-    put("final_conv.reparam_conv", params["head"]["conv"])
-    put("final_conv.se.fc1", params["head"]["gate"]["reduce"])
-    put("final_conv.se.fc2", params["head"]["gate"]["expand"])
-    # Linear layers are matrices in timm; every other 1x1 is a convolution.
-    return {name: np.ascontiguousarray(array) for name, array in state.items()}
-
-
-def hugging_face_state(config: CLIPConfig, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Our parameters under Hugging Face's names, from `embeddings.` on, float32."""
-    embed, patch, width = params["embed"], config.patch, config.width
-    kernel = _float32(embed["patch"]["weight"]).reshape(width, patch, patch, 3)
-    state = {
-        "embeddings.patch_embedding.weight": kernel.transpose(0, 3, 1, 2),
-        "embeddings.position_embedding.weight": _float32(embed["position"]),
-    }
-
-    def norm(name: str, tree: Mapping[str, Any]) -> None:
-        state[f"{name}.weight"] = _float32(tree["norm_scale"])
-        state[f"{name}.bias"] = _float32(tree["norm_bias"])
-
-    def linear(name: str, tree: Mapping[str, Any], rows: slice = slice(None)) -> None:
-        state[f"{name}.weight"] = _float32(tree["weight"])[rows]
-        state[f"{name}.bias"] = _float32(tree["bias"])[rows]
-
-    if config.class_token:
-        state["embeddings.class_embedding"] = _float32(embed["class_token"])
-        norm("pre_layrnorm", embed)
-    if config.patch_bias:
-        state["embeddings.patch_embedding.bias"] = _float32(embed["patch"]["bias"])
-    for i in range(config.layers):
-        name, attention = f"encoder.layers.{i}", params[f"block_{i}"]["attention"]
-        mlp = params[f"block_{i}"]["mlp"]
-        norm(f"{name}.layer_norm1", attention)
-        linear(f"{name}.self_attn.q_proj", attention["query"])
-        linear(f"{name}.self_attn.k_proj", attention["kv"], slice(width))
-        linear(f"{name}.self_attn.v_proj", attention["kv"], slice(width, None))
-        linear(f"{name}.self_attn.out_proj", attention["output"])
-        norm(f"{name}.layer_norm2", mlp)
-        linear(f"{name}.mlp.fc1", mlp["fc1"])
-        linear(f"{name}.mlp.fc2", mlp["fc2"])
-    norm("post_layernorm", params["post"])
-    return {name: np.ascontiguousarray(array) for name, array in state.items()}
+    What was folded stays folded: BatchNorms are the identity, layer scales one.
+    """
+    clip = isinstance(config, CLIPConfig)
+    rules = clip_keys.rules(config) if clip else fastvithd_keys.rules(config)
+    leaves, state = flatten(params), {}
+    for rule in rules:
+        made = [_outputs_first(leaves[path]) for path in rule.targets]
+        # A rule may cut a matrix otherwise: queries and keys-values, or each of the three.
+        left = {
+            vectors: np.concatenate([x for x in made if (x.ndim == 1) == vectors] or [np.empty(0)])
+            for vectors in (False, True)
+        }
+        for name, shape in rule.sources.items():
+            kind = ".".join(name.split(".")[-2:])
+            if kind == "bn.running_var":  # 1 / sqrt(var + eps) = 1
+                state[name] = np.full(shape, 1 - BATCH_NORM_EPSILON, np.float32)
+            elif kind == "bn.running_mean":
+                state[name] = np.zeros(shape, np.float32)
+            elif kind == "bn.weight" or kind.endswith(".gamma"):
+                state[name] = np.ones(shape, np.float32)
+            else:
+                vectors = len(shape) == 1
+                rows, left[vectors] = np.split(left[vectors], shape[:1])
+                if len(shape) == 4 and rows.ndim == 2:  # columns lie as the pixels of a patch do
+                    rows = rows.reshape(shape[0], *shape[2:], shape[1]).transpose(0, 3, 1, 2)
+                state[name] = np.ascontiguousarray(rows.reshape(shape))
+    return state
 
 
 def pixels_to_torch(frames: np.ndarray, config: FastViTHDConfig | CLIPConfig) -> "torch.Tensor":
@@ -308,11 +242,7 @@ def _wrap(forward: Any, network: Any) -> "torch.nn.Module":
     return Tokens().eval()
 
 
-def _float32(array: Any) -> np.ndarray:
-    return np.asarray(array).astype(np.float32)
-
-
-def _kernel(array: Any) -> np.ndarray:
-    """`[k, k, I, O]` or `[O, I]` -> `[O, I, k, k]`."""
-    kernel = _float32(array)
-    return kernel[:, :, None, None] if kernel.ndim == 2 else kernel.transpose(3, 2, 0, 1)
+def _outputs_first(leaf: Any) -> np.ndarray:
+    """`[k, k, I, O]` -> `[O, I, k, k]`; everything else as it is; float32."""
+    array = np.asarray(leaf).astype(np.float32)
+    return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array

@@ -39,10 +39,7 @@ def verify_tower(
     fusions of the converter are in it. What no tensor says is the same in both, right or wrong.
 
     Args:
-      config: of the tower.
-      params: converted parameters, arrays of any kind.
       tensors: the source's tensors by canonical name.
-      say: where the lines go.
       language: whether a language model is converted too; it is not compared, and that is said.
 
     Returns:

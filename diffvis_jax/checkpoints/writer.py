@@ -29,8 +29,6 @@ from diffvis_jax.checkpoints.format import (
     write_json,
 )
 from diffvis_jax.errors import CheckpointError
-from diffvis_jax.grounding.head import HeadConfig
-from diffvis_jax.language.config import QwenConfig
 
 _DAY = 24 * 60 * 60  # seconds
 # How the directories that are being written, or replaced, are named.
@@ -108,19 +106,15 @@ class Writer:
 
     def finish(
         self,
+        configs: Mapping[str, Any],
         *,
-        config: Any,
-        language_config: QwenConfig | None = None,
-        grounding_config: HeadConfig | None = None,
         manifest_extra: Mapping[str, Any] | None = None,
         files: Mapping[str, Path] | Iterable[Path] = (),
     ) -> Path:
         """Writes the rest and moves the directory to its name.
 
         Args:
-          config: of the tower.
-          language_config: of the language model, if its parameters were added.
-          grounding_config: of the grounding head, if its parameters were added.
+          configs: of the trees that were added, by their names; None where there is none.
           manifest_extra: further entries of the manifest, such as the source.
           files: to be copied into the directory; a mapping gives them other names.
 
@@ -129,14 +123,13 @@ class Writer:
         """
         self._flush()
         problems = []
-        further = {"language": language_config, "grounding": grounding_config}
-        for tree, tree_config in {"vision": config, **further}.items():
+        for tree, config in configs.items():
             found = {
                 name.removeprefix(f"{tree}/"): tuple(entry["shape"])
                 for name, entry in self._tensors.items()
                 if name.startswith(f"{tree}/")
             }
-            expected = {} if tree_config is None else expected_shapes(tree_config)
+            expected = {} if config is None else expected_shapes(config)
             problems += compare_shapes(tree, found, expected)
         raise_if(problems, f"{self.directory.name}: parameters do not fit their config")
 
@@ -144,10 +137,13 @@ class Writer:
             files = {Path(file).name: Path(file) for file in files}
         for name, file in files.items():
             shutil.copyfile(file, self._temporary / name)
-        document = {"kind": kind_of(config), "vision": dataclasses.asdict(config)}
-        for tree, tree_config in further.items():
-            if tree_config is not None:
-                document[tree] = {"kind": kind_of(tree_config), **dataclasses.asdict(tree_config)}
+        document = {}
+        for tree, config in configs.items():
+            if config is not None:
+                # The tower's kind stands outside of its fields.
+                place = document if tree == "vision" else document.setdefault(tree, {})
+                place["kind"] = kind_of(config)
+                document.setdefault(tree, {}).update(dataclasses.asdict(config))
         write_json(self._temporary / "config.json", document)
         manifest = {
             "format": FORMAT,

@@ -19,7 +19,6 @@ from diffvis_jax.datasets.coordinates import (
 from diffvis_jax.datasets.errors import CoordinateError, DatasetError, Faults
 from diffvis_jax.datasets.files import data_files
 from diffvis_jax.datasets.mind2web import read_mind2web
-from diffvis_jax.datasets.osworld_g import read_osworld_g
 from diffvis_jax.datasets.records import (
     Dataset,
     Record,
@@ -29,8 +28,12 @@ from diffvis_jax.datasets.records import (
     load_screen,
     merged,
 )
-from diffvis_jax.datasets.screenspot import read_screenspot, read_screenspot_pro
 from diffvis_jax.datasets.sessions import read_frames, read_trajectories, trajectory_files
+from diffvis_jax.datasets.single_screens import (
+    read_osworld_g,
+    read_screenspot,
+    read_screenspot_pro,
+)
 
 __all__ = [
     "KINDS",

@@ -11,16 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from diffvis_jax.datasets import files
 from diffvis_jax.datasets.coordinates import UNIT, Boxes, Points, Target, read_box
 from diffvis_jax.datasets.errors import CoordinateError, DatasetError, Faults
-from diffvis_jax.datasets.files import (
-    checked_size,
-    data_files,
-    field,
-    find_file,
-    image_folders,
-    read_json,
-)
 from diffvis_jax.datasets.records import Dataset, Record, collected
 
 
@@ -29,16 +22,15 @@ def read_agentnet(root: Path, images: Path | None, faults: Faults) -> Dataset:
 
     Args:
       root: directory with the JSON files, in it or in `data`; images beside them or in `images`.
-      images: directory of the images, if it is another.
       faults: what to do with faulty records; one faulty action leaves out its step.
     """
     records: list[Record] = []
-    for path in data_files(root, "*.json", "data/*.json"):
-        beside = image_folders(path.parent, ("images",), images)
-        folders = beside if images else [*beside, *image_folders(root, ("images",), None)]
+    for path in files.data_files(root, "*.json", "data/*.json"):
+        beside = files.image_folders(path.parent, ("images",), images)
+        folders = beside if images else [*beside, *files.image_folders(root, ("images",), None)]
         with faults.at(f"'{path}'"):
-            content = read_json(path, dict)
-            steps = field(content, "steps", list, f"'{path}'")
+            content = files.read_json(path, dict)
+            steps = files.field(content, "steps", list, f"'{path}'")
             name = str(content.get("task_id", path.stem))
             task = str(content.get("high_level_task_description", ""))
             for index, step in enumerate(steps):
@@ -51,14 +43,14 @@ def read_agentnet(root: Path, images: Path | None, faults: Faults) -> Dataset:
 def _actions(
     step: Any, name: str, index: int, task: str, folders: list[Path], where: str
 ) -> Iterator[Record]:
-    image = find_file(field(step, "image", str, where), folders, where)
-    size = checked_size(image, None, where)
-    actions = field(step, "ground_truth_actions", list, where)
+    image = files.find_file(files.field(step, "image", str, where), folders, where)
+    size = files.checked_size(image, None, where)
+    actions = files.field(step, "ground_truth_actions", list, where)
     if not actions:
         raise DatasetError(f"{where}: no ground_truth_actions")
     for number, action in enumerate(actions):
         at = f"{where} action {number}"
-        kind = field(action, "type", str, at)
+        kind = files.field(action, "type", str, at)
         params = _object(action, "params", at)
         position = _position(params, at)
         yield Record(
@@ -79,7 +71,7 @@ def _actions(
 
 def _object(action: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
     """A field that may be missing, or empty of any kind."""
-    return field(action, name, Mapping, where) if action.get(name) else {}
+    return files.field(action, name, Mapping, where) if action.get(name) else {}
 
 
 def _text(params: Mapping[str, Any]) -> str:
@@ -107,9 +99,10 @@ def _target(action: Mapping[str, Any], position: Points | None, where: str) -> T
     """The boxes; where there are none, a box without area at the position."""
     metadata = _object(action, "metadata", where)
     if metadata.get("bboxes"):
-        boxes = field(metadata, "bboxes", list, where)
+        boxes = files.field(metadata, "bboxes", list, where)
         read = [
-            read_box(field(box, "rel_bbox", list, where), "xywh", UNIT, where).xy for box in boxes
+            read_box(files.field(box, "rel_bbox", list, where), "xywh", UNIT, where).xy
+            for box in boxes
         ]
         return Boxes(Points(np.concatenate(read), UNIT))
     return position and Boxes(Points(np.stack([position.xy] * 2)[None], UNIT))

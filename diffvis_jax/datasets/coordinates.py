@@ -156,7 +156,6 @@ def read_box(numbers: Any, form: BoxForm, frame: Frame, where: str) -> Points:
       numbers: four of them.
       form: "xywh": left, top, width, height; "xyxy": left, top, right, bottom.
       frame: what the numbers are said to mean.
-      where: file and record, for the error.
 
     Raises:
       CoordinateError: not four finite numbers, an inverted box, one that reaches outside the

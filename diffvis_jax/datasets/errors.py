@@ -28,9 +28,6 @@ class Faults:
     def at(self, where: str) -> Iterator[None]:
         """Around the reading of one record, or file: whatever goes wrong there is its fault.
 
-        Args:
-          where: file and record, for errors that do not name them.
-
         Raises:
           DatasetError: a fault, unless it is to be skipped.
         """

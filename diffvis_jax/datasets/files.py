@@ -30,11 +30,7 @@ def _below(path: Path, root: Path) -> list[Path]:
 
 
 def read_json(path: Path, kind: type) -> Any:
-    """The content of a JSON file.
-
-    Args:
-      path: of the file.
-      kind: `list` or `dict`, what it must hold.
+    """The content of a JSON file, which must hold a `list` or a `dict`.
 
     Raises:
       DatasetError: it cannot be read, or holds something else.

@@ -53,11 +53,6 @@ def read_mind2web(path: Path, images: Path | None, faults: Faults) -> Dataset:
     """All Parquet files of a directory, or one; the screenshots are in them.
 
     Reads every screenshot's header once, to check the boxes, and keeps none.
-
-    Args:
-      path: of the file or directory.
-      images: not used: must be None.
-      faults: what to do with faulty rows.
     """
     if images is not None:
         raise DatasetError("Multimodal-Mind2Web has its images inside: give no directory of images")

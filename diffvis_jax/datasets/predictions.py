@@ -21,15 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from diffvis_jax.datasets.coordinates import (
-    THOUSAND,
-    UNIT,
-    Frame,
-    Points,
-    looks_like_unit,
-    pixels,
-    resized,
-)
+from diffvis_jax.datasets import coordinates
 from diffvis_jax.datasets.errors import CoordinateError, DatasetError
 from diffvis_jax.datasets.records import Dataset, Record
 from diffvis_jax.metrics import Refusal
@@ -65,7 +57,7 @@ def read_predictions(path: Path, dataset: Dataset) -> dict[str, Prediction]:
     """
     records = {record.id: record for record in dataset.records}
     found: dict[str, Prediction] = {}
-    given: list[tuple[Points, str]] = []
+    given: list[tuple[coordinates.Points, str]] = []
     default: Mapping[str, Any] | None = None
     try:
         text = read_text(path)
@@ -98,7 +90,7 @@ def read_predictions(path: Path, dataset: Dataset) -> dict[str, Prediction]:
 
 
 def _prediction(
-    item: Mapping[str, Any], record: Record, given: list[tuple[Points, str]], where: str
+    item: Mapping[str, Any], record: Record, given: list[tuple[coordinates.Points, str]], where: str
 ) -> Prediction:
     action, text = (_text(item, name) for name in ("action", "text"))
     if item.get("refused") is True:
@@ -110,10 +102,10 @@ def _prediction(
     numbers = np.asarray(_finite(item[name], 4 if name == "box" else 2))
     if not numbers.size:
         return Prediction(WRONG_FORMAT, None, action, text)
-    points = Points(numbers.reshape(-1, 2), frame)
+    points = coordinates.Points(numbers.reshape(-1, 2), frame)
     given.append((points, where))
     assert record.size is not None
-    xy = points.to(pixels(*record.size)).xy
+    xy = points.to(coordinates.pixels(*record.size)).xy
     inverted = name == "box" and (xy[1] < xy[0]).any()
     if inverted:
         return Prediction(WRONG_FORMAT, None, action, text)
@@ -126,23 +118,23 @@ def _text(item: Mapping[str, Any], name: str) -> str:
     return "" if value is None else str(value)
 
 
-def _frame(item: Mapping[str, Any], record: Record, where: str) -> Frame:
+def _frame(item: Mapping[str, Any], record: Record, where: str) -> coordinates.Frame:
     if record.size is None:
         raise DatasetError(f"{where}: nothing is asked about '{record.id}'")
     kind, size = item.get("frame"), item.get("size")
     if kind == "pixels":
-        return pixels(*record.size)
+        return coordinates.pixels(*record.size)
     if kind == "0-1":
-        return UNIT
+        return coordinates.UNIT
     if kind == "0-1000":
-        return THOUSAND
+        return coordinates.THOUSAND
     if kind == "resized":
         numbers = _finite(size, 2)
         if not numbers or min(numbers) <= 0:
             raise DatasetError(
                 f"{where}: frame 'resized' needs a size [width, height], got {size!r:.100}"
             )
-        return resized(*numbers)
+        return coordinates.resized(*numbers)
     raise DatasetError(f"{where}: frame must be one of {', '.join(FRAMES)}, got {kind!r:.100}")
 
 
@@ -159,12 +151,12 @@ def _finite(numbers: Any, count: int) -> list[float]:
     return found if all(map(math.isfinite, found)) else []
 
 
-def _check_frames(given: list[tuple[Points, str]], path: Path) -> None:
+def _check_frames(given: list[tuple[coordinates.Points, str]], path: Path) -> None:
     """A single answer may lie anywhere; if most do, it is the frame that is wrong."""
     for kind in FRAMES:
         some = [(points, where) for points, where in given if points.frame.kind == kind]
         outside = [where for points, where in some if not points.inside.all()]
-        tiny = [where for points, where in some if looks_like_unit(points)]
+        tiny = [where for points, where in some if coordinates.looks_like_unit(points)]
         for wrong, why in ((outside, "lie outside the image"), (tiny, "look like 0-1")):
             if 2 * len(wrong) > len(some):
                 raise CoordinateError(

@@ -203,7 +203,6 @@ def collected(name: str, kind: str, records: Iterable[Record], faults: Faults) -
 
     Args:
       name, kind: see `Dataset`.
-      records: as they were read.
       faults: an id that occurs twice, and a second screenshot of one step, are faults of a record,
         too.
 

@@ -36,11 +36,6 @@ NAME = "trajectory.json"
 def read_frames(root: Path, images: Path | None, faults: Faults) -> Dataset:
     """A folder of frames (see `recording`), or a folder of such folders: nothing is asked.
 
-    Args:
-      root: of the frames, or of the folders.
-      images: not used: must be None.
-      faults: what to do with a faulty folder.
-
     Raises:
       DatasetError: both, frames and folders of frames; or neither.
     """
@@ -107,8 +102,6 @@ def read_trajectories(root: Path, images: Path | None, faults: Faults) -> Datase
 
     Args:
       root: a directory with a `trajectory.json`, or with such directories in it.
-      images: not used: must be None.
-      faults: what to do with faulty steps.
     """
     _no_images(images)
     records: list[Record] = []
@@ -126,15 +119,10 @@ def read_trajectories(root: Path, images: Path | None, faults: Faults) -> Datase
 
 
 def _session(
-    steps: Sequence[Any],
-    resolution: Frame,
-    folder: Path,
-    root: Path,
-    where: str,
-    faults: Faults,
+    steps: Sequence[Any], resolution: Frame, folder: Path, root: Path, where: str, faults: Faults
 ) -> list[Record]:
-    folder = folder.resolve()
-    below = folder.name if folder == root.resolve() else folder.relative_to(root.resolve())
+    folder, root = folder.resolve(), root.resolve()
+    name = shown(folder.name if folder == root else str(folder.relative_to(root)))
     images: dict[int, Path] = {}
     sizes: dict[int, tuple[int, int]] = {}
     for index, step in enumerate(steps):
@@ -151,20 +139,30 @@ def _session(
     for index, image in images.items():
         at = f"{where} step {index}"
         with faults.at(at):
-            size = sizes.get(index, usual)
+            size, step = sizes.get(index, usual), steps[index]
             frame = _frame(size, resolution, len(all_sizes) > 1, f"{at}: '{image}'")
-            following = steps[index + 1] if index + 1 < len(steps) else {}
-            asked = following if isinstance(following, Mapping) else {}
+            asked, target = steps[index + 1] if index + 1 < len(steps) else {}, None
+            if isinstance(asked, Mapping) and "target_box" in asked:
+                after = f"{where} step {index + 1}"
+                numbers = field(asked, "target_box", list, after)
+                target = Boxes(read_box(numbers, "xyxy", frame, after))
             records.append(
-                _record(
-                    steps[index],
-                    asked if "target_box" in asked else {},
-                    name=shown(str(below)),
-                    index=index,
+                Record(
+                    id=f"{name}/{index}",
                     image=image,
                     size=size or (int(resolution.width), int(resolution.height)),
-                    frame=frame,
-                    where=where,
+                    stream=name,
+                    step=index,
+                    instruction=str(asked.get("target", "")) if target else "",
+                    action=str(asked.get("action", "")) if target else "",
+                    target=target,
+                    elements=_elements(step, frame, at),
+                    groups={
+                        "session": name,
+                        "trace": "steps" if "next_actions" in step else "stream",
+                        "action before": str(step.get("action", "unknown")),
+                    },
+                    source=at,
                 )
             )
     return records
@@ -175,9 +173,7 @@ def _frame(size: tuple[int, int] | None, resolution: Frame, several: bool, where
 
     Args:
       size: of its image; None: it is not known.
-      resolution: what the recorder says.
       several: whether the images of the session have several sizes.
-      where: step and image, for the error.
     """
     width, height = resolution.width, resolution.height
     if size is None or size == (width, height):
@@ -194,41 +190,6 @@ def _frame(size: tuple[int, int] | None, resolution: Frame, several: bool, where
             f"{changes}"
         )
     return resized(width, height)
-
-
-def _record(
-    step: Mapping[str, Any],
-    asked: Mapping[str, Any],
-    *,
-    name: str,
-    index: int,
-    image: Path,
-    size: tuple[int, int],
-    frame: Frame,
-    where: str,
-) -> Record:
-    at = f"{where} step {index}"
-    target = None
-    if asked:
-        numbers = field(asked, "target_box", list, f"{where} step {index + 1}")
-        target = Boxes(read_box(numbers, "xyxy", frame, f"{where} step {index + 1}"))
-    return Record(
-        id=f"{name}/{index}",
-        image=image,
-        size=size,
-        stream=name,
-        step=index,
-        instruction=str(asked.get("target", "")),
-        action=str(asked.get("action", "")),
-        target=target,
-        elements=_elements(step, frame, at),
-        groups={
-            "session": name,
-            "trace": "steps" if "next_actions" in step else "stream",
-            "action before": str(step.get("action", "unknown")),
-        },
-        source=at,
-    )
 
 
 def _elements(step: Mapping[str, Any], frame: Frame, where: str) -> Points | None:

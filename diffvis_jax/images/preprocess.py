@@ -32,32 +32,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
-from diffvis_jax.images.geometry import (
-    HasPreprocess,
-    ImageError,
-    Layout,
-    Placement,
-    PreprocessConfig,
-    layout,
-    placement,
-    preprocess_config,
-    vertical_first,
-)
+from diffvis_jax.images import geometry
+from diffvis_jax.images.geometry import HasPreprocess, ImageError, PreprocessConfig
 
 if TYPE_CHECKING:
     import PIL.Image
-
-__all__ = [
-    "HasPreprocess",
-    "ImageError",
-    "Layout",
-    "Placement",
-    "PreprocessConfig",
-    "layout",
-    "placement",
-    "preprocess",
-    "preprocess_config",
-]
 
 
 class ScreenShot(Protocol):
@@ -108,7 +87,7 @@ def preprocess(
             message names it. All images are looked at, files up to their headers, before the
             first is decoded.
     """
-    settings = preprocess_config(config)
+    settings = geometry.preprocess_config(config)
     items = _named(images)
     for item, name in items:
         _check(item, name, settings)
@@ -246,7 +225,7 @@ def _check_size(width: int, height: int, name: str, settings: PreprocessConfig) 
     """Refuses empty images, and those so elongated that resizing would eat the machine."""
     if width < 1 or height < 1:
         raise ImageError(f"{name}: empty image of {width} x {height} pixels (width x height)")
-    steps = layout(width, height, settings)
+    steps = geometry.layout(width, height, settings)
     before, after = steps[:2], (steps.resized_width, steps.resized_height)
     between = _between_passes(before, after)
     largest = max(between, after, key=math.prod)
@@ -442,13 +421,15 @@ def _from_16_bit(values: np.ndarray) -> PIL.Image.Image:
 
 def _between_passes(before: tuple[int, int], after: tuple[int, int]) -> tuple[int, int]:
     """The size (width, height) after the first of the two passes of a resize."""
-    return (before[0], after[1]) if vertical_first(*before, *after) else (after[0], before[1])
+    return (
+        (before[0], after[1]) if geometry.vertical_first(*before, *after) else (after[0], before[1])
+    )
 
 
 def _fit(image: PIL.Image.Image, settings: PreprocessConfig) -> PIL.Image.Image:
     from PIL import Image
 
-    steps = layout(image.width, image.height, settings)
+    steps = geometry.layout(image.width, image.height, settings)
     if settings.mode == "pad":
         return _fit_padded(image, steps, settings)
     after = (steps.resized_width, steps.resized_height)
@@ -461,7 +442,7 @@ def _fit(image: PIL.Image.Image, settings: PreprocessConfig) -> PIL.Image.Image:
 
 
 def _fit_padded(
-    image: PIL.Image.Image, steps: Layout, settings: PreprocessConfig
+    image: PIL.Image.Image, steps: geometry.Layout, settings: PreprocessConfig
 ) -> PIL.Image.Image:
     """Pads to a square and resizes, without ever holding the square.
 

@@ -124,8 +124,6 @@ def _pass(
     """Resizes one axis and rounds to uint8.
 
     Args:
-        image: uint8 [..., H, W, 3].
-        axis: -3 (rows) or -2 (columns).
         sizes: lengths of the axis before (padding included) and after.
         keep: the slice of the output that is wanted; None for all of it.
         paste: where in the padded axis the image begins.

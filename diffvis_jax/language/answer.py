@@ -62,6 +62,11 @@ class AnswerOptions:
         limit = rows if self.vocabulary is None else min(self.vocabulary, rows)
         return make_sampling(self.temperature, self.top_p, self.top_k, vocabulary=limit)
 
+    @property
+    def kept(self) -> int:
+        """Ids that there must be room for."""
+        return generate.kept_ids(self.max_new_tokens)
+
 
 def first_id(
     logits: jax.Array, cache: KVCache, options: AnswerOptions, *, config: QwenConfig
@@ -70,7 +75,7 @@ def first_id(
 
     Args:
       logits: float32 `[B, V]`, from the prefill.
-      cache: from the prefill, with room for `kept_ids(options.max_new_tokens)` more; donated.
+      cache: from the prefill, with room for `options.kept` more; donated.
     """
     return generate.jit_start(
         logits,
@@ -78,7 +83,7 @@ def first_id(
         jax.random.key(options.seed),
         options.sampling(config),
         generate.make_stops(config, options.stop_ids),
-        kept=generate.kept_ids(options.max_new_tokens),
+        kept=options.kept,
     )
 
 
@@ -124,7 +129,7 @@ def search(
         np.float32(options.length_penalty),
         config=config,
         beams=options.num_beams,
-        kept=generate.kept_ids(options.max_new_tokens),
+        kept=options.kept,
     )
     answers = np.asarray(found)[:, : options.max_new_tokens]
     ends = np.isin(answers, stops.ids)
@@ -140,18 +145,8 @@ def answers(
     *,
     config: QwenConfig,
 ) -> tuple[list[np.ndarray], KVCache]:
-    """Whole answers.
-
-    Args:
-      params: of the language model.
-      logits: float32 `[B, V]`, from the prefill.
-      cache: from the prefill; donated unless there are beams.
-      options: how they are made.
-      config: of the language model.
-
-    Returns:
-      B answers, int32 `[n]` each, with the stop id that ended it; and the cache.
-    """
+    """B whole answers after a prefill (its logits are float32 `[B, V]`, its cache is donated unless
+    there are beams), int32 `[n]` each, with the stop id that ended it; and the cache."""
     if options.num_beams > 1:
         return search(params, logits, cache, options, config=config), cache
     generation = first_id(logits, cache, options, config=config)

@@ -69,14 +69,11 @@ def beam_search(
     """The best answer of each stream.
 
     Args:
-      params: of the language model.
       logits: float32 `[B, V]`, from the prefill.
       cache: from the prefill; not changed.
       until: int32, ids of an answer at most; itself at most `kept`.
       vocabulary: ids at and beyond this one are never chosen.
-      stops: what ends an answer.
       length_penalty: answers are compared by score / length ** penalty.
-      config: of the language model; static.
       beams: W; static.
       kept: M; static.
 

@@ -82,11 +82,9 @@ def prefill(
     """Runs a whole prompt and fills the cache from its first slot on.
 
     Args:
-      params: of the language model.
       cache: of at least R slots; what it holds is overwritten.
       x: float32 `[B, R, D]`, embeddings; rows beyond a prompt's length do not matter.
       length: int32 `[B]`, of the prompts.
-      config: of the language model; static.
       watch: whether the attention of the last position is wanted; static.
 
     Returns:
@@ -171,7 +169,6 @@ def start(
 
     Args:
       logits: float32 `[B, V]`, from the prefill.
-      cache: from the prefill.
       key: of `jax.random`.
       sampling, stops: how ids are chosen and what ends the answer.
       kept: M; static.
@@ -201,11 +198,9 @@ def advance(
     """Goes on until that many ids are chosen, or every stream has ended.
 
     Args:
-      params: of the language model.
       generation: from `start` or `advance`.
       until: int32, at most M.
       sampling, stops: as given to `start`.
-      config: of the language model; static.
     """
 
     def more(generation: Generation) -> jax.Array:

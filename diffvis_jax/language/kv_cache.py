@@ -38,7 +38,6 @@ def init_kv_cache(config: QwenConfig, batch: int = 1, capacity: int = 512) -> KV
     """An empty cache.
 
     Args:
-      config: of the language model.
       batch: B, streams.
       capacity: T, positions for prompt and answer together.
     """
@@ -70,12 +69,7 @@ def write_run(slots: jax.Array, rows: jax.Array, start: jax.Array) -> jax.Array:
 
 
 def write_rows(slots: jax.Array, rows: jax.Array, positions: jax.Array) -> jax.Array:
-    """Writes rows into the slots of their positions; those at T or beyond are dropped.
-
-    Args:
-      slots: `[B, G, T, d]`.
-      rows: `[B, R, G, d]`.
-      positions: int32 `[B, R]`.
-    """
+    """Writes rows `[B, R, G, d]` into the slots `[B, G, T, d]` of their positions `[B, R]`; those
+    at T or beyond are dropped."""
     stream = jnp.arange(len(slots))[:, None]
     return slots.at[stream, :, positions].set(rows.astype(slots.dtype), mode="drop")

@@ -65,7 +65,6 @@ class PromptSession:
         attention: bool = False,
     ):
         """Args:
-        language: `model.language`.
         policy: what a prefill may leave out; None = `PrefillPolicy()`, which is exact.
         options: how answers are made; None = `AnswerOptions()`.
         differential: whether anything is reused; False = every prefill is a fresh one.
@@ -115,7 +114,7 @@ class PromptSession:
         return Prefilled(cache.logits[0], described, attention)
 
     def _fitting_cache(self, padded: int) -> PromptCache:
-        capacity = padded + generate.kept_ids(self.options.max_new_tokens)
+        capacity = padded + self.options.kept
         cache = self._take_back()
         if cache is not None:
             if cache.reference.shape[1] == padded and cache.kv.capacity >= capacity:
@@ -170,7 +169,7 @@ class PromptSession:
         if cache is None:
             raise PromptError("nothing to answer: prefill a prompt first")
         room = cache.kv.capacity - cache.reference.shape[1]
-        if generate.kept_ids(self.options.max_new_tokens) > room:
+        if self.options.kept > room:
             raise PromptError(
                 f"the prompt was read with room for an answer of {room} tokens, not of "
                 f"{self.options.max_new_tokens}: set the options before prefill"

@@ -37,11 +37,9 @@ def forward(
     in float32.
 
     Args:
-      params: of the language model.
       cache: holds every position that the rows attend to and that is not among them.
       x: float32 `[B, R, D]`, embeddings of the rows.
       positions: int32 `[B, R]`, consecutive unless `scattered`.
-      config: of the language model; static.
       scattered: whether positions are arbitrary; those at T or beyond are not written then.
       span: no row attends beyond this many slots; None = T. Static.
       watch: int32 `[B]`, the row of each stream whose attention is wanted; None = of none.

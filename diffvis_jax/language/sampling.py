@@ -80,7 +80,6 @@ def choose(logits: jax.Array, key: jax.Array, sampling: Sampling) -> jax.Array:
     Args:
       logits: float32 `[B, V]`.
       key: used by all kinds but "greedy".
-      sampling: see there.
     """
     logits = within_vocabulary(logits, sampling.vocabulary)
     if sampling.kind == "greedy":

@@ -50,8 +50,6 @@ def param_spec(path: str, shape: tuple[int, ...], config: QwenConfig, parts: int
 
     Args:
       path: such as "layer_0/mlp/up/weight".
-      shape: of the parameter.
-      config: of the language model.
       parts: devices along the axis "model".
     """
     if re.search(r"attention/(key|value)/", path) and config.kv_heads % parts:

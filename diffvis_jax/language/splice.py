@@ -154,14 +154,7 @@ def _check_images(places: list[int], images: int) -> None:
 def embed_prompt(
     params: Params, spliced: Splice, tokens: jax.Array | None, *, config: QwenConfig
 ) -> Prompt:
-    """Embeddings of spliced prompts.
-
-    Args:
-      params: of the language side.
-      spliced: from `splice`.
-      tokens: vision tokens `[n, N, P]`; None = no images.
-      config: of the language side; static.
-    """
+    """Embeddings of spliced prompts with vision tokens `[n, N, P]`; None = no images."""
     text, image, length = (jnp.asarray(part) for part in spliced)
     x = embed(params, text)
     if tokens is not None:
@@ -177,7 +170,6 @@ def make_prompt(
     """Splices vision tokens into prompts and embeds them.
 
     Args:
-      language: the language side.
       tokens: vision tokens `[n, N, P]`; None = no images.
       input_ids: `[L]` or `[B, L]`, or a list of prompts of different lengths.
       padded: T; None = see `splice`.

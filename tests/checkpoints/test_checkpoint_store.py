@@ -96,7 +96,7 @@ def test_a_full_disk_is_told_before_anything_is_written(tmp_path, monkeypatch):
 def test_dtype_on_saving_and_loading(pristine, tmp_path):
     config, params = store.load_vision(pristine, dtype="bfloat16")
     assert config.dtype == "bfloat16"
-    assert params["block_0"]["mlp"]["fc1"]["kernel"].dtype == jnp.bfloat16
+    assert params["block_0"]["mlp"]["fc1"]["weight"].dtype == jnp.bfloat16
     assert params["block_0"]["mlp"]["fc1"]["bias"].dtype == jnp.float32
     assert params["embed"]["position"].dtype == jnp.float32
     again = store.save(tmp_path / "out", config=config, params=params)
@@ -109,7 +109,7 @@ def test_dtype_on_saving_and_loading(pristine, tmp_path):
     [
         ("stem/conv_0/kernel", (3, 3, 3, 96), "bfloat16"),
         ("stem/conv_1/kernel", (3, 3, 1, 96), "float32"),
-        (("block_0", "ffn", "fc1", "kernel"), (96, 384), "bfloat16"),
+        (("block_0", "ffn", "fc1", "weight"), (384, 96), "bfloat16"),
         ("embed/embedding", (512, 64), "bfloat16"),
         ("embed/position", (577, 1024), "float32"),
         ("block_0/ffn/fc1/bias", (384,), "float32"),
@@ -215,7 +215,7 @@ def test_unreadable_json(directory, name):
     [
         (lambda c: c.update(kind="resnet"), "kind 'resnet'"),
         (lambda c: c["vision"].update(colour="blue"), "unknown fields ['colour']"),
-        (lambda c: c["vision"].update(layers=3), "vision/block_2/mlp/fc1/kernel: missing"),
+        (lambda c: c["vision"].update(layers=3), "vision/block_2/mlp/fc1/weight: missing"),
         (lambda c: c["vision"].update(heads=3), "does not divide into 3 heads"),
         (lambda c: c["vision"].update(heads=0), "config.json: heads must be a positive whole"),
         (lambda c: c["vision"].update(dtype="bfloat16"), "expected bfloat16"),

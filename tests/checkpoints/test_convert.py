@@ -116,12 +116,12 @@ def test_language_model_is_converted_whole(released):
     assert (config.head_width, config.projector_layers, config.qkv_bias) == (16, 2, True)
     layer = params["layer_2"]
     for ours, theirs in (
-        (layer["attention"]["key"]["kernel"], "model.layers.2.self_attn.k_proj.weight"),
-        (layer["mlp"]["down"]["kernel"], "model.layers.2.mlp.down_proj.weight"),
-        (params["projector"]["linear_1"]["kernel"], "model.mm_projector.2.weight"),
-        (params["head"]["kernel"], "lm_head.weight"),
+        (layer["attention"]["key"]["weight"], "model.layers.2.self_attn.k_proj.weight"),
+        (layer["mlp"]["down"]["weight"], "model.layers.2.mlp.down_proj.weight"),
+        (params["projector"]["linear_1"]["weight"], "model.mm_projector.2.weight"),
+        (params["head"]["weight"], "lm_head.weight"),
     ):
-        np.testing.assert_array_equal(ours, tensors[theirs].T)
+        np.testing.assert_array_equal(ours, tensors[theirs])
     np.testing.assert_array_equal(
         params["embed"]["embedding"], tensors["model.embed_tokens.weight"]
     )
@@ -150,7 +150,7 @@ def test_bfloat16_rounds_matrices_only(released, tmp_path):
     assert config.dtype == store.load_language(directory)[0].dtype == "bfloat16"
     for path, leaf in store.flatten(params).items():
         reference = np.asarray(store.flatten(exact)[path])
-        matrix = path.endswith("kernel") and (reference.ndim == 2 or path == "stem/conv_0/kernel")
+        matrix = path.endswith("weight") or path == "stem/conv_0/kernel"
         assert leaf.dtype == (jnp.bfloat16 if matrix else jnp.float32), path
         np.testing.assert_array_equal(leaf, reference.astype(leaf.dtype))
     assert same(store.load_vision(released, dtype="bfloat16")[1], params)
@@ -261,8 +261,8 @@ def test_clip_layouts(clip_converted, tmp_path, layout):
         return
     if layout == "clip_model":
         assert config.projection_width == 32
-        kernel = params.pop("projection")["kernel"]
-        np.testing.assert_array_equal(kernel, tensors["visual_projection.weight"].T)
+        weight = params.pop("projection")["weight"]
+        np.testing.assert_array_equal(weight, tensors["visual_projection.weight"])
         ignored = store.read_manifest(directory)["ignored"]
         assert ignored["text_projection.weight"] == "text tower"
         assert "vision_model.embeddings.position_ids" in ignored

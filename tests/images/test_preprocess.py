@@ -20,8 +20,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 
 from diffvis_jax.errors import ConfigError
+from diffvis_jax.images import geometry
 from diffvis_jax.images import preprocess as preprocess_module
-from diffvis_jax.images.preprocess import ImageError, PreprocessConfig, placement, preprocess
+from diffvis_jax.images.geometry import ImageError, PreprocessConfig, placement
+from diffvis_jax.images.preprocess import preprocess
 from diffvis_jax.images.recording import open_screenshot
 
 DATA = pathlib.Path(__file__).parents[1] / "data" / "preproc.npz"
@@ -84,9 +86,7 @@ def test_same_bytes_as_the_textbook_version(height, width, size, mode, strip):
     config = PreprocessConfig(size, mode, CLIP_COLOR)
     array = noise(height, width)
     # Pillow below 13 may take the passes in the other order here; the library does not follow.
-    two_pass = preprocess_module.vertical_first(
-        width, height, *preprocess_module.layout(width, height, config)[4:6]
-    )
+    two_pass = geometry.vertical_first(width, height, *geometry.layout(width, height, config)[4:6])
     if two_pass and int(Image.__version__.split(".")[0]) < 13:
         return
     with pytest.MonkeyPatch.context() as patch:

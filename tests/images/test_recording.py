@@ -16,7 +16,8 @@ from PIL import Image
 
 from diffvis_jax.datasets import DatasetError
 from diffvis_jax.datasets.records import image_size
-from diffvis_jax.images.preprocess import ImageError, PreprocessConfig, preprocess
+from diffvis_jax.images.geometry import ImageError, PreprocessConfig
+from diffvis_jax.images.preprocess import preprocess
 from diffvis_jax.images.recording import (
     natural_order,
     open_screenshot,

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diffvis_jax.images import preprocess_in_graph as resize
-from diffvis_jax.images.preprocess import ImageError, PreprocessConfig, preprocess, vertical_first
+from diffvis_jax.images.geometry import ImageError, PreprocessConfig, vertical_first
+from diffvis_jax.images.preprocess import preprocess
 from diffvis_jax.images.preprocess_in_graph import preprocess_in_graph, resize_bicubic_pil
 
 CLIP_COLOR = (122, 116, 104)

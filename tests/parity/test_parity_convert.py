@@ -16,11 +16,9 @@ from diffvis_jax.checkpoints.formats.open import open_checkpoint
 from diffvis_jax.checkpoints.formats.tensors import Tensor
 from diffvis_jax.checkpoints.torch_reference import (
     fastvithd_torch,
-    hugging_face_state,
     pixels_to_torch,
-    timm_state,
-    torch_clip,
-    torch_fastvithd,
+    source_state,
+    torch_tower,
 )
 from diffvis_jax.checkpoints.verify import verify_tower
 from diffvis_jax.core.step import encode
@@ -124,7 +122,7 @@ def random_params(config) -> dict:
 def test_our_fastvithd_parameters_in_timm(size):
     config = dataclasses.replace(SMALL, size=size)
     params = random_params(config)
-    tokens = torch_fastvithd(config, params)(pixels_to_torch(frames(size), config))
+    tokens = torch_tower(config, params)(pixels_to_torch(frames(size), config))
     assert difference(params, config, tokens) < TOLERANCE
 
 
@@ -183,7 +181,7 @@ def test_verify_covers_the_end_of_a_clip(class_token):
         CLIP, class_token=class_token, patch_bias=not class_token, projection_width=8
     )
     params, lines = random_params(config), []
-    state = hugging_face_state(config, params)
+    state = source_state(config, params)
     tensors = {k: Tensor(k, v.shape, v.dtype, "file", lambda v=v: v) for k, v in state.items()}
     assert verify_tower(config, params, tensors, lines.append, language=True) < TOLERANCE
     end = "pooled" if class_token else "last_hidden_state"
@@ -199,7 +197,7 @@ def test_verify_covers_the_end_of_a_clip(class_token):
 
 def test_our_clip_parameters_in_transformers():
     params = random_params(CLIP)
-    tokens = torch_clip(CLIP, params)(pixels_to_torch(frames(CLIP.size), CLIP))
+    tokens = torch_tower(CLIP, params)(pixels_to_torch(frames(CLIP.size), CLIP))
     assert difference(params, CLIP, tokens) < TOLERANCE
 
 
@@ -230,9 +228,7 @@ def test_everything_torch_saves_is_read(tmp_path, legacy):
 
 
 def test_tensors_beside_a_state_dict_are_listed_as_ignored(tmp_path):
-    state = {
-        k: torch.from_numpy(v) for k, v in hugging_face_state(CLIP, random_params(CLIP)).items()
-    }
+    state = {k: torch.from_numpy(v) for k, v in source_state(CLIP, random_params(CLIP)).items()}
     file = tmp_path / "model.pt"
     torch.save({"best_acc1": torch.tensor(0.7), "state_dict": state}, file)
     manifest = store.read_manifest(convert(str(file), tmp_path / "out", say=quiet))
@@ -248,7 +244,7 @@ def test_a_whole_pickled_module_is_refused(tmp_path):
 def test_verify_notices_a_wrong_tower(tmp_path):
     params = random_params(SMALL)
     params["stage_1"]["block_0"]["ffn"]["fc2"]["bias"] += 0.5
-    state = timm_state(SMALL, random_params(SMALL))
+    state = source_state(SMALL, random_params(SMALL))
     tensors = {k: Tensor(k, v.shape, v.dtype, "file", lambda v=v: v) for k, v in state.items()}
     with pytest.raises(CheckpointError, match="differs from PyTorch"):
         verify_tower(SMALL, params, tensors, quiet)

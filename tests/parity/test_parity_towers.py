@@ -16,7 +16,7 @@ from tiny import CLIP, deviation, random_params
 import diffvis_jax as dv
 from diffvis_jax.checkpoints import store
 from diffvis_jax.checkpoints.convert import convert
-from diffvis_jax.checkpoints.torch_reference import pixels_to_torch, torch_clip, torch_fastvithd
+from diffvis_jax.checkpoints.torch_reference import pixels_to_torch, torch_tower
 from diffvis_jax.core.step import jit_encode
 from diffvis_jax.towers import clip
 from diffvis_jax.towers.init import cast_params
@@ -48,7 +48,7 @@ LAYERS = {
 @pytest.mark.parametrize("config", [FASTVITHD, ODD], ids=["256", "200, normalised"])
 def test_every_stage_of_timms_fastvit(config):
     params, pixels = random_params(config), frames(config.size)
-    network = torch_fastvithd(config, params)
+    network = torch_tower(config, params)
     seen = {}
     for name, module in network.named_modules():
         for theirs, ours in LAYERS.items():
@@ -70,7 +70,7 @@ def test_every_stage_of_timms_fastvit(config):
 def test_differential_steps_equal_pytorch(config):
     """An episode of exact steps, every frame encoded in full by PyTorch."""
     params, pixels = random_params(config), frames(config.size)
-    network = (torch_clip if config is CLIP else torch_fastvithd)(config, params)
+    network = torch_tower(config, params)
     step, cache = dv.make_step(config), dv.init_cache(config)
     for t in range(4):
         pixels = pixels.copy()
@@ -146,7 +146,7 @@ def test_bfloat16_is_as_near_as_pytorchs():
     """Our bfloat16 tower is no further from float32 than PyTorch's own."""
     config = dataclasses.replace(FASTVITHD, dtype="bfloat16")
     params, pixels = random_params(FASTVITHD), frames(FASTVITHD.size)
-    network = torch_fastvithd(FASTVITHD, params)
+    network = torch_tower(FASTVITHD, params)
     images = pixels_to_torch(pixels, FASTVITHD)
     with torch.inference_mode():
         exact = network(images).numpy()

@@ -80,7 +80,8 @@ class _Attributes:
 
 
 # A pickle may also set attributes of what it got hold of. The stand-ins here have slots and are
-# frozen, and what it may call are frozen objects, so there is nothing that it could set.
+# frozen, and what it may call are frozen objects. BUILD gets around that (slots of dataclasses can
+# be set as state), so each look-up gives a new one: what is set in it ends with its file.
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

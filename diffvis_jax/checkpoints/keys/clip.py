@@ -13,7 +13,14 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from diffvis_jax.checkpoints.formats.tensors import Shape
-from diffvis_jax.checkpoints.keys.rules import Arrays, Rule, count_blocks
+from diffvis_jax.checkpoints.keys.rules import (
+    Arrays,
+    Rule,
+    count_blocks,
+    move,
+    move_linear,
+    move_norm,
+)
 from diffvis_jax.errors import CheckpointError
 from diffvis_jax.towers.clip import CLIPConfig
 
@@ -104,7 +111,6 @@ def rules(config: CLIPConfig, names: Collection[str] = ()) -> list[Rule]:
     """The table for one tower.
 
     Args:
-      config: the architecture.
       names: canonical names of the tensors there are; they tell packed from separate query, key
         and value, and the two ways to store the projection.
     """
@@ -118,51 +124,28 @@ def rules(config: CLIPConfig, names: Collection[str] = ()) -> list[Rule]:
             # [D, I, H, W] -> columns in the order H, W, I, as the pixels of a patch lie in memory
             lambda t: (t[kernel].transpose(0, 2, 3, 1).reshape(width, -1),),
         ),
-        _copy({position: "embed/position"}, (config.length, width)),
+        move((position, "embed/position", (config.length, width))),
     ]
     if config.patch_bias:
-        table.append(_copy({"embeddings.patch_embedding.bias": "embed/patch/bias"}, (width,)))
+        table.append(move(("embeddings.patch_embedding.bias", "embed/patch/bias", (width,))))
     if config.class_token:
-        table.append(_copy({"embeddings.class_embedding": "embed/class_token"}, (width,)))
-        table.append(_norm("pre_layrnorm", "embed", width))
+        table.append(move(("embeddings.class_embedding", "embed/class_token", (width,))))
+        table.append(move_norm("pre_layrnorm", "embed", width))
     for layer in range(config.layers):
         source, target = f"encoder.layers.{layer}", f"block_{layer}"
-        table.append(_norm(f"{source}.layer_norm1", f"{target}/attention", width))
+        table.append(move_norm(f"{source}.layer_norm1", f"{target}/attention", width))
         packed = f"{source}.self_attn.in_proj_weight" in names
         table.append(_query_key_value(f"{source}.self_attn", f"{target}/attention", width, packed))
         output = f"{target}/attention/output"
-        table.append(_linear(f"{source}.self_attn.out_proj", output, width, width))
-        table.append(_norm(f"{source}.layer_norm2", f"{target}/mlp", width))
+        table.append(move_linear(f"{source}.self_attn.out_proj", output, width, width))
+        table.append(move_norm(f"{source}.layer_norm2", f"{target}/mlp", width))
         hidden = config.mlp_width
-        table.append(_linear(f"{source}.mlp.fc1", f"{target}/mlp/fc1", width, hidden))
-        table.append(_linear(f"{source}.mlp.fc2", f"{target}/mlp/fc2", hidden, width))
-    table.append(_norm("post_layernorm", "post", width))
+        table.append(move_linear(f"{source}.mlp.fc1", f"{target}/mlp/fc1", width, hidden))
+        table.append(move_linear(f"{source}.mlp.fc2", f"{target}/mlp/fc2", hidden, width))
+    table.append(move_norm("post_layernorm", "post", width))
     if config.projection_width:
         table.append(_projection(width, config.projection_width, "projection" in names))
     return table
-
-
-def _copy(names: dict[str, str], shape: Shape) -> Rule:
-    """Leaves that are source tensors as they are."""
-    return Rule(
-        {source: shape for source in names},
-        {target: shape for target in names.values()},
-        lambda t: tuple(t[source] for source in names),
-    )
-
-
-def _norm(source: str, target: str, width: int) -> Rule:
-    names = {f"{source}.weight": f"{target}/norm_scale", f"{source}.bias": f"{target}/norm_bias"}
-    return _copy(names, (width,))
-
-
-def _linear(source: str, target: str, inputs: int, outputs: int) -> Rule:
-    weight, bias = f"{source}.weight", f"{source}.bias"
-    return Rule(
-        {weight: (outputs, inputs), bias: (outputs,)},
-        {f"{target}/weight": (outputs, inputs), f"{target}/bias": (outputs,)},
-        lambda t: (t[weight], t[bias]),
-    )
 
 
 def _query_key_value(source: str, target: str, width: int, packed: bool) -> Rule:
@@ -195,8 +178,7 @@ def _query_key_value(source: str, target: str, width: int, packed: bool) -> Rule
 
 def _projection(width: int, embedding: int, matrix: bool) -> Rule:
     """To the joint text-image space: a bare matrix (OpenAI) or a Linear's weight."""
+    if not matrix:
+        return move_linear("visual_projection", "projection", width, embedding, bias=False)
     targets = {"projection/weight": (embedding, width)}
-    if matrix:
-        return Rule({"projection": (width, embedding)}, targets, lambda t: (t["projection"].T,))
-    name = "visual_projection.weight"
-    return Rule({name: (embedding, width)}, targets, lambda t: (t[name],))
+    return Rule({"projection": (width, embedding)}, targets, lambda t: (t["projection"].T,))

@@ -19,7 +19,7 @@ from diffvis_jax.checkpoints.keys.fold import (
     fuse_rep_mixer,
     identity_kernel,
 )
-from diffvis_jax.checkpoints.keys.rules import Arrays, Rule, count_blocks
+from diffvis_jax.checkpoints.keys.rules import Arrays, Rule, count_blocks, move_norm
 from diffvis_jax.errors import CheckpointError
 from diffvis_jax.towers.fastvithd import FastViTHDConfig
 
@@ -138,7 +138,6 @@ def rules(config: FastViTHDConfig, names: Collection[str] = ()) -> list[Rule]:
     """The table for one tower.
 
     Args:
-      config: the architecture.
       names: canonical names of the tensors there are. They decide, convolution by convolution,
         whether it is read fused or as the branches of the training form; without them, fused.
     """
@@ -304,14 +303,7 @@ class _Table:
 
     def attention(self, key: str, path: str, width: int) -> None:
         """Norm, attention, projection with the layer scale."""
-        norm, bias = f"{key}.norm.weight", f"{key}.norm.bias"
-        self.rules.append(
-            Rule(
-                {norm: (width,), bias: (width,)},
-                {f"{path}/norm_scale": (width,), f"{path}/norm_bias": (width,)},
-                lambda t: (t[norm], t[bias]),
-            )
-        )
+        self.rules.append(move_norm(f"{key}.norm", path, width))
         qkv = f"{key}.token_mixer.qkv.weight"
         self.rules.append(
             Rule(

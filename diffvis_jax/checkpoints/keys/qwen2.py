@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Mapping
 
 from diffvis_jax.checkpoints.formats.tensors import Shape
-from diffvis_jax.checkpoints.keys.rules import Rule, count_blocks
+from diffvis_jax.checkpoints.keys.rules import Rule, count_blocks, move, move_linear
 from diffvis_jax.errors import CheckpointError
 from diffvis_jax.language.config import QwenConfig
 
@@ -45,7 +45,6 @@ def infer_config(
     """The architecture behind canonical names and shapes.
 
     Args:
-      shapes: of the tensors, by canonical name.
       heads: (heads, key-value heads) where a config file tells.
       vision_width: channels of a vision token.
 
@@ -90,40 +89,30 @@ def infer_config(
 
 def rules(config: QwenConfig, names: Collection[str] = ()) -> list[Rule]:
     """The table for one language model and its projector; `names` do not matter here."""
-    width = config.width
-    table = [_move("embed_tokens.weight", "embed/embedding", (config.vocabulary, width))]
+    width, hidden = config.width, config.mlp_width
+    table = [move(("embed_tokens.weight", "embed/embedding", (config.vocabulary, width)))]
     for i in range(config.projector_layers):
         inputs = width if i else config.projector_input
-        table += _linear(f"projector.{i}", f"projector/linear_{i}", inputs, width, bias=True)
+        table.append(move_linear(f"projector.{i}", f"projector/linear_{i}", inputs, width))
     queries = config.heads * config.head_width
     keys = config.kv_heads * config.head_width
     for n in range(config.layers):
         source, target = f"layers.{n}", f"layer_{n}"
-        norm = f"{source}.input_layernorm.weight"
-        table.append(_move(norm, f"{target}/input_norm/scale", (width,)))
-        for name, outputs in (("query", queries), ("key", keys), ("value", keys)):
-            key, path = f"{source}.self_attn.{name[0]}_proj", f"{target}/attention/{name}"
-            table += _linear(key, path, width, outputs, bias=config.qkv_bias)
-        table += _linear(f"{source}.self_attn.o_proj", f"{target}/attention/output", queries, width)
-        norm = f"{source}.post_attention_layernorm.weight"
-        table.append(_move(norm, f"{target}/mlp_norm/scale", (width,)))
-        hidden = config.mlp_width
-        for name, inputs, outputs in (
-            ("gate", width, hidden),
-            ("up", width, hidden),
-            ("down", hidden, width),
+        for norm, path in (("input", "input"), ("post_attention", "mlp")):
+            scale = f"{source}.{norm}_layernorm.weight"
+            table.append(move((scale, f"{target}/{path}_norm/scale", (width,))))
+        for name, path, inputs, outputs, bias in (
+            ("self_attn.q", "attention/query", width, queries, config.qkv_bias),
+            ("self_attn.k", "attention/key", width, keys, config.qkv_bias),
+            ("self_attn.v", "attention/value", width, keys, config.qkv_bias),
+            ("self_attn.o", "attention/output", queries, width, False),
+            ("mlp.gate", "mlp/gate", width, hidden, False),
+            ("mlp.up", "mlp/up", width, hidden, False),
+            ("mlp.down", "mlp/down", hidden, width, False),
         ):
-            table += _linear(f"{source}.mlp.{name}_proj", f"{target}/mlp/{name}", inputs, outputs)
-    table.append(_move("norm.weight", "final_norm/scale", (width,)))
+            key = f"{source}.{name}_proj"
+            table.append(move_linear(key, f"{target}/{path}", inputs, outputs, bias=bias))
+    table.append(move(("norm.weight", "final_norm/scale", (width,))))
     if not config.tied:
-        table += _linear("lm_head", "head", width, config.vocabulary)
+        table.append(move_linear("lm_head", "head", width, config.vocabulary, bias=False))
     return table
-
-
-def _move(source: str, target: str, shape: Shape) -> Rule:
-    return Rule({source: shape}, {target: shape}, lambda t: (t[source],))
-
-
-def _linear(source: str, target: str, inputs: int, outputs: int, bias: bool = False) -> list[Rule]:
-    matrix = _move(f"{source}.weight", f"{target}/weight", (outputs, inputs))
-    return [matrix, _move(f"{source}.bias", f"{target}/bias", (outputs,))] if bias else [matrix]

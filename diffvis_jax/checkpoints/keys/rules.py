@@ -31,6 +31,29 @@ class Rule:
     build: Callable[[Arrays], tuple[np.ndarray, ...]]
 
 
+def move(*moves: tuple[str, str, Shape]) -> Rule:
+    """Leaves that are source tensors as they are: source, target and shape of each."""
+    return Rule(
+        {source: shape for source, _, shape in moves},
+        {target: shape for _, target, shape in moves},
+        lambda t: tuple(t[source] for source, _, _ in moves),
+    )
+
+
+def move_norm(source: str, target: str, width: int) -> Rule:
+    """Scale and bias of a LayerNorm."""
+    return move(
+        (f"{source}.weight", f"{target}/norm_scale", (width,)),
+        (f"{source}.bias", f"{target}/norm_bias", (width,)),
+    )
+
+
+def move_linear(source: str, target: str, inputs: int, outputs: int, *, bias: bool = True) -> Rule:
+    """The matrix, and the bias, of a linear layer."""
+    matrix = (f"{source}.weight", f"{target}/weight", (outputs, inputs))
+    return move(matrix, *[(f"{source}.bias", f"{target}/bias", (outputs,))] * bias)
+
+
 def target_shapes(rules: Iterable[Rule]) -> dict[str, Shape]:
     """Path of every leaf that the rules fill -> its shape."""
     return {path: shape for rule in rules for path, shape in rule.targets.items()}
@@ -40,7 +63,6 @@ def count_blocks(names: Collection[str], pattern: str) -> int:
     """How many blocks the tensors are of; 0 where there are none.
 
     Args:
-      names: of the tensors.
       pattern: how the names of a block begin; its group is the number of the block, from 0.
 
     Raises:
@@ -60,8 +82,6 @@ def check(
     """What stands between these tensors and the rules; empty when they fit.
 
     Args:
-      rules: the whole table of one tree.
-      tensors: the tensors that belong to that tree, by canonical name.
       name: canonical name -> how the file would spell it, for messages about missing ones.
     """
     problems, used = [], set()
@@ -81,9 +101,9 @@ def check(
                     f"wrong dtype: {tensor.name} is {tensor.dtype or 'of an unknown kind'}, "
                     "expected floating point (quantised checkpoints are not supported)"
                 )
-    problems += [
-        f"unknown: {tensor.name} {list(tensor.shape)}"
-        for key, tensor in tensors.items()
-        if key not in used
-    ]
-    return problems
+    return problems + [unknown(tensor) for key, tensor in tensors.items() if key not in used]
+
+
+def unknown(tensor: Tensor) -> str:
+    """The problem that a tensor is of nothing known."""
+    return f"unknown: {tensor.name} {list(tensor.shape)}"
