@@ -17,14 +17,13 @@ from tiny import ROUNDING, deviation, edit, report_of
 import diffvis_jax as dv
 from diffvis_jax.core.streams import (
     data_mesh,
-    init_full,
     init_streams,
-    make_full_step,
     make_stream_step,
     on_devices,
 )
 from diffvis_jax.datasets import open_dataset
 from diffvis_jax.evaluation import processes
+from diffvis_jax.evaluation.full_step import init_full, make_full_step
 from diffvis_jax.evaluation.judge import score_screen, screen_queries, unmatched
 from diffvis_jax.evaluation.prefetch import prefetch
 from diffvis_jax.evaluation.results import ResultsError, open_results, open_run, read_results
