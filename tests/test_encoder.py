@@ -115,8 +115,8 @@ def test_a_refused_frame_costs_nothing(square, model, slots):
     for wrong in (frame.astype(np.float32), frame.transpose(0, 3, 1, 2), frame[..., :2]):
         with pytest.raises(dv.FrameError):
             encoder.encode(wrong)
-    encoder.policy = dv.Policy(margin=(1, 2))
-    with pytest.raises(dv.ConfigError, match="2 entries"):
+    encoder.policy = dv.Policy(margin=(1, 2, 3))
+    with pytest.raises(dv.ConfigError, match="3 entries"):
         encoder.encode(frame)
     encoder.policy = dv.Policy()
     assert encoder.audit().max() < 1e-4
