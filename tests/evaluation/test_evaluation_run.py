@@ -1,5 +1,6 @@
 """Streams that share a batch: each is as if it were alone, on one device or on several."""
 
+import dataclasses
 import json
 import threading
 import time
@@ -261,7 +262,8 @@ def model(clip):
     inputs = jnp.zeros((1, 1, clip.config.width))
     params = GroundingHead(config).init(jax.random.key(0), inputs)["params"]
     params["answers"]["bias"] = params["answers"]["bias"] + 4.0
-    return dv.Model(clip.config, clip.params, "random", Head(config, params))
+    whole = dataclasses.replace(clip.config, resize_mode="squash")  # crops no side
+    return dv.Model(whole, clip.params, "random", Head(config, params))
 
 
 def test_runner_measures_every_frame(model, sessions):
