@@ -9,10 +9,11 @@ from diffvis_jax.core.cache import Cache, init_cache
 from diffvis_jax.core.policy import Policy
 from diffvis_jax.core.report import Report, describe
 from diffvis_jax.core.slots import SlotCache, init_slots, make_slot_step
-from diffvis_jax.core.step import check_frames, jit_audit, make_step
+from diffvis_jax.core.step import check_frames, jit_encode, make_step, token_error
 from diffvis_jax.errors import ConfigError, FrameError
 from diffvis_jax.images.preprocess import preprocess
 from diffvis_jax.model import Model
+from diffvis_jax.towers import build
 
 
 class DifferentialVisionEncoder:
@@ -63,7 +64,7 @@ class DifferentialVisionEncoder:
     def reset_cache(self) -> None:
         """Forgets the stream, its statistics included."""
         self._cache: Cache | SlotCache | None = None
-        self._frame: Any = None
+        self._last: tuple[Any, jax.Array] | None = None  # frame and tokens
         self._slot = 0
         self._errors: list[np.ndarray] = []
         self._stats: dict[str, int] = dict.fromkeys(
@@ -88,11 +89,11 @@ class DifferentialVisionEncoder:
 
         Args:
           image: PIL image, `uint8 [H, W, 3]` or path, preprocessed as the model wants it; or a
-            ready frame `uint8 [1, S, S, 3]`, taken as it is.
+            ready frame `uint8 [1, H, W, 3]`, taken as it is.
 
         Raises:
           ImageError: an image that cannot be read.
-          FrameError: a ready frame that is not one square uint8 picture.
+          FrameError: a ready frame that is not one uint8 picture.
         """
         if getattr(image, "ndim", 0) != 4:
             frame = preprocess(image, self.model.config)
@@ -104,9 +105,9 @@ class DifferentialVisionEncoder:
                 f"the encoder takes one image at a time, got {frame.shape[0]}: for several streams "
                 "use encode_step"
             )
-        cache = self._cache
-        if cache is None or self._size(cache) != frame.shape[1]:
-            empty = self._empty(frame.shape[1])
+        cache, size = self._cache, (frame.shape[1], frame.shape[2])
+        if cache is None or build(cache.config).frame != size:
+            empty = self._empty(size)
             self._stats["cache_restarts"] += cache is not None
             cache, self._slot = empty, 0
         # It is donated, and gone if the step fails while it runs.
@@ -118,7 +119,7 @@ class DifferentialVisionEncoder:
         except (ConfigError, FrameError):  # refused before anything ran
             self._cache = cache
             raise
-        self._frame = frame
+        self._last = frame, tokens
         if at:
             slot = int(at[0][0])
             self._stats["slot_changes"] += slot != self._slot
@@ -128,7 +129,7 @@ class DifferentialVisionEncoder:
             self._errors.append(self.audit())
         return tokens
 
-    def _empty(self, size: int) -> Cache | SlotCache:
+    def _empty(self, size: tuple[int, int]) -> Cache | SlotCache:
         if self._slots == 1:
             return init_cache(self.model.config, 1, size=size)
         return init_slots(self.model.config, slots=self._slots, size=size)
@@ -136,14 +137,11 @@ class DifferentialVisionEncoder:
     @property
     def cache(self) -> Cache | None:
         """The cache of the last image's screen, as `maps_of` and `audit` take it; None before the
-        first image. The next call of `encode` takes its buffers."""
+        first image. The next call of `encode` takes its buffers; with several slots it is a copy
+        of one."""
         if isinstance(self._cache, SlotCache):
             return jax.tree.map(lambda x: x[self._slot : self._slot + 1], self._cache.cache)
         return self._cache
-
-    @staticmethod
-    def _size(cache: Cache | SlotCache) -> int:
-        return (cache.cache if isinstance(cache, SlotCache) else cache).config.size
 
     def audit(self) -> np.ndarray:
         """True error of the last tokens, `[1, N]`, by a full encode of the last frame (see
@@ -152,11 +150,11 @@ class DifferentialVisionEncoder:
         Raises:
           FrameError: nothing was encoded yet.
         """
-        cache = self.cache
-        if cache is None:
+        if self._last is None:
             raise FrameError("nothing to audit: encode an image first")
-        error = jit_audit(self.model.params, cache, config=self.model.config, frames=self._frame)
-        return np.asarray(error)
+        frame, tokens = self._last
+        full = jit_encode(self.model.params, frame, config=self.model.config)
+        return np.asarray(token_error(tokens, full))
 
     def get_stats(self) -> dict[str, float]:
         """Counts since the last reset.

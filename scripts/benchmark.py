@@ -33,7 +33,7 @@ import diffvis_jax as dv
 from diffvis_jax.images.recording import read_recording
 from diffvis_jax.measure.single_change import Measured, SingleChange, tails_of
 from diffvis_jax.metrics import tails
-from diffvis_jax.report.table import print_table
+from diffvis_jax.report.table import frame_text, print_table
 from diffvis_jax.report.text import TAILS, decimal, milliseconds, percent, tails_text, times
 from diffvis_jax.utils.progress import Progress
 
@@ -288,13 +288,13 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Measures the parts that the arguments name, and prints the tables."""
     first_path = read_recording(args.frames).paths[0]
     model = load_model(args, args.dtype)
-    size = model.config.size
     result: dict[str, Any] = {
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,
         "arguments": {k: str(v) for k, v in vars(args).items()},
     }
-    print(f"jax {result['jax']} on {result['device']}, {size} px, {args.rounds} rounds\n")
+    where = f"jax {result['jax']} on {result['device']}, {frame_text(model.config)}"
+    print(f"{where}, {args.rounds} rounds\n")
     tables: list[list[list[str]]] = []
     if not args.skip_full:
         load = functools.partial(load_model, args)
@@ -315,7 +315,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             f"\nidle step, {TAILS} of {IDLE_STEPS}: {tails_text(idle['step_ms'], milliseconds)}; "
             f"full encode: {tails_text(idle['full_ms'], milliseconds)}; speed-up {times(ratio)}"
         )
-        print(f"\n{args.dtype}; cache {cache_mb(model, size):.0f} MB per stream")
+        print(f"\n{args.dtype}; cache {cache_mb(model):.0f} MB per stream")
         if args.settling:
             result["settling"] = settling(args, model)
             print()
@@ -335,8 +335,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def cache_mb(model: dv.Model, size: int) -> float:
-    shapes = jax.eval_shape(lambda: dv.init_cache(model.config, size=size))
+def cache_mb(model: dv.Model) -> float:
+    shapes = jax.eval_shape(lambda: dv.init_cache(model.config))
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes)) / 1e6
 
 

@@ -12,13 +12,12 @@ import diffvis_jax as dv
 from diffvis_jax.core.streams import (
     checked_places,
     data_mesh,
-    init_full,
     init_streams,
-    make_full_step,
     make_stream_step,
     on_all,
     on_devices,
 )
+from diffvis_jax.evaluation.full_step import init_full, make_full_step
 from diffvis_jax.metrics import tails
 from diffvis_jax.report.text import TAILS, milliseconds, percent, tails_text, times
 from diffvis_jax.towers import build
@@ -43,10 +42,10 @@ def batches_of(text: str) -> list[int]:
 def edited(frames: np.ndarray, patch: int, share: float, rng: np.random.Generator) -> np.ndarray:
     """The frames with that share of the patches of each replaced, at random places."""
     frames = frames.copy()
-    side = frames.shape[1] // patch
+    rows, columns = (side // patch for side in frames.shape[1:3])
     for frame in frames:
-        for index in rng.permutation(side * side)[: round(share * side * side)]:
-            row, column = divmod(int(index), side)
+        for index in rng.permutation(rows * columns)[: round(share * rows * columns)]:
+            row, column = divmod(int(index), columns)
             spot = frame[row * patch : (row + 1) * patch, column * patch : (column + 1) * patch]
             spot[:] = rng.integers(0, 256, spot.shape, np.uint8)
     return frames

@@ -4,9 +4,8 @@
     python scripts/calibrate.py --weights NAME --frames DIR --missed 0.10 --output policy.json
 
 Takes pairs of consecutive frames, and for each a step from a fresh full encode of the first under
-many policies: margins, growing with depth and flat, tolerances, and for a ViT shares of the tokens
-that attend most to the change. Prints the curve of missed change (at the tokens whose own pixels
-changed) against the share of dense MACs, and draws it.
+many policies: margins, growing with depth and flat. Prints the curve of missed change (at the
+tokens whose own pixels changed) against the share of dense MACs, and draws it.
 
 In a stream more is missed, since pending work of earlier steps counts as well. So the cheapest
 policy whose median is within the bound is run over the recording, and if it misses more there, the
@@ -31,7 +30,8 @@ from plots import pyplot, save
 
 import diffvis_jax as dv
 from diffvis_jax.images.recording import read_recording
-from diffvis_jax.measure.recording_run import changed_tokens, run_session
+from diffvis_jax.measure.missed import changed_tokens
+from diffvis_jax.measure.recording_run import run_session
 from diffvis_jax.measure.single_change import small_changes, sweep
 from diffvis_jax.report.table import print_table
 from diffvis_jax.report.text import TAILS, percent, tails_text
@@ -133,9 +133,7 @@ def draw(rows: list[dict[str, Any]], chosen: dict[str, Any], missed: float, targ
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(8, 5))
     best = best_rows(rows)
-    for kind, label in (("margin", "margins"), ("tolerance", "tolerances")):
-        some = [row for row in rows if row["policy"].startswith(kind)]
-        axes.plot(*points(some), "o", alpha=0.5, label=label)
+    axes.plot(*points(rows), "o", alpha=0.5, label="margins")
     axes.step(*points(best), "k-", where="post", lw=1, label="the best")
     axes.step(*points(best, key="max"), "k:", where="post", lw=1, label="their worst change")
     axes.axhline(100 * missed, color="gray", ls=":", label=f"bound: {percent(missed)}")
@@ -181,7 +179,7 @@ def run(args: argparse.Namespace) -> int:
     if not pairs:
         raise ValueError(f"{args.frames}: no two frames differ in at most {args.most:.0%}")
     stream = frames[: args.stream]
-    if not any(changed_tokens(model, *pair).any() for pair in itertools.pairwise(stream)):
+    if len(stream) < 2 or not changed_tokens(tower, stream[:-1], stream[1:]).any():
         raise ValueError(f"--stream: nothing changes in the first {len(stream)} frames: give more")
     policies = candidates(tower.stages)
     print(f"{len(pairs)} pairs of frames, {len(policies)} policies, float32", flush=True)

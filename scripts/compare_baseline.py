@@ -41,9 +41,9 @@ from diffvis_jax.checkpoints import torch_reference
 from diffvis_jax.core.change import patch_difference
 from diffvis_jax.core.step import jit_encode
 from diffvis_jax.images.recording import read_recording
-from diffvis_jax.measure.recording_run import changed_tokens, missed_change
+from diffvis_jax.measure.missed import changed_tokens, missed_at
 from diffvis_jax.metrics import tails
-from diffvis_jax.report.table import print_table
+from diffvis_jax.report.table import frame_text, print_table
 from diffvis_jax.report.text import TAILS, milliseconds, tails_text, times
 from diffvis_jax.towers import build
 from diffvis_jax.utils.progress import Progress
@@ -81,7 +81,7 @@ def isolated_windows(model: dv.Model) -> Encoder:
     """Changed patches by themselves, each in a window of 3 x 3 patches."""
     encode, tower = full(model), build(model.config)
     held: dict[str, Any] = {}
-    patch, grid = tower.patch, tower.grid
+    patch, (_, columns) = tower.patch, tower.grid
     small = dataclasses.replace(model.config, size=3 * patch)
 
     def run(frame: np.ndarray) -> Any:
@@ -97,7 +97,8 @@ def isolated_windows(model: dv.Model) -> Encoder:
         if len(at) > WINDOWS:
             held["tokens"] = encode(frame)
         elif len(at):
-            held["tokens"] = held["tokens"].at[0, at @ (grid, 1)].set(encode_windows(frame[0], at))
+            new = encode_windows(frame[0], at)
+            held["tokens"] = held["tokens"].at[0, at @ (columns, 1)].set(new)
         return held["tokens"]
 
     def encode_windows(frame: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -110,7 +111,7 @@ def isolated_windows(model: dv.Model) -> Encoder:
             found.append(np.asarray(tokens)[:, 4])  # type: ignore[index]  # of 3 x 3 the middle
         return np.concatenate(found)[: len(at)]
 
-    encode_windows(np.zeros((model.config.size,) * 2 + (3,), np.uint8), np.zeros((1, 2), int))
+    encode_windows(np.zeros((*tower.frame, 3), np.uint8), np.zeros((1, 2), int))
     return run
 
 
@@ -168,7 +169,7 @@ def run_all(
         for frame in frames[:2]:
             jax.block_until_ready(warm(frame[None]))
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in made}
-    old = None
+    tower, old = build(model.config), None
     with Progress(len(frames) * len(made), "encoding") as progress:
         for index in range(len(frames)):
             frame, tokens = frames[index : index + 1], {}
@@ -181,9 +182,9 @@ def run_all(
                 progress(name)
             new = tokens["full encode"]
             if old is not None:
-                at = changed_tokens(model, frames[index - 1], frames[index])
+                at = np.asarray(changed_tokens(tower, frames[index - 1 : index], frame)[0])
                 for name, encoded in tokens.items():
-                    missed = missed_change(encoded[at], new[at], old[at]) if at.any() else None
+                    missed, _ = missed_at(at, encoded, new, old)
                     error = float(np.linalg.norm(encoded - new) / np.linalg.norm(new))
                     rows[name].append({"ms": ms[name], "missed": missed, "error": error})
             old = new
@@ -279,7 +280,8 @@ def run(args: argparse.Namespace) -> int:
     if args.torch:
         pytorch(model, "float32")  # says at once whether PyTorch has such a tower
     frames = dv.preprocess(list(recording.paths), model.config)
-    print(f"{len(frames)} frames, {model.config.size} px, float32; all compile first", flush=True)
+    size = frame_text(model.config)
+    print(f"{len(frames)} frames, {size}, float32; all compile first", flush=True)
     rows = run_all(model, frames, contenders(model, policies, args.torch, args.slots))
     print()
     print_table(table(summary(rows)))

@@ -122,13 +122,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="how far around changed patches may be recomputed: a number, one for each stage of "
         "the tower (1,1,2,4,8 or '1 1 2 4 8'), or none for exact",
     )
-    policy.add_argument(
-        "--tolerance",
-        metavar="SHARE",
-        type=number(0, 1e6, "a number >= 0"),
-        help="how much a cell may move, relative to its layer's RMS, and still be kept "
-        "(default: 0)",
-    )
     out = parser.add_argument_group("what is written")
     out.add_argument(
         "--output",
@@ -223,7 +216,7 @@ def make_policy(args: argparse.Namespace):
     import diffvis_jax as dv
 
     named = find_policy(args.policy) if args.policy else dv.Policy()
-    names = ("change_threshold", "margin", "tolerance")
+    names = ("change_threshold", "margin")
     chosen = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     return dataclasses.replace(named, **chosen)
 
@@ -292,6 +285,7 @@ def write_outputs(
     if args.visualize:
         from diffvis_jax.report.film import write_film
         from diffvis_jax.report.html_page import write_page
+        from diffvis_jax.towers import build
 
         args.output.mkdir(parents=True, exist_ok=True)
         pictures = write_overlays(args.output, model, recording, result)
@@ -308,23 +302,20 @@ def write_outputs(
             facts=[
                 ("tower", tower_text(model)),
                 ("machine", machine_text()),
-                ("policy", policy_text(policy)),
+                ("policy", policy_text(policy, build(model.config))),
             ],
             notes=[*notes_of(args), *([recording.note] if recording.note else [])],
         )
         print(f"page: {page}")
 
 
-def policy_text(policy: Any) -> str:
+def policy_text(policy: Any, tower: Any) -> str:
     from diffvis_jax.core.policy_file import policy_fields
 
-    fields = policy_fields(policy)
-    margin = fields["margin"] if isinstance(fields["margin"], list) else [fields["margin"]]
-    patches = " ".join("unlimited" if part is None else f"{part:g}" for part in margin)
-    rest = ("tolerance", "change_threshold", "settle")
-    return ", ".join(
-        [f"margin {patches}", *(f"{name.replace('_', ' ')} {fields[name]}" for name in rest)]
-    )
+    fields = policy_fields(policy.resolved(tower))
+    patches = " ".join("unlimited" if part is None else f"{part:g}" for part in fields["margin"])
+    rest = f"change threshold {fields['change_threshold']}, settle {fields['settle']}"
+    return f"margin {patches}, {rest}"
 
 
 def write_overlays(directory: Path, model: Any, recording: Any, result: Any) -> list[Path]:

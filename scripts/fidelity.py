@@ -6,11 +6,11 @@
 Takes pairs of consecutive frames of a recorded session. Spread: which cells of each layer a full
 encode of the second frame moves, by distance from the changed patches. Cost: the missed change of
 one step from a fresh full encode of the first frame, against the share of dense MACs, for flat and
-growing margins, for tolerances, and for recomputing the tokens that attend most to the change. The
-same on random weights beside it. In float32.
+growing margins. The same on random weights beside it. In float32.
 """
 
 import argparse
+import functools
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,19 +26,21 @@ from plots import pyplot, save
 
 import diffvis_jax as dv
 from diffvis_jax.core.change import distance_to
-from diffvis_jax.core.policy import FAITHFUL_MARGIN, FAST_MARGIN
 from diffvis_jax.core.step import jit_encode
 from diffvis_jax.images.recording import read_recording
 from diffvis_jax.measure.single_change import small_changes, sweep
 from diffvis_jax.metrics import tails
-from diffvis_jax.report.table import print_table
+from diffvis_jax.report.table import frame_text, print_table
 from diffvis_jax.report.text import TAILS, decimal, tails_text
 from diffvis_jax.towers import build
+from diffvis_jax.towers.base import Layer, TokenStack, Tower
+from diffvis_jax.towers.forward import hidden_states, run_layers
+from diffvis_jax.towers.params import Params
 from diffvis_jax.utils.progress import Progress
 
 MOVED = (1e-3, 1e-2, 5e-2)  # of the layer's RMS
 DISTANCES = (0, 1, 2, 3, 4, 6, 8, 15)
-GROWING = (
+GROWING = (  # of a tower of five stages
     (0, 0, 1, 2, 4),
     (1, 1, 1, 3, 4),
     (1, 1, 2, 2, 4),
@@ -59,57 +61,70 @@ GROWING = (
     (2, 2, 4, 32, 32),
     (1, 2, 4, 8, 32),
 )
-NAMED = {FAITHFUL_MARGIN: " (faithful)", FAST_MARGIN: " (fast)"}
 FLAT = (0, 1, 2, 3, 4, 6, 8)
 
 
-def policies(stages: int) -> dict[str, dv.Policy]:
+def policies(tower: Tower) -> dict[str, dv.Policy]:
     """Name -> policy, none of which settles."""
     named = {f"margin {margin}": dv.Policy(margin=margin, settle=0) for margin in FLAT}
-    if stages > 1:
-        for margins in GROWING:
-            name = " ".join(map(str, margins)) + NAMED.get(margins, "")
+    if tower.stages > 1:
+        own = {margins: f" ({name})" for name, margins in tower.margins.items()}
+        for margins in dict.fromkeys([*(GROWING if tower.stages == 5 else ()), *own]):
+            name = " ".join(f"{margin:g}" for margin in margins) + own.get(margins, "")
             named[name] = dv.Policy(margin=margins, settle=0)
     return named
 
 
 def family(name: str) -> str:
     """Which of the plotted series a policy belongs to, by its name."""
-    if "@" in name:
-        return "attending"
-    first = name.split()[0]
-    return {"margin": "flat margin", "tolerance": "tolerance"}.get(first, "growing margin")
+    return "flat margin" if name.startswith("margin") else "growing margin"
+
+
+def named_layers(tower: Tower) -> list[tuple[str, Layer]]:
+    """Name and layer of every output; a token stack has one before its blocks, and each block's."""
+    stack, *_ = tower.layers
+    if not isinstance(stack, TokenStack):
+        return list(zip(tower.names, tower.layers, strict=True))
+    names = ["embed", *(f"block_{number}" for number in range(stack.depth))]
+    return [(name, stack) for name in names]
+
+
+@functools.partial(jax.jit, static_argnames="tower")
+def outputs(params: Params, frames: jax.Array | np.ndarray, tower: Tower) -> list[jax.Array]:
+    """The outputs of `named_layers`, `[B, H, W, C]` each."""
+    stack, *_ = tower.layers
+    frames = jnp.asarray(frames)
+    if not isinstance(stack, TokenStack):
+        return list(run_layers(params, frames, tower).values())
+    states = hidden_states(params, stack, frames, tower)
+    patches = (x[:, stack.num_prefix_tokens :] for x in states)
+    return [x.reshape(x.shape[0], *stack.shape, stack.width) for x in patches]
 
 
 def spread(model: dv.Model, frames: np.ndarray, pairs: list[int]) -> list[dict[str, Any]]:
     """One row for each layer: share of cells that move by more than each threshold, over all
     unchanged cells and by distance (in patches, rounded up to the next of `DISTANCES`)."""
     tower = build(model.config)
-    lead, grid = tower.lead, tower.grid
-    moved: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    rows, columns = tower.grid
+    layers = named_layers(tower)
+    moved: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name, _ in layers}
     with Progress(len(pairs), "spread") as progress:
         for index in pairs:
             before, after = (
-                jit_encode(
-                    model.params, frames[i : i + 1], config=model.config, output="intermediates"
-                )
-                for i in (index - 1, index)
+                outputs(model.params, frames[i : i + 1], tower) for i in (index - 1, index)
             )
-            mask = np.asarray(dv.compute_patch_diff(frames[index - 1], frames[index], tower.patch))[
-                :grid, :grid
-            ]
-            distance = np.asarray(distance_to(jnp.asarray(mask[None])))[0].reshape(-1)
-            for layer in tower.layers:
-                a, b = (np.asarray(part[layer.name][0], np.float64) for part in (before, after))
+            mask = dv.compute_patch_diff(frames[index - 1], frames[index], tower.patch)
+            distance = np.asarray(distance_to(mask[None, :rows, :columns]))[0].reshape(-1)
+            for (name, layer), *maps in zip(layers, before, after, strict=True):
+                a, b = (np.asarray(x[0], np.float64) for x in maps)
                 scale = np.sqrt(np.square(b).mean())
-                cells = by_cell(np.square(a - b).mean(-1), tower.rows, tower.columns)[lead:]
-                moved.setdefault(layer.name, []).append((np.sqrt(cells) / scale, distance))
+                cells = by_cell(np.square(a - b).mean(-1), layer.cell)
+                moved[name].append((np.sqrt(cells) / scale, distance))
             progress(str(index))
-    rows = []
-    for layer in tower.layers:
-        amount = np.concatenate([m for m, _ in moved[layer.name]])
-        distance = np.concatenate([d for _, d in moved[layer.name]])
-        row: dict[str, Any] = {"layer": layer.name, "stage": layer.stage}
+    found = []
+    for name, layer in layers:
+        amount, distance = (np.concatenate(part) for part in zip(*moved[name], strict=True))
+        row: dict[str, Any] = {"layer": name, "stage": layer.stage}
         for threshold in MOVED:
             over = amount > threshold
             row[f"{threshold:g}"] = float(over[distance > 0].mean())
@@ -120,22 +135,21 @@ def spread(model: dv.Model, frames: np.ndarray, pairs: list[int]) -> list[dict[s
                     float(over[inside].mean()) if inside.any() else None
                 )
                 low = high
-        rows.append(row)
-    return rows
+        found.append(row)
+    return found
 
 
-def by_cell(values: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """Mean of `[H, W]` over each cell, `[rows * columns]`; cells may hang over the map's edge."""
-    height, width = (-(-n // m) * m for n, m in zip(values.shape, (rows, columns), strict=True))
-    padded = np.full((height, width), np.nan)
-    padded[: values.shape[0], : values.shape[1]] = values
-    parts = padded.reshape(rows, height // rows, columns, width // columns)
+def by_cell(values: np.ndarray, side: int) -> np.ndarray:
+    """Mean of `[H, W]` over each cell of that side, `[P]`; cells may reach beyond the map."""
+    (rows, columns), (height, width) = (-(-n // side) for n in values.shape), values.shape
+    short = [(0, rows * side - height), (0, columns * side - width)]
+    parts = np.pad(values, short, constant_values=np.nan).reshape(rows, side, columns, side)
     return np.nanmean(parts, axis=(1, 3)).reshape(-1)
 
 
 def cost(model: dv.Model, frames: np.ndarray, pairs: list[int]) -> list[dict[str, Any]]:
     """One row for each policy, the cheapest first; see `sweep`."""
-    named = policies(build(model.config).stages)
+    named = policies(build(model.config))
     with Progress(len(named) * len(pairs), "policies") as progress:
         return sweep(model, frames, pairs, named, progress)
 
@@ -197,7 +211,7 @@ def draw(results: list[dict[str, Any]], target: Path) -> None:
     figure, axes = plt.subplots(2, len(results), figsize=(6 * len(results), 9), squeeze=False)
     for column, result in enumerate(results):
         top, bottom = axes[0, column], axes[1, column]
-        for series in ("flat margin", "growing margin", "attending", "tolerance"):
+        for series in ("flat margin", "growing margin"):
             rows = [row for row in result["cost"] if family(row["policy"]) == series]
             if not rows:  # a tower of one stage has no growing margins
                 continue
@@ -247,7 +261,7 @@ def run(args: argparse.Namespace) -> int:
     pairs = small_changes(frames, build(model.config).patch, args.most)
     if not pairs:
         raise ValueError(f"{args.frames}: no two frames differ in at most {args.most:.0%}")
-    print(f"{len(pairs)} pairs of frames, {model.config.size} px, float32")
+    print(f"{len(pairs)} pairs of frames, {frame_text(model.config)}, float32")
     random = dv.Model(model.config, dv.init_params(model.config, args.seed), "random weights")
     results = [study(model, frames, pairs), study(random, frames, pairs)]
     for result in results:

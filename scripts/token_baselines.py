@@ -14,42 +14,58 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffvis_jax as dv
-from diffvis_jax.ops.attention import attention
-from diffvis_jax.ops.pointwise import linear
+from diffvis_jax.ops.attention import attention, key_heads, layer_norm, query_heads, value_heads
+from diffvis_jax.ops.matmul import linear
+from diffvis_jax.ops.pointwise import ACTIVATIONS, feed_forward
 from diffvis_jax.towers import build
-from diffvis_jax.towers.base import Global, Params, Source
-from diffvis_jax.towers.clip import Block
+from diffvis_jax.towers.base import TokenStack
+from diffvis_jax.towers.params import Params
 
 State = list[dict[str, jax.Array]]  # of each block
 
 
-def _embedded(params: Params, config: dv.CLIPConfig, frame: jax.Array) -> jax.Array:
-    """The first layer of one frame: `uint8 [1, S, S, 3]` -> float32 `[1, L, D]`."""
-    source = build(config).layers[0]
-    assert isinstance(source, Source)
-    return source.dense(source.own(params), frame)[:, :, 0]
+class Blocks:
+    """CLIP's blocks, taken apart: what attention adds to the rows `[1, R, D]`, and what the MLP."""
+
+    def __init__(self, params: Params, config: dv.CLIPConfig):
+        tower = build(config)
+        (stack,) = tower.layers
+        assert isinstance(stack, TokenStack)
+        self.params = [stack.block_params(params, number) for number in range(stack.depth)]
+        self._all, self._patch, self._stack, self._config = params, tower.patch, stack, config
+
+    def embed(self, frame: jax.Array) -> jax.Array:
+        """One frame before the first block: `uint8 [1, S, S, 3]` -> float32 `[1, L, D]`."""
+        return self._stack.embed_all(self._all, frame, self._patch).astype(jnp.float32)
+
+    def tokens(self, x: jax.Array) -> jax.Array:
+        """The rows of the patches."""
+        return x[:, self._stack.num_prefix_tokens :]
+
+    def query(self, own: Params, x: jax.Array) -> jax.Array:
+        return self._stack.block.query(own, x, *_NOWHERE)
+
+    def key_value(self, own: Params, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return self._stack.block.key_value(own, x, *_NOWHERE)
+
+    def mix(self, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        width, dtype = self._stack.block.head_width, query.dtype
+        return attention(
+            query_heads(query, width, dtype),
+            key_heads(key, width, dtype),
+            value_heads(value, width, dtype),
+        )
+
+    def project(self, own: Params, mixed: jax.Array) -> jax.Array:
+        return linear(mixed, **own["attention"]["output"])
+
+    def feed(self, own: Params, x: jax.Array) -> jax.Array:
+        mlp, activation = own["mlp"], ACTIVATIONS[self._config.activation]
+        normed = layer_norm(x, mlp["norm_scale"], mlp["norm_bias"], self._config.norm_epsilon)
+        return feed_forward(normed, jnp.zeros_like(x), mlp["fc1"], mlp["fc2"], activation)
 
 
-def _blocks(params: Params, config: dv.CLIPConfig) -> list[tuple[Global, Params]]:
-    found = []
-    for layer in build(config).layers[1:]:
-        assert isinstance(layer, Global)
-        found.append((layer, layer.own(params)))
-    return found
-
-
-def _attend(block: Block, x: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """What a block's attention adds to the tokens."""
-    return block.attention(x, key, value, None) - x
-
-
-def _feed(block: Block, x: jax.Array) -> jax.Array:
-    """What a block's MLP adds to the tokens."""
-    return block.mlp(x) - x
-
-
-def _query(block: Block, x: jax.Array, key: jax.Array) -> jax.Array:
-    return block.attention.queries(x, key)
+_NOWHERE = (np.zeros(1, np.int32),) * 2  # rows of tokens have no place in a map
 
 
 def _rows(x: jax.Array, index: jax.Array) -> jax.Array:
@@ -79,14 +95,15 @@ def stc_frame(
     Returns:
       tokens `[1, N, D]`, and what this frame leaves, if it is a full one.
     """
-    x, state = _embedded(params, config, frame), []
+    blocks = Blocks(params, config)
+    x, state = blocks.embed(frame), []
     count = max(1, round(ratio * config.length))
-    for i, (layer, own) in enumerate(_blocks(params, config)):
-        key, value = layer.key_value(own, x)
+    for i, own in enumerate(blocks.params):
+        key, value = blocks.key_value(own, x)
         if held is None:
-            adds = layer.apply(own, x, key, value, method=_attend)
+            adds = blocks.project(own, blocks.mix(blocks.query(own, x), key, value))
             x = x + adds
-            feeds = layer.apply(own, x, method=_feed)
+            feeds = blocks.feed(own, x)
             state.append({"key": key, "value": value, "adds": adds, "feeds": feeds})
         else:
             old = held[i]
@@ -94,12 +111,11 @@ def stc_frame(
             similar = (key * old["key"]).sum(-1)[0] / norms[0]
             index = jax.lax.top_k(-similar, count)[1]
             value = _put(old["value"], index, _rows(value, index))
-            new = layer.apply(own, _rows(x, index), key, value, method=_attend)
-            x = x + _put(old["adds"], index, new)
-            new = layer.apply(own, _rows(x, index), method=_feed)
-            feeds = _put(old["feeds"], index, new)
+            mixed = blocks.mix(blocks.query(own, _rows(x, index)), key, value)
+            x = x + _put(old["adds"], index, blocks.project(own, mixed))
+            feeds = _put(old["feeds"], index, blocks.feed(own, _rows(x, index)))
         x = x + feeds
-    return x[:, config.lead :], state
+    return blocks.tokens(x), state
 
 
 @functools.partial(jax.jit, static_argnames=("config", "share"))
@@ -119,9 +135,10 @@ def eventful_frame(
     Returns:
       tokens `[1, N, D]`, and what this frame leaves.
     """
-    x, state = _embedded(params, config, frame), []
+    blocks = Blocks(params, config)
+    x, state = blocks.embed(frame), []
     count = max(1, round(share * config.length)) if held is not None else config.length
-    for i, (layer, own) in enumerate(_blocks(params, config)):
+    for i, own in enumerate(blocks.params):
         new: dict[str, jax.Array] = dict(held[i]) if held is not None else {}
 
         def gate(name: str, x: jax.Array, new: dict[str, jax.Array] = new) -> jax.Array:
@@ -139,18 +156,16 @@ def eventful_frame(
         rows = _rows(x, index)
         key, value = (
             keep(name, index, part)
-            for name, part in zip(("key", "value"), layer.key_value(own, rows), strict=True)
+            for name, part in zip(("key", "value"), blocks.key_value(own, rows), strict=True)
         )
-        query = keep("query", index, layer.apply(own, rows, key, method=_query))
-        mixed = attention(query, key, value, heads=config.heads)
+        query = keep("query", index, blocks.query(own, rows))
+        mixed = blocks.mix(query, key, value)
         index = gate("mixed", mixed)
-        projected = linear(_rows(mixed, index), **own["attention"]["output"])
-        x = x + keep("adds", index, projected)
+        x = x + keep("adds", index, blocks.project(own, _rows(mixed, index)))
         index = gate("before", x)
-        feeds = layer.apply(own, _rows(x, index), method=_feed)
-        x = x + keep("feeds", index, feeds)
+        x = x + keep("feeds", index, blocks.feed(own, _rows(x, index)))
         state.append(new)
-    return x[:, config.lead :], state
+    return blocks.tokens(x), state
 
 
 def fixed_ratio(

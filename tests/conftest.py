@@ -77,6 +77,16 @@ def toy():
 
 
 @pytest.fixture(scope="session")
+def square():
+    """The same tower at 72 x 72 px, which is what `dv.preprocess` makes of pictures for it: 5 x 5
+    patches, 9 x 9 tokens."""
+    from tiny import Kit
+    from toy import ToyConfig
+
+    return Kit(ToyConfig(height=72))
+
+
+@pytest.fixture(scope="session")
 def fastvithd():
     """256 px: 4 x 4 tokens, cells fit the frame."""
     from tiny import FASTVITHD, Kit

@@ -43,6 +43,10 @@ class SlotCache:
     clock: jax.Array  # int32 []
 
     @property
+    def config(self) -> VisionConfig:
+        return self.cache.config
+
+    @property
     def slots(self) -> int:
         return self.used.shape[1]
 

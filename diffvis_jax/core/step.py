@@ -208,7 +208,14 @@ def audit(
     check_cache(cache, frames, config)
     full = encode(params, frames, config=cache.config)
     assert isinstance(full, jax.Array)
-    error = jnp.linalg.norm(cache.tokens - full, axis=-1)
+    return token_error(cache.tokens, full)
+
+
+@jax.jit
+def token_error(tokens: jax.Array, full: jax.Array) -> jax.Array:
+    """For each token of `[..., N, D]`, `|token - full|` over the RMS norm of the full ones of its
+    frame: `[..., N]`."""
+    error = jnp.linalg.norm(tokens - full, axis=-1)
     return error / jnp.sqrt(jnp.square(full).sum(-1).mean(-1, keepdims=True))
 
 

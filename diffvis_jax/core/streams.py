@@ -1,6 +1,6 @@
 """The step for B streams that begin and end at different times, on one device or several.
 
-B streams, S pixels along the side of a frame, N tokens, D token width, g patches along the side.
+B streams, N tokens, D token width.
 """
 
 import functools
@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -16,20 +15,12 @@ from jax.sharding import PartitionSpec as P
 from diffvis_jax.core.cache import Cache, init_cache, restart
 from diffvis_jax.core.policy import Policy
 from diffvis_jax.core.report import Report
-from diffvis_jax.core.step import encode, encode_step
-from diffvis_jax.core.windows import for_each_chunk, listed
+from diffvis_jax.core.step import encode_step
 from diffvis_jax.errors import ConfigError
-from diffvis_jax.grounding.find import map_indices, map_names
-from diffvis_jax.grounding.head import HeadConfig
 from diffvis_jax.towers.params import Params
 from diffvis_jax.towers.registry import VisionConfig, build
 
 AXIS = "data"
-
-# Frames of one dense encode. On CPU one, whose maps stay in the processor's cache; elsewhere
-# enough to fill the device, few enough for the maps of the full-size tower.
-_DENSE_FRAMES = {"cpu": 1}
-_DENSE_FRAMES_ELSEWHERE = 8
 
 
 def advance(
@@ -132,53 +123,3 @@ def make_stream_step(
         return run(params, cache, frames, fresh, active, policy)
 
     return step
-
-
-def make_full_step(
-    config: VisionConfig, mesh: Mesh, *, head: HeadConfig | None
-) -> Callable[..., tuple[jax.Array, tuple[jax.Array, ...]]]:
-    """The jitted full encode: `full(params, last, frames, active) -> tokens, maps`.
-
-    `last` is what it returned before, first `init_full`: streams that are not active keep theirs,
-    and cost nothing, since the work is compacted over streams.
-
-    Args:
-      config: of the tower.
-      mesh: from `data_mesh`.
-      head: of this grounding head, also return the maps that it sees.
-    """
-    size = _DENSE_FRAMES.get(jax.default_backend(), _DENSE_FRAMES_ELSEWHERE)
-
-    names = map_names(config, head) if head else ()
-
-    def local(params, last, frames, active):
-        def some(last, at, count):
-            index = at[0]
-            found = encode(params, frames[index], config=config, output="intermediates")
-            assert isinstance(found, dict)
-            new = found["tokens"], tuple(found[name] for name in names)
-            # Places beyond the count are of some stream that exists: not written.
-            to = jnp.where(jnp.arange(index.size) < count, index, frames.shape[0])
-            return jax.tree.map(lambda old, x: old.at[to].set(x, mode="drop"), last, new)
-
-        many = min(size, frames.shape[0])
-        return for_each_chunk(listed(active[:, None], (1, 1), many), many, some, last)
-
-    shards = P(AXIS)
-    return jax.jit(
-        jax.shard_map(local, mesh=mesh, in_specs=(P(), shards, shards, shards), out_specs=shards)
-    )
-
-
-def init_full(
-    config: VisionConfig, places: int, mesh: Mesh, *, head: HeadConfig | None
-) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """What `make_full_step` returns before the first frame: zeros."""
-    tower = build(config)
-
-    def zeros(*shape: int, dtype: Any = jnp.float32) -> jax.Array:
-        return on_devices(jnp.zeros((places, *shape), dtype), mesh)
-
-    tokens = zeros(tower.tokens, tower.token_width)
-    seen = [tower.layers[index] for index in map_indices(config, head)] if head else []
-    return tokens, tuple(zeros(*each.shape, each.width, dtype=tower.dtype) for each in seen)

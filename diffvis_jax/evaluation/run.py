@@ -1,7 +1,6 @@
 """Advances all streams of a data set under several policies, beside the full encode.
 
-B slots of the batch, S pixels along the side of a frame, g patches along the side, N tokens, D
-token width.
+B slots of the batch, H x W pixels of a frame, N tokens, D token width.
 """
 
 import itertools
@@ -14,20 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from diffvis_jax.core.change import patch_difference
 from diffvis_jax.core.policy import Policy
 from diffvis_jax.core.report import PATHS
 from diffvis_jax.core.streams import (
     checked_places,
-    init_full,
     init_streams,
-    make_full_step,
     make_stream_step,
     on_all,
     on_devices,
 )
 from diffvis_jax.datasets.coordinates import bounds
 from diffvis_jax.datasets.records import Screen, Stream, load_screen
+from diffvis_jax.evaluation.full_step import init_full, make_full_step
 from diffvis_jax.evaluation.judge import score_screen, screen_queries, unmatched
 from diffvis_jax.evaluation.prefetch import prefetch
 from diffvis_jax.evaluation.schedule import schedule
@@ -35,6 +32,7 @@ from diffvis_jax.evaluation.summary import FULL
 from diffvis_jax.grounding.decode import Element, decode
 from diffvis_jax.grounding.find import head_answers, maps_of, on_screenshot
 from diffvis_jax.images.geometry import ImageError, placement
+from diffvis_jax.measure.missed import changed_tokens
 from diffvis_jax.model import Model
 from diffvis_jax.towers import build
 
@@ -43,7 +41,7 @@ _AHEAD = 2
 
 
 def load(screen: Screen, model: Model) -> tuple[np.ndarray, tuple[int, int]]:
-    """Decodes a screen: its frame `uint8 [S, S, 3]`, and width and height of the screenshot.
+    """Decodes a screen: its frame `uint8 [H, W, 3]`, and width and height of the screenshot.
 
     Raises:
       ImageError: a broken file, or an image of another size than its annotation says.
@@ -97,7 +95,6 @@ class Runner:
         self._head_params = on_all(model.head.params, mesh) if model.head else None
         self._step = make_stream_step(model.config, mesh)
         self._full = make_full_step(model.config, mesh, head=self._head_config)
-        self._difference = jax.jit(self._changed)
 
     def run(
         self,
@@ -179,12 +176,6 @@ class Runner:
             )
         jax.block_until_ready((self._last, self._caches))
 
-    def _changed(self, frames, before):
-        """The tokens whose own patch differs at all between frames, bool `[B, N]`."""
-        side = min(self.tower.grid * self.tower.patch, frames.shape[1])
-        a, b = frames[:, :side, :side], before[:, :side, :side]
-        return (patch_difference(a, b, self.tower.patch, "max") > 0).reshape(len(frames), -1)
-
     def _advance(self, frames: np.ndarray, fresh: np.ndarray, active: np.ndarray) -> dict[str, Any]:
         """One step of everything; by the name of the policy, arrays `[B, ..]` on the host."""
         pixels = on_devices(frames.copy(), self.mesh)  # the CPU's device may share the memory
@@ -200,7 +191,7 @@ class Runner:
                 "elements": self._elements(full, maps),
             }
         }
-        at = self._difference(pixels, pixels_before)
+        at = changed_tokens(self.tower, pixels, pixels_before)
         head = self.model.head
         for name, policy in self.policies.items():
             start = time.perf_counter()

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from diffvis_jax.agent.answering import TIMES, Answer, Answerer
-from diffvis_jax.measure.recording_run import changed_tokens, missed_change
+from diffvis_jax.measure.missed import changed_tokens, missed_at
 from diffvis_jax.metrics import tails
 from diffvis_jax.model import Model
+from diffvis_jax.towers import build
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Comparison:
 
     def __init__(self, model: Model, question: str, **options: Any):
         """Args: as `Answerer`, without `differential`."""
-        self._model = model
+        self._tower = build(model.config)
         self._full = Answerer(model, question, **options, differential=False)
         self.differential = Answerer(model, question, **options)
         self.reset()
@@ -102,11 +103,9 @@ class Comparison:
         missed_changed = missed_all = None
         if self._before is not None:
             frame_before, tokens_before = self._before
-            moved = changed_tokens(self._model, frame_before[0], frame[0])
-            if moved.any():
-                tokens, true = differential.tokens[-1], full.tokens[-1]
-                missed_changed = missed_change(tokens[moved], true[moved], tokens_before[moved])
-                missed_all = missed_change(tokens, true, tokens_before)
+            at = np.asarray(changed_tokens(self._tower, frame_before, frame)[0])
+            tokens = differential.tokens[-1], full.tokens[-1], tokens_before
+            missed_changed, missed_all = missed_at(at, *tokens)
         self._before = frame, full.tokens[-1]
         fresh = self._full.fresh_logits(differential.tokens)
         return Pair(

@@ -1,6 +1,6 @@
 """Runs a recording through the differential step and measures it against the full encode.
 
-F frames, S pixels along the side of a frame, g patches along the side, N = g * g tokens.
+F frames, H x W pixels of a frame, gh x gw patches.
 """
 
 import dataclasses
@@ -14,17 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffvis_jax.core.cache import init_cache
-from diffvis_jax.core.change import compute_patch_diff
 from diffvis_jax.core.policy import Policy
 from diffvis_jax.core.report import describe, stage_pending
-from diffvis_jax.core.step import jit_encode, make_step
+from diffvis_jax.core.step import jit_encode, make_step, token_error
 from diffvis_jax.errors import FrameError
 from diffvis_jax.grounding.decode import Element
 from diffvis_jax.grounding.find import encode_for_head, find_elements, maps_of
 from diffvis_jax.measure.elements import Agreement, agreement
+from diffvis_jax.measure.missed import Missed, changed_tokens, missed_at
 from diffvis_jax.metrics import tails
 from diffvis_jax.model import Model
-from diffvis_jax.towers import build
+from diffvis_jax.towers import build, with_size
+from diffvis_jax.towers.base import Tower
 
 _REPORTED = ("path", "changed_patches", "total_patches", "recomputed", "pending")
 
@@ -44,14 +45,14 @@ class FrameResult:
         tokens whose own pixels differ from the frame before; None where there is none.
       missed_all: the same over all tokens; None if the frame equals the one before.
       error: norm of tokens - full tokens, over that of the full tokens.
-      changed: bool `[g, g]`.
-      cell_recomputed: float32 `[g, g]`, share of each patch's dense MACs done.
-      stage_recomputed: float32 `[stages, g, g]`, the same of each patch's share of a stage.
-      stage_pending: float32 `[stages, g, g]`, share of each patch's MACs of a stage still
+      changed: bool `[gh, gw]`.
+      cell_recomputed: float32 `[gh, gw]`, share of each patch's dense MACs done.
+      stage_recomputed: float32 `[stages, gh, gw]`, the same of each patch's share of a stage.
+      stage_pending: float32 `[stages, gh, gw]`, share of each patch's MACs of a stage still
         pending.
-      age: int32 `[g, g]`, steps for which a patch has waited.
-      token_error: float32 `[g, g]`, norm of each token's error over the RMS norm of the full
-        tokens.
+      age: int32 `[gh, gw]`, steps for which a patch has waited.
+      token_error: float32 `[gh, gw]`, of each patch's worst token, norm of its error over the RMS
+        norm of the full tokens.
       elements, full_elements: the clickable elements detected in the step's tokens and in those
         of the full encode, in pixels of the frame; None for a model without a head.
     """
@@ -67,12 +68,12 @@ class FrameResult:
     missed_changed: float | None
     missed_all: float | None
     error: float
-    changed: np.ndarray  # bool [g, g]
-    cell_recomputed: np.ndarray  # float32 [g, g]
-    stage_recomputed: np.ndarray  # float32 [stages, g, g]
-    stage_pending: np.ndarray  # float32 [stages, g, g]
-    age: np.ndarray  # int32 [g, g]
-    token_error: np.ndarray  # float32 [g, g]
+    changed: np.ndarray  # bool [gh, gw]
+    cell_recomputed: np.ndarray  # float32 [gh, gw]
+    stage_recomputed: np.ndarray  # float32 [stages, gh, gw]
+    stage_pending: np.ndarray  # float32 [stages, gh, gw]
+    age: np.ndarray  # int32 [gh, gw]
+    token_error: np.ndarray  # float32 [gh, gw]
     elements: list[Element] | None = None
     full_elements: list[Element] | None = None
 
@@ -153,7 +154,7 @@ def run_session(
 
     Args:
       model: the tower.
-      frames: `uint8 [F, S, S, 3]`, one stream in order.
+      frames: `uint8 [F, H, W, 3]`, one stream in order.
       policy: what the step may leave out; None = `Policy()`.
       on_frame: called with each result as it comes.
       on_stage: called with a line of text when something long begins.
@@ -162,10 +163,11 @@ def run_session(
       FrameError: no frames, or frames of another shape or dtype.
     """
     if frames.ndim != 4 or frames.dtype != np.uint8 or 0 in frames.shape:
-        raise FrameError(f"frames must be uint8 [F, S, S, 3], got {frames.dtype} {frames.shape}")
+        raise FrameError(f"frames must be uint8 [F, H, W, 3], got {frames.dtype} {frames.shape}")
     policy = Policy() if policy is None else policy
     tell = on_stage or (lambda text: None)
-    config, params = model.config, model.params
+    config, params = with_size(model.config, frames.shape[1:3]), model.params
+    tower = build(config)
     step = make_step(config)
 
     def encode_full(frame: np.ndarray) -> tuple[jax.Array, tuple[jax.Array, ...]]:
@@ -179,8 +181,11 @@ def run_session(
             return None
         return find_elements(model.head, jnp.asarray(tokens[None]), maps)[0]
 
+    def by_patch(cells: np.ndarray) -> np.ndarray:
+        return cells.reshape(*cells.shape[:-1], *tower.grid)
+
     def fresh_cache():
-        return init_cache(config, 1, size=frames.shape[1])
+        return init_cache(config, 1, size=frames.shape[1:3])
 
     tell("compiling the full encode")
     start = time.perf_counter()
@@ -194,7 +199,7 @@ def run_session(
     tell("encoding")
 
     results: list[FrameResult] = []
-    cache, before, full_before = fresh_cache(), None, None
+    cache, full_before = fresh_cache(), np.zeros(())
     for index in range(len(frames)):
         frame = frames[index : index + 1]
         start = time.perf_counter()
@@ -206,63 +211,38 @@ def run_session(
         full_ms = 1e3 * (time.perf_counter() - start)
         full = np.asarray(full[0])
         step_maps = () if model.head is None else maps_of(model.head.config, cache)
-
-        missed_changed = missed_all = None
-        if before is not None and full_before is not None:
-            moved = changed_tokens(model, before[0], frame[0])
-            if moved.any():
-                missed_changed = missed_change(tokens[moved], full[moved], full_before[moved])
-                missed_all = missed_change(tokens, full, full_before)
-        distance = np.linalg.norm(tokens - full, axis=-1)
-        scale = np.sqrt(np.square(full).sum(-1).mean())
-        grid = report.changed.shape[1]
+        missed: Missed = None, None
+        if index:
+            at = np.asarray(changed_tokens(tower, frames[index - 1 : index], frame)[0])
+            missed = missed_at(at, tokens, full, full_before)
         step_report = describe(report)[0]
         result = FrameResult(
             index=index,
             **{name: step_report[name] for name in _REPORTED},
             step_ms=step_ms,
             full_ms=full_ms,
-            missed_changed=missed_changed,
-            missed_all=missed_all,
+            missed_changed=missed[0],
+            missed_all=missed[1],
             error=float(np.linalg.norm(tokens - full) / np.linalg.norm(full)),
             changed=np.asarray(report.changed[0]),
-            cell_recomputed=_by_patch(np.asarray(report.cell_recomputed[0]), grid),
-            stage_recomputed=_by_patch(np.asarray(report.stage_recomputed[0]), grid),
-            stage_pending=_by_patch(stage_pending(cache)[0], grid),
-            age=_by_patch(np.asarray(cache.age[0]), grid),
-            token_error=_by_patch(distance / scale, grid),
+            cell_recomputed=by_patch(np.asarray(report.cell_recomputed[0])),
+            stage_recomputed=by_patch(np.asarray(report.stage_recomputed[0])),
+            stage_pending=by_patch(stage_pending(cache)[0]),
+            age=by_patch(np.asarray(cache.age[0])),
+            token_error=_largest_in_patch(tower, np.asarray(token_error(tokens, full))),
             elements=elements_of(tokens, step_maps),
             full_elements=elements_of(full, full_maps),
         )
         results.append(result)
         if on_frame:
             on_frame(result)
-        before, full_before = frame, full
+        full_before = full
     return SessionResult(tuple(results), compile_step_s, compile_full_s)
 
 
-def _by_patch(cells: np.ndarray, grid: int) -> np.ndarray:
-    """`[..., P]` to `[..., g, g]`; a class token, if there is one, comes first and is no patch."""
-    return cells[..., -(grid**2) :].reshape(*cells.shape[:-1], grid, grid)
-
-
-def missed_change(tokens: np.ndarray, full: np.ndarray, before: np.ndarray) -> float | None:
-    """Share of the true change that is missing: 0 = exact, 1 = as good as doing nothing.
-
-    Args:
-      tokens, full, before: `[N, D]`: as delivered, of a full encode of the same frame, and of a
-        full encode of the frame before.
-
-    Returns:
-      |tokens - full| / |before - full|; None if nothing changed.
-    """
-    change = np.linalg.norm(before - full)
-    return float(np.linalg.norm(tokens - full) / change) if change > 0 else None
-
-
-def changed_tokens(model: Model, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The tokens whose own patch differs at all between two frames `[S, S, 3]`; bool `[N]`."""
-    tower = build(model.config)
-    mask = np.asarray(compute_patch_diff(a, b, tower.patch))
-    # CLIP leaves out what does not fill a whole patch at the right and lower edge.
-    return mask[: tower.grid, : tower.grid].reshape(-1)
+def _largest_in_patch(tower: Tower, values: np.ndarray) -> np.ndarray:
+    """Values of tokens, `[N]` not below 0 -> the largest in each patch, `[gh, gw]`."""
+    (rows, columns), side = tower.grid, tower.patch // tower.token
+    short = [side * n - m for n, m in zip(tower.grid, tower.token_grid, strict=True)]
+    padded = np.pad(values.reshape(tower.token_grid), [(0, n) for n in short])
+    return padded.reshape(rows, side, columns, side).max((1, 3))

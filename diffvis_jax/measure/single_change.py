@@ -1,6 +1,6 @@
 """Measures single changes: one step from a fresh full encode, against the next full encode.
 
-S pixels along the side of a frame, N tokens, D token width.
+H x W pixels of a frame, N tokens, D token width.
 """
 
 import dataclasses
@@ -17,9 +17,10 @@ from diffvis_jax.core.change import compute_patch_diff
 from diffvis_jax.core.policy import Policy
 from diffvis_jax.core.report import Report
 from diffvis_jax.core.step import jit_encode, make_step
-from diffvis_jax.measure.recording_run import changed_tokens, missed_change
+from diffvis_jax.measure.missed import changed_tokens, missed_at
 from diffvis_jax.metrics import tails
 from diffvis_jax.model import Model
+from diffvis_jax.towers import build
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +55,7 @@ def small_changes(frames: np.ndarray, patch: int, most: float) -> list[int]:
     """Numbers of the frames that differ from the one before, and in few patches.
 
     Args:
-      frames: `uint8 [F, S, S, 3]`.
+      frames: `uint8 [F, H, W, 3]`.
       patch: side of a patch, in pixels.
       most: share of the patches, 0-1.
     """
@@ -70,17 +71,17 @@ class SingleChange:
     """Two frames and their full encodes; `measure` takes the step between them."""
 
     def __init__(self, model: Model, before: np.ndarray, after: np.ndarray):
-        """`before` and `after`: `uint8 [1, S, S, 3]`."""
+        """`before` and `after`: `uint8 [1, H, W, 3]`."""
         self._model, self._after = model, after
         params, config = model.params, model.config
         self._step = make_step(config)
         # Keeps the tokens of the first frame, and is the state that every step starts from.
-        cache = init_cache(config, size=before.shape[1])
+        cache = init_cache(config, size=before.shape[1:3])
         tokens, cache, _ = self._step(params, cache, before, Policy())
         self._full_before = np.asarray(tokens[0])
         self._fresh: Cache = cache
         self._full_after = np.asarray(jit_encode(params, after, config=config)[0])
-        self._at = changed_tokens(model, before[0], after[0])
+        self._at = np.asarray(changed_tokens(build(config), before, after)[0])
 
     def time_full(self) -> float:
         """Milliseconds of a full encode of the second frame."""
@@ -111,15 +112,14 @@ class SingleChange:
         return measured
 
     def _measured(self, tokens: np.ndarray, report: Report, step_ms: float) -> Measured:
-        old, new, at = self._full_before, self._full_after, self._at
-        moved = bool(at.any())  # else all that differs is rounding
+        changed, everywhere = missed_at(self._at, tokens, self._full_after, self._full_before)
         return Measured(
             changed=float(report.changed_patches[0]) / float(report.total_patches[0]),
             recomputed=float(report.recomputed[0]),
             pending=float(report.pending[0]),
             step_ms=step_ms,
-            missed_changed=missed_change(tokens[at], new[at], old[at]) if moved else None,
-            missed_all=missed_change(tokens, new, old) if moved else None,
+            missed_changed=changed,
+            missed_all=everywhere,
         )
 
 
@@ -134,7 +134,7 @@ def sweep(
 
     Args:
       model: the tower.
-      frames: `uint8 [F, S, S, 3]`.
+      frames: `uint8 [F, H, W, 3]`.
       numbers: of the frames that are encoded, each from the one before; see `small_changes`.
       policies: by name.
       on_step: called with a text after each step.

@@ -67,7 +67,7 @@ def write_page(
                 "verdict": _verdict(frame),
                 "picture": picture,
                 "size": size,
-                "grid": _patches(size, config, frame.changed.shape[0]),
+                "grid": _patches(size, config, frame.changed.shape[1]),
                 "changed": np.flatnonzero(frame.changed).tolist(),
                 "maps": _maps(frame),
                 "elements": _elements(frame.elements, size, config),
@@ -158,7 +158,7 @@ def _axes(frames: Sequence[FrameResult]) -> dict[str, dict[str, Any]]:
 
 
 def _maps(frame: FrameResult) -> list[list[float]]:
-    """Maps that can be laid over the screen, named by `_map_names`: `[g * g]` each."""
+    """Maps that can be laid over the screen, named by `_map_names`: patch by patch."""
     maps = [
         frame.cell_recomputed,
         *frame.stage_recomputed,
@@ -180,18 +180,18 @@ def _map_names(stages: int) -> list[str]:
         *(f"recomputed in {name}" for name in each),
         "pending: the stage with most",
         *(f"pending in {name}" for name in each),
-        "error of each token",
+        "error of each patch's worst token",
         "steps a patch has waited",
     ]
 
 
-def _patches(size: tuple[int, int], config: VisionConfig, grid: int) -> dict[str, Any]:
+def _patches(size: tuple[int, int], config: VisionConfig, columns: int) -> dict[str, Any]:
     """Where the patches lie on a screenshot of that size, in its pixels."""
     where = placement(*size, config)
     patch = build(config).patch
     left, top, right, bottom = where.box_to_original((0, 0, patch, patch))
     return {
-        "count": grid,
+        "count": columns,
         "left": round(float(left), 3),
         "top": round(float(top), 3),
         "width": round(float(right - left), 3),

@@ -12,6 +12,7 @@ from diffvis_jax.images.recording import Recording
 from diffvis_jax.measure.recording_run import FrameResult, SessionResult
 from diffvis_jax.model import Model
 from diffvis_jax.report.text import TAILS, decimal, milliseconds, percent, tails_text, times
+from diffvis_jax.towers import VisionConfig, build
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -140,7 +141,12 @@ def tower_text(model: Model) -> str:
     """The tower in a few words."""
     config = model.config
     kind = type(config).__name__.removesuffix("Config")
-    return f"{kind} at {config.size} px, {config.dtype}, {model.name}"
+    return f"{kind} at {frame_text(config)}, {config.dtype}, {model.name}"
+
+
+def frame_text(config: VisionConfig) -> str:
+    """The size of the tower's frames: "1024 px", or height and width, "56 x 72 px"."""
+    return " x ".join(map(str, dict.fromkeys(build(config).frame))) + " px"
 
 
 def machine_text() -> str:

@@ -9,7 +9,8 @@ from tiny import ROUNDING
 
 import diffvis_jax as dv
 from diffvis_jax.core.step import jit_audit, jit_encode
-from diffvis_jax.measure.recording_run import changed_tokens, missed_change
+from diffvis_jax.measure.missed import changed_tokens, missed_change
+from diffvis_jax.towers import build
 
 ROOT = Path(__file__).resolve().parents[2]
 FRAMES, CHECKS = 150, 6
@@ -92,11 +93,11 @@ def test_trained_weights_stay_inside_what_was_calibrated(name, bound):
     step, cache = dv.make_step(model.config), dv.init_cache(model.config, size=side)
     _, cache, _ = step(model.params, cache, first, policy)
     before = np.asarray(jit_encode(model.params, first, config=model.config)[0])
-    missed, last = [], first
+    missed, last, tower = [], first, build(cache.config)
     for _, frame in wandering(first, 0, TRAINED_FRAMES):
         tokens, cache, report = step(model.params, cache, frame, policy)
         full = np.asarray(jit_encode(model.params, frame, config=model.config)[0])
-        at = changed_tokens(model, last[0], frame[0])
+        at = np.asarray(changed_tokens(tower, last, frame)[0])
         if 0 < at.mean() <= 0.1:  # what a policy is calibrated for
             missed.append(missed_change(np.asarray(tokens[0])[at], full[at], before[at]))
         last, before = frame, full

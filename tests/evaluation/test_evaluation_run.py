@@ -1,5 +1,6 @@
 """Streams that share a batch: each is as if it were alone, on one device or on several."""
 
+import dataclasses
 import json
 import threading
 import time
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import dataset_samples as samples
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -17,14 +19,14 @@ from tiny import ROUNDING, deviation, edit, report_of
 import diffvis_jax as dv
 from diffvis_jax.core.streams import (
     data_mesh,
-    init_full,
     init_streams,
-    make_full_step,
     make_stream_step,
     on_devices,
 )
+from diffvis_jax.core.tuning import GPU
 from diffvis_jax.datasets import open_dataset
 from diffvis_jax.evaluation import processes
+from diffvis_jax.evaluation.full_step import init_full, make_full_step
 from diffvis_jax.evaluation.judge import score_screen, screen_queries, unmatched
 from diffvis_jax.evaluation.prefetch import prefetch
 from diffvis_jax.evaluation.results import ResultsError, open_results, open_run, read_results
@@ -32,8 +34,8 @@ from diffvis_jax.evaluation.run import Runner
 from diffvis_jax.evaluation.schedule import Assignment, schedule
 from diffvis_jax.evaluation.summary import FULL, results_table, summarise, times_table
 from diffvis_jax.grounding.decode import Element
-from diffvis_jax.grounding.find import on_screenshot
-from diffvis_jax.grounding.head import HeadConfig
+from diffvis_jax.grounding.find import Head, on_screenshot
+from diffvis_jax.grounding.head import GroundingHead, HeadConfig
 from diffvis_jax.images.geometry import ImageError, PreprocessConfig, placement
 
 # ---- the schedule -----------------------------------------------------------------------------
@@ -181,18 +183,21 @@ def test_a_restart_compiles_nothing(clip):
     assert not compiled
 
 
-def test_the_full_encode_of_those_who_take_part(fastvithd):
-    kit, mesh = fastvithd, data_mesh(jax.local_devices()[:2])
-    head = HeadConfig(token_width=kit.config.token_width, map_width=64, detail_width=32)
-    full = make_full_step(kit.config, mesh, head=head)
-    last = init_full(kit.config, 2, mesh, head=head)
-    frames = kit.frames()
-    tokens, maps = full(kit.params, last, frames, np.array([True, False]))
-    assert deviation(tokens[0], kit.full(frames[:1])[0]) < ROUNDING
+@pytest.mark.parametrize("tuning", [None, GPU])  # one stream at a time; all that there are
+def test_the_full_encode_of_those_who_take_part(toy, tuning):
+    mesh = data_mesh(jax.local_devices()[:1])
+    head = HeadConfig(token_width=16, map_width=16, detail_width=8)
+    full = make_full_step(toy.config, mesh, head=head, tuning=tuning)
+    last = init_full(toy.config, 3, mesh, head=head)
+    frames = toy.frames(batch=3)
+    tokens, maps = full(toy.params, last, frames, np.array([True, False, True]))
+    expected = toy.full(frames)
+    for stream in (0, 2):
+        assert deviation(tokens[stream], expected[stream]) < ROUNDING
     assert not np.asarray(tokens[1]).any()
-    assert [each.shape for each in maps] == [(2, 8, 8, 64), (2, 16, 16, 32)]
-    assert all(np.asarray(each[0]).any() for each in maps)
-    assert not any(np.asarray(each[1]).any() for each in maps)
+    assert [each.shape for each in maps] == [(3, 7, 9, 16), (3, 14, 18, 8)]
+    for each in maps:
+        assert np.asarray(each).any((1, 2, 3)).tolist() == [True, False, True]
 
 
 def test_devices_must_divide_the_batch(clip):
@@ -250,9 +255,20 @@ def sessions(tmp_path_factory):
     return open_dataset(root)
 
 
-def test_runner_measures_every_frame(grounding_model, sessions):
+@pytest.fixture(scope="module")
+def model(clip):
+    """With a head: random answers, but enough of them to compare."""
+    config = HeadConfig(token_width=clip.config.width, patch=8, hidden=8, place_width=8)
+    inputs = jnp.zeros((1, 1, clip.config.width))
+    params = GroundingHead(config).init(jax.random.key(0), inputs)["params"]
+    params["answers"]["bias"] = params["answers"]["bias"] + 4.0
+    whole = dataclasses.replace(clip.config, resize_mode="squash")  # crops no side
+    return dv.Model(whole, clip.params, "random", Head(config, params))
+
+
+def test_runner_measures_every_frame(model, sessions):
     policies = {"exact": dv.Policy.exact(), "nothing": dv.Policy(change_threshold=1.0)}
-    runner = Runner(grounding_model, policies, 2, data_mesh(jax.local_devices()[:2]))
+    runner = Runner(model, policies, 2, data_mesh(jax.local_devices()[:2]))
     counted = []
     lines = list(runner.run(sessions.streams, on_frames=counted.append))
     assert sum(counted) == 9

@@ -17,12 +17,12 @@ def benchmark(script):
 
 
 @pytest.fixture
-def screens(odd, tmp_path):
+def screens(square, tmp_path):
     """Weights, and two frames of which the second differs in a patch."""
-    store.save(tmp_path / "weights", config=odd.config, params=odd.params)
+    store.save(tmp_path / "weights", config=square.config, params=square.params)
     (tmp_path / "frames").mkdir()
-    frame = odd.frames()[:1]
-    for name, pixels in (("a", frame), ("b", odd.change_patch(frame, 1, 1))):
+    frame = square.frames()[:1]
+    for name, pixels in (("a", frame), ("b", square.change_patch(frame, 1, 1))):
         Image.fromarray(np.asarray(pixels[0])).save(tmp_path / "frames" / f"{name}.png")
     return tmp_path
 
@@ -46,7 +46,7 @@ def test_changes_and_settling(benchmark, screens, monkeypatch, capsys):
     for name in ("changes", "efficiency", "settling"):
         with Image.open(screens / "report" / f"{name}.png") as picture:
             assert picture.size[0] > 600
-    assert re.search(r"\| frames +\| exact +\| 6.2% ", printed)  # a patch of 16
+    assert re.search(r"\| frames +\| exact +\| 4.0% ", printed)  # a patch of 25
     rows = {row["policy"]: row for row in json.loads(target.read_text())["changes"]}
     exact, fast = (rows[name] for name in ("exact", "fast"))
     assert exact["missed_changed"]["max"] < 1e-2 > exact["missed_all"]["max"]
@@ -70,7 +70,7 @@ def test_full_encodes_are_of_the_weights_given(benchmark, screens, monkeypatch, 
     where = ("--weights", screens / "weights", "--screenshot-dir", screens / "frames")
     what = ("--skip-changes", "--rounds", 1, "--json", target)
     assert run(benchmark, monkeypatch, *where, *what) == 0
-    assert "200 px" in capsys.readouterr().out
+    assert "72 px" in capsys.readouterr().out
     single, half = json.loads(target.read_text())["full"]
     assert (single["name"], half["name"]) == ("diffvis_jax float32", "diffvis_jax bfloat16")
     assert single["error"] == 0 < half["error"] < 0.1

@@ -6,12 +6,13 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import ROUNDING
+from tiny import CLIP, FASTVITHD, ROUNDING
 
 import diffvis_jax as dv
 from diffvis_jax.checkpoints import store
 from diffvis_jax.measure.recording_run import run_session
 from diffvis_jax.measure.single_change import Measured, SingleChange, tails_of
+from diffvis_jax.towers import build
 
 
 @pytest.fixture(scope="module")
@@ -20,11 +21,11 @@ def calibrate(script):
 
 
 @pytest.fixture(scope="module")
-def change(odd):
+def change(square):
     """A patch of one stream becomes another."""
-    model = dv.Model(odd.config, odd.params, "odd")
-    before = odd.frames()[:1]
-    return SingleChange(model, before, odd.change_patch(before, 1, 1))
+    model = dv.Model(square.config, square.params, "toy")
+    before = square.frames()[:1]
+    return SingleChange(model, before, square.change_patch(before, 1, 1))
 
 
 def test_every_measurement_starts_from_the_same_state(change):
@@ -34,7 +35,7 @@ def test_every_measurement_starts_from_the_same_state(change):
     again = change.measure(policy)
     for name in ("changed", "recomputed", "missed_changed", "missed_all"):
         assert getattr(first, name) == getattr(again, name)
-    assert first.changed == 1 / 16
+    assert first.changed == 1 / 25
     assert first.step_ms > 0 < change.time_full()
 
 
@@ -49,16 +50,16 @@ def test_exact_misses_nothing_and_doing_nothing_misses_all(change):
 def test_idle_steps_deliver_the_rest(change):
     steps = change.settle(dv.Policy(margin=0, settle=0.2), 8)
     assert len(steps) == 9
-    assert [step.changed for step in steps] == [1 / 16] + 8 * [0]
+    assert [step.changed for step in steps] == [1 / 25] + 8 * [0]
     assert steps[0].pending > 0 == steps[-1].pending
     assert steps[0].missed_all > 0.1
     assert steps[-1].missed_all < 100 * ROUNDING
     assert all(step.recomputed == 0 for step in steps[-2:])
 
 
-def test_no_change_has_nothing_to_miss(odd):
-    frame = odd.frames()[:1]
-    same = SingleChange(dv.Model(odd.config, odd.params, "odd"), frame, frame)
+def test_no_change_has_nothing_to_miss(square):
+    frame = square.frames()[:1]
+    same = SingleChange(dv.Model(square.config, square.params, "toy"), frame, frame)
     found = same.measure(dv.Policy())
     assert (found.changed, found.recomputed) == (0, 0)
     assert found.missed_changed is None
@@ -102,14 +103,14 @@ def test_pairs_are_spread_over_the_recording(calibrate):
 
 
 @pytest.fixture
-def screens(odd, tmp_path):
+def screens(square, tmp_path):
     """Weights, and three frames of which each differs in a patch from the one before."""
-    store.save(tmp_path / "weights", config=odd.config, params=odd.params)
+    store.save(tmp_path / "weights", config=square.config, params=square.params)
     (tmp_path / "frames").mkdir()
-    frame = odd.frames()[:1]
+    frame = square.frames()[:1]
     for index in range(3):
         Image.fromarray(np.asarray(frame[0])).save(tmp_path / "frames" / f"{index}.png")
-        frame = odd.change_patch(frame, 1, index, seed=index)
+        frame = square.change_patch(frame, 1, index, seed=index)
     return tmp_path
 
 
@@ -118,7 +119,7 @@ def run(calibrate, monkeypatch, *arguments):
     return calibrate.main()
 
 
-def test_the_policy_written_keeps_the_bound(calibrate, screens, odd, monkeypatch, capsys):
+def test_the_policy_written_keeps_the_bound(calibrate, screens, square, monkeypatch, capsys):
     out, curve = screens / "policy.json", screens / "curve.png"
     where = ("--weights", screens / "weights", "--frames", screens / "frames", "--most", 0.5)
     # As cheap a choice as serves: every candidate would compile nothing, but take its time.
@@ -137,8 +138,8 @@ def test_the_policy_written_keeps_the_bound(calibrate, screens, odd, monkeypatch
     chosen = dv.load_policy(out)
     assert np.array_equal(chosen.margin, some[about["policy"]].margin)
     assert chosen.settle == dv.Policy().settle
-    model = dv.Model(odd.config, odd.params, "odd")
-    frames = dv.preprocess(sorted((screens / "frames").glob("*.png")), odd.config)
+    model = dv.Model(square.config, square.params, "toy")
+    frames = dv.preprocess(sorted((screens / "frames").glob("*.png")), square.config)
     changes = [SingleChange(model, frames[i : i + 1], frames[i + 1 : i + 2]) for i in range(2)]
     measured = tails_of(change.measure(chosen) for change in changes)
     assert measured["missed_changed"] == pytest.approx(about["missed_changed"])
@@ -146,13 +147,14 @@ def test_the_policy_written_keeps_the_bound(calibrate, screens, odd, monkeypatch
     assert stream["missed_changed"] == pytest.approx(about["missed_stream"], rel=1e-3)
 
 
-def test_candidates_suit_the_tower(calibrate):
-    for stages in (1, 5):
-        policies = calibrate.candidates(stages)
-        assert "exact" in policies  # so that any bound above rounding can be kept
-        for policy in policies.values():
-            assert policy.margins(stages).shape == (stages,)
-            assert policy.settle == 0
+@pytest.mark.parametrize("config", [CLIP, FASTVITHD])
+def test_candidates_suit_the_tower(calibrate, config):
+    tower = build(config)
+    policies = calibrate.candidates(tower.stages)
+    assert "exact" in policies  # so that any bound above rounding can be kept
+    for policy in policies.values():
+        assert policy.margins(tower).shape == (tower.stages,)
+        assert policy.settle == 0
 
 
 def test_bad_input_is_named_before_any_work(calibrate, screens, monkeypatch, capsys):

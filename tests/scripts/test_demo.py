@@ -18,13 +18,14 @@ import diffvis_jax as dv
 from diffvis_jax.checkpoints import store
 from diffvis_jax.images.geometry import ImageError
 from diffvis_jax.images.recording import read_recording
-from diffvis_jax.measure.recording_run import missed_change, run_session
+from diffvis_jax.measure.missed import missed_change
+from diffvis_jax.measure.recording_run import run_session
 from diffvis_jax.report.html_page import write_page
 from diffvis_jax.report.text import percent
 
 ROOT = Path(__file__).resolve().parents[2]
 SESSION = ROOT / "scripts" / "data" / "session"
-FLAGS = """--visualize --num-frames --change-threshold --margin --tolerance --frames --weights
+FLAGS = """--visualize --num-frames --change-threshold --margin --frames --weights
 --size --dtype --seed --json --output --arch --film --policy"""
 
 
@@ -34,16 +35,16 @@ def demo(script):
 
 
 @pytest.fixture(scope="module")
-def model():
-    return dv.Model(TINY, random_params(TINY), "random weights")
+def model(square):
+    return dv.Model(square.config, square.params, "random weights")
 
 
 def frames_of_a_session() -> np.ndarray:
     """A still, a small change, two idle frames, another page."""
     rng = np.random.default_rng(0)
-    first, other = rng.integers(0, 256, (2, TINY.size, TINY.size, 3), np.uint8)
+    first, other = rng.integers(0, 256, (2, 72, 72, 3), np.uint8)
     second = first.copy()
-    second[70:80, 5:20] = 255 - second[70:80, 5:20]
+    second[18:22, 5:12] = 255 - second[18:22, 5:12]
     return np.stack([first, second, second, second, other])
 
 
@@ -58,8 +59,8 @@ def result(model):
 
 def test_a_session_is_told_frame_by_frame(result):
     frames = result.frames
-    assert [frame.path for frame in frames] == ["full", "partial", "partial", "reuse", "partial"]
-    assert [frame.changed_patches for frame in frames] == [0, 1, 0, 0, 16]
+    assert [frame.path for frame in frames] == ["full", "partial", "partial", "reuse", "full"]
+    assert [frame.changed_patches for frame in frames] == [0, 1, 0, 0, 25]
     assert [frame.missed_changed is None for frame in frames] == [True, False, True, True, False]
     assert frames[1].changed[1, 0]
     assert frames[1].changed.sum() == 1
@@ -72,9 +73,9 @@ def test_a_session_is_told_frame_by_frame(result):
     assert ((frames[1].age > 0) == (frames[1].stage_pending > 0).any(0)).all()
     assert not frames[0].stage_pending.any()
     np.testing.assert_allclose(frames[0].stage_recomputed.mean((1, 2)), 1, rtol=1e-5)
-    # The error of the tokens and the error of the frame are one thing.
-    total = np.sqrt(np.square(frames[1].token_error).mean())
-    np.testing.assert_allclose(total, frames[1].error, rtol=1e-4)
+    # Of each patch the worst token: at least the mean over all.
+    assert frames[1].token_error.shape == (5, 5)
+    assert np.sqrt(np.square(frames[1].token_error).mean()) > frames[1].error > 0
     assert all(frame.step_ms > 0 and frame.full_ms > 0 for frame in frames)
 
 
@@ -93,7 +94,7 @@ def test_an_exact_policy_misses_nothing(model):
 
 def test_the_summary_adds_up(result):
     summary, rest = result.summary(), result.frames[1:]
-    assert summary["paths"] == {"reuse": 1, "partial": 3, "full": 0}
+    assert summary["paths"] == {"reuse": 1, "partial": 2, "full": 1}
     assert summary["settling"] == 1
     total = sum(f.full_ms for f in rest) / sum(f.step_ms for f in rest)
     assert summary["speed_up"] == pytest.approx(total)
@@ -149,7 +150,7 @@ def test_a_broken_script_is_refused(tmp_path, script, message):
 # ---- the page ---------------------------------------------------------------------------------
 
 
-def test_the_page_is_self_contained_and_holds_the_numbers(tmp_path, result):
+def test_the_page_is_self_contained_and_holds_the_numbers(tmp_path, model, result):
     paths = []
     for index, frame in enumerate(frames_of_a_session()[[0, 1, 4]]):
         paths.append(tmp_path / f"{index}.png")
@@ -157,7 +158,7 @@ def test_the_page_is_self_contained_and_holds_the_numbers(tmp_path, result):
     labels = ["start", "</script><b>", "wait", "wait", "<!--CSS-->"]
     order = [paths[0], paths[1], paths[1], paths[1], paths[2]]
     page = write_page(
-        tmp_path / "page.html", result, order, labels, TINY, title="A & B", notes=["<note>"]
+        tmp_path / "page.html", result, order, labels, model.config, title="A & B", notes=["<note>"]
     ).read_text(encoding="utf-8")
     assert not re.search(r"(src|href)\s*=\s*[\"'](?!data:)", page)
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", page)
@@ -168,27 +169,27 @@ def test_the_page_is_self_contained_and_holds_the_numbers(tmp_path, result):
     data = json.loads(embedded[1])
     assert [frame["label"] for frame in data["frames"]] == labels
     assert [frame["picture"] for frame in data["frames"]] == [0, 1, 1, 1, 2]
-    assert data["frames"][1]["changed"] == [4]
+    assert data["frames"][1]["changed"] == [5]
     assert all(len(frame["cells"]) == len(data["columns"]) for frame in data["frames"])
     missed = percent(result.frames[1].missed_changed)
     assert f"; {missed} of the change at changed tokens missed" in data["frames"][1]["verdict"]
     assert ("missed", missed) in map(tuple, data["frames"][1]["facts"])
-    assert data["frames"][1]["grid"] == {"count": 4, "left": 0, "top": 0, "width": 64, "height": 64}
+    assert data["frames"][1]["grid"] == {"count": 5, "left": 0, "top": 0, "width": 16, "height": 16}
     kind, content = data["pictures"][1].split(";base64,")
     assert kind.startswith("data:image/")
-    assert Image.open(io.BytesIO(base64.b64decode(content))).size == (256, 256)
+    assert Image.open(io.BytesIO(base64.b64decode(content))).size == (72, 72)
 
 
 # ---- the command ------------------------------------------------------------------------------
 
 
-def test_the_command_runs_from_end_to_end(demo, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(demo, "random_config", lambda args: TINY)
+def test_the_command_runs_from_end_to_end(demo, model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "random_config", lambda args: model.config)
     monkeypatch.setattr(dv, "init_params", random_params)
     out, numbers = tmp_path / "out", tmp_path / "numbers.json"
     status = demo.main(
         [
-            *("--arch", "fastvithd", "--num-frames", "3", "--margin", "1,1,2,4,8"),
+            *("--arch", "fastvithd", "--num-frames", "3", "--margin", "1,2"),
             *("--output", str(out), "--json", str(numbers)),
         ]
     )
@@ -199,12 +200,13 @@ def test_the_command_runs_from_end_to_end(demo, tmp_path, monkeypatch, capsys):
     content = json.loads(numbers.read_text())
     assert content["frames"][0]["path"] == "full"
     assert len(content["frames"]) == 3
-    assert content["policy"]["margin"] == [1, 1, 2, 4, 8]
+    assert content["policy"]["margin"] == [1, 2]
     assert sorted(path.name for path in out.iterdir()) == [
         "frame_000.png", "frame_001.png", "frame_002.png", "index.html",
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_weights_with_a_head_show_what_can_be_clicked(demo, grounding_model, tmp_path, capsys):
     head = grounding_model.head
     store.save(
@@ -276,7 +278,6 @@ def complaint(demo, capsys, *arguments: str) -> str:
         ("--num-frames", "many"),
         ("--change-threshold", "1.5"),
         ("--change-threshold", "nan"),
-        ("--tolerance", "-1"),
         ("--margin", "1,x"),
         ("--margin=-1",),
         ("--margin", "1,2"),

@@ -15,9 +15,11 @@ from diffvis_jax.core.step import jit_encode
 from diffvis_jax.datasets import open_dataset
 from diffvis_jax.evaluation.judge import score_screen, screen_queries
 from diffvis_jax.grounding.find import encode_for_head, find_elements, on_screenshot
-from diffvis_jax.measure.recording_run import changed_tokens, run_session
+from diffvis_jax.measure.missed import changed_tokens
+from diffvis_jax.measure.recording_run import run_session
 from diffvis_jax.measure.single_change import SingleChange
 from diffvis_jax.metrics import mcnemar
+from diffvis_jax.towers import build
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "tests" / "data" / "screens_sample"
@@ -92,7 +94,7 @@ def test_tokens_say_where_a_menu_opened(model):
     before, after = (
         np.asarray(jit_encode(model.params, frame, config=model.config)[0]) for frame in frames
     )
-    at = changed_tokens(model, *(frame[0] for frame in frames))
+    at = np.asarray(changed_tokens(build(model.config), *frames)[0])
     moved = np.square(after - before)
     here, elsewhere = (moved[where].sum(1).mean() ** 0.5 for where in (at, ~at))
     assert here > 0.2 * np.square(after).sum(1).mean() ** 0.5
