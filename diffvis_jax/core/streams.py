@@ -17,6 +17,7 @@ from diffvis_jax.core.cache import Cache, init_cache, restart
 from diffvis_jax.core.policy import Policy
 from diffvis_jax.core.report import Report
 from diffvis_jax.core.step import encode, encode_step
+from diffvis_jax.core.tuning import CPU, GPU, TPU
 from diffvis_jax.core.windows import for_each_chunk, listed
 from diffvis_jax.errors import ConfigError
 from diffvis_jax.grounding.find import map_indices, map_names
@@ -25,11 +26,6 @@ from diffvis_jax.towers.params import Params
 from diffvis_jax.towers.registry import VisionConfig, build
 
 AXIS = "data"
-
-# Frames of one dense encode. On CPU one, whose maps stay in the processor's cache; elsewhere
-# enough to fill the device, few enough for the maps of the full-size tower.
-_DENSE_FRAMES = {"cpu": 1}
-_DENSE_FRAMES_ELSEWHERE = 8
 
 
 def advance(
@@ -147,7 +143,7 @@ def make_full_step(
       mesh: from `data_mesh`.
       head: of this grounding head, also return the maps that it sees.
     """
-    size = _DENSE_FRAMES.get(jax.default_backend(), _DENSE_FRAMES_ELSEWHERE)
+    size = {"cpu": CPU, "tpu": TPU}.get(mesh.devices.flat[0].platform, GPU).dense_streams
 
     names = map_names(config, head) if head else ()
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from diffvis_jax.errors import ConfigError
 
-_NOT_CHOSEN = -1e30
+_NOT_CHOSEN = np.float32(-1e30)
 
 
 @flax.struct.dataclass
