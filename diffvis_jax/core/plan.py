@@ -205,8 +205,8 @@ def oldest(age: jax.Array, count: jax.Array) -> jax.Array:
     longest = -jnp.sort(-age, axis=-1)
     least = jnp.take_along_axis(longest, jnp.clip(count - 1, 0, age.shape[-1] - 1), -1)
     older, same = age > least, age == least
-    left = count - older.sum(-1, keepdims=True)
-    chosen = older | (same & (jnp.cumsum(same, -1) <= left))
+    left = count - older.sum(-1, keepdims=True, dtype=jnp.int32)
+    chosen = older | (same & (jnp.cumsum(same, -1, dtype=jnp.int32) <= left))
     return chosen & (age > 0) & (count > 0)
 
 

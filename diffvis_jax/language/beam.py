@@ -157,7 +157,7 @@ def _select(
 
     worst = jnp.where(ended_there, ended_scores.min(1, keepdims=True), _IMPOSSIBLE)
     best_possible = going[:, :1] / length.astype(jnp.float32) ** penalty
-    stream = jnp.arange(batch)[:, None] * beams
+    stream = jnp.arange(batch, dtype=jnp.int32)[:, None] * beams
     flat = (stream + parent).reshape(-1)
     return Beams(
         cache=jax.tree.map(lambda x: x[flat], state.cache),

@@ -5,6 +5,7 @@ import functools
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
+import jax.extend
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
@@ -116,7 +117,7 @@ def equations(jaxpr):
     """All equations of a traced program, those of loops and branches included."""
     for equation in jaxpr.eqns:
         yield equation
-        for inner in jax.core.jaxprs_in_params(equation.params):
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
             yield from equations(inner)
 
 
