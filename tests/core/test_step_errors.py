@@ -154,7 +154,7 @@ def test_unknown_outputs():
 
 def test_a_picture_that_is_no_array_is_refused():
     a = np.zeros((8, 8, 3), np.uint8)
-    with pytest.raises(dv.FrameError, match="b must be an array.*got Image"):
+    with pytest.raises(dv.FrameError, match=r"b must be an array.*got Image"):
         dv.compute_patch_diff(a, Image.fromarray(a), 4)
 
 

@@ -83,12 +83,6 @@ def test_same_bytes_as_transformers(name, case, color):
 def test_same_bytes_as_the_textbook_version(height, width, size, mode, strip):
     config = PreprocessConfig(size, mode, CLIP_COLOR)
     array = noise(height, width)
-    # Pillow below 13 may take the passes in the other order here; the library does not follow.
-    two_pass = preprocess_module.vertical_first(
-        width, height, *preprocess_module.layout(width, height, config)[4:6]
-    )
-    if two_pass and int(Image.__version__.split(".")[0]) < 13:
-        return
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preprocess_module, "_STRIP_PIXELS", strip)
         np.testing.assert_array_equal(preprocess(array, config)[0], reference(array, config))
