@@ -256,7 +256,7 @@ def prefill_step(
     operands = params, cache, prompt, select, report.prefilled
 
     def tuned(tuning: PrefillTuning):
-        return lambda *operands: _run_selected(*operands, config, tuning.chunk)
+        return functools.partial(_run_selected, config=config, chunk=tuning.chunk)
 
     if tuning is not None:
         return tuned(tuning)(*operands), report
@@ -269,6 +269,7 @@ def _run_selected(
     prompt: Prompt,
     select: jax.Array,
     prefilled: jax.Array,
+    *,
     config: QwenConfig,
     chunk: int,
 ) -> PromptCache:

@@ -20,8 +20,8 @@ _CPU_HIDDEN_FLOATS = 6 * 2**20 // 4
 def normalized(pixels: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
     """`uint8 [..., 3]` as a tower takes them: (share of the full scale - mean) / std, float32."""
     x = pixels.astype(jnp.float32) / 255
-    mean, std = (per_channel(np.array(values, np.float32), x) for values in (mean, std))
-    return (x - mean) / std
+    shift, scale = (per_channel(np.array(values, np.float32), x) for values in (mean, std))
+    return (x - shift) / scale
 
 
 def gelu(x: jax.Array) -> jax.Array:
