@@ -8,7 +8,14 @@ from diffvis_jax.core.report import Report, describe
 from diffvis_jax.core.slots import SlotCache, encode_slots, init_slots, make_slot_step
 from diffvis_jax.core.step import audit, encode, encode_step, make_step
 from diffvis_jax.encoder import DifferentialVisionEncoder
-from diffvis_jax.errors import CacheError, CheckpointError, ConfigError, FrameError, PromptError
+from diffvis_jax.errors import (
+    CacheError,
+    CheckpointError,
+    ConfigError,
+    DiffvisError,
+    FrameError,
+    PromptError,
+)
 from diffvis_jax.images.geometry import ImageError, Placement, PreprocessConfig, placement
 from diffvis_jax.images.preprocess import preprocess
 from diffvis_jax.images.preprocess_in_graph import preprocess_in_graph
@@ -33,6 +40,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DifferentialVisionEncoder",
+    "DiffvisError",
     "FastViTHDConfig",
     "FrameError",
     "ImageError",

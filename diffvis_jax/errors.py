@@ -1,29 +1,36 @@
-"""The errors this library raises on bad input: all are `ValueError`s, each names the offender."""
+"""The errors this library raises: each names the offender.
+
+Those on bad input are `ValueError`s, too.
+"""
 
 
-class ConfigError(ValueError):
+class DiffvisError(Exception):
+    """The base of every error of this library."""
+
+
+class ConfigError(DiffvisError, ValueError):
     """A configuration or policy value that makes no sense; the message names the field."""
 
 
-class FrameError(ValueError):
+class FrameError(DiffvisError, ValueError):
     """A frame of another size, dtype or batch than the cache or the config expects."""
 
 
-class CacheError(ValueError):
+class CacheError(DiffvisError, ValueError):
     """A cache made for another config, batch or size."""
 
 
-class CheckpointError(ValueError):
+class CheckpointError(DiffvisError, ValueError):
     """A checkpoint that cannot be read or converted; the message lists every problem found."""
 
 
-class ActionError(ValueError):
+class ActionError(DiffvisError, ValueError):
     """A command that a model wrote and that cannot be carried out; the message quotes it."""
 
 
-class CaptureError(ValueError):
+class CaptureError(DiffvisError, ValueError):
     """A screen that cannot be captured, or a place on it that does not exist."""
 
 
-class PromptError(ValueError):
+class PromptError(DiffvisError, ValueError):
     """A prompt that does not fit its images, its template or the model's context."""

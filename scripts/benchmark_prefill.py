@@ -31,9 +31,7 @@ from diffvis_jax.language.differential_prefill import (
     PromptCache,
     describe_prefill,
     init_prompt_cache,
-    jit_plan_prefill,
     jit_prefill_fresh,
-    jit_prefill_step,
     prefill_next,
 )
 from diffvis_jax.language.generate import capacity_for
@@ -114,8 +112,7 @@ def first_cache(language: dv.Language, prompt: Prompt, args: argparse.Namespace)
     cache = init_prompt_cache(language.config, 1, padded, capacity)
     cache, _ = jit_prefill_fresh(language.params, cache, prompt, config=language.config)
     exact = PrefillPolicy.exact()
-    jit_plan_prefill(cache, prompt, exact)
-    return jit_prefill_step(language.params, cache, prompt, exact, config=language.config)[0]
+    return prefill_next(language.params, cache, prompt, exact, config=language.config)[0]
 
 
 def one(

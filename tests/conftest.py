@@ -10,13 +10,8 @@ import jax
 import pytest
 from hypothesis import HealthCheck, settings
 
-from diffvis_jax.language import differential_prefill
-
 # Several CPU devices, so that sharding is tested for what it is.
 jax.config.update("jax_num_cpu_devices", 4)
-
-# Prompts of some dozens of positions are prefilled in more than one chunk, too.
-differential_prefill._CHUNK["cpu"] = 8
 
 MOST_MAPS = 30_000  # of memory, after a module; see room_for_programs
 

@@ -13,6 +13,7 @@ from jax import lax
 
 from diffvis_jax.images.geometry import PreprocessConfig
 from diffvis_jax.ops.attention import layer_norm
+from diffvis_jax.ops.broadcast import per_channel
 from diffvis_jax.ops.depthwise import depthwise_conv
 from diffvis_jax.ops.matmul import linear
 from diffvis_jax.ops.pointwise import gelu
@@ -57,7 +58,7 @@ def stem(shape, params, pixels, row, column):
         "VALID",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-    return gelu(y + params["bias"])
+    return gelu(y + per_channel(params["bias"], y))
 
 
 def conv_block(shape, params, x, row, column):

@@ -28,6 +28,28 @@ def patch_difference(a: jax.Array, b: jax.Array, patch_size: int, metric: Metric
     Returns:
       float32 `[B, ceil(H / p), ceil(W / p)]` in 0..1.
     """
+    levels, most = _levels(a, b, patch_size, metric)
+    return levels / most
+
+
+def changed_patches(
+    a: jax.Array, b: jax.Array, patch_size: int, metric: Metric, threshold: float | jax.Array
+) -> jax.Array:
+    """Which patches differ by more than a threshold, 0-1; bool `[B, ceil(H / p), ceil(W / p)]`.
+
+    As `patch_difference(...) > threshold`, but the same in and outside of jit: XLA makes a division
+    by a constant a product with its reciprocal, which is another number for every second grey
+    level. Here whole grey levels are compared with `threshold * 255`, which is whole for 3 / 255.
+    """
+    levels, most = _levels(a, b, patch_size, metric)
+    return levels > jnp.asarray(threshold, jnp.float32) * most
+
+
+def _levels(
+    a: jax.Array, b: jax.Array, patch_size: int, metric: Metric
+) -> tuple[jax.Array, np.ndarray]:
+    """Grey levels by which every patch differs, and the most that it could; both float32 of whole
+    numbers, `[B, rows, columns]` and `[1, rows, columns]`."""
     if metric not in METRICS:
         raise ConfigError(f"metric must be one of {METRICS}, got {metric!r}")
     batch, height, width, channels = a.shape
@@ -42,10 +64,11 @@ def patch_difference(a: jax.Array, b: jax.Array, patch_size: int, metric: Metric
     if metric == "max":
         strongest = _fold_max(by_row)[:, :, 0]
         strongest = strongest.reshape(batch, rows, columns, patch_size * channels).max(-1)
-        return strongest.astype(jnp.float32) / 255
-    total = by_row.astype(jnp.uint32).sum(2).reshape(batch, rows, columns, patch_size * channels)
-    valid = np.outer(*(_patch_extents(side, patch_size) for side in (height, width))) * channels
-    return total.sum(-1).astype(jnp.float32) / (255 * jnp.asarray(valid, jnp.float32))
+        return strongest.astype(jnp.float32), np.full((1, rows, columns), 255, np.float32)
+    total = by_row.sum(2, dtype=jnp.uint32).reshape(batch, rows, columns, patch_size * channels)
+    values = np.outer(*(_patch_extents(side, patch_size) for side in (height, width))) * channels
+    most = (255 * values[None]).astype(np.float32)
+    return total.sum(-1, dtype=jnp.uint32).astype(jnp.float32), most
 
 
 def _fold_max(x: jax.Array) -> jax.Array:
@@ -86,6 +109,8 @@ def compute_patch_diff(
       ConfigError: a patch size, threshold or metric that makes no sense.
     """
     for name, picture in (("a", a), ("b", b)):
+        if not isinstance(picture, np.ndarray | jax.Array):
+            raise FrameError(f"{name} must be an array [H, W, C], got {type(picture).__name__}")
         if picture.dtype != np.uint8 or picture.ndim != 3 or 0 in picture.shape:
             raise FrameError(
                 f"{name} must be uint8 [H, W, C], got {picture.dtype} {list(picture.shape)}"
@@ -96,8 +121,8 @@ def compute_patch_diff(
         raise ConfigError(f"patch_size must be at least 1 pixel, got {patch_size}")
     if not (math.isfinite(threshold) and 0 <= threshold <= 1):
         raise ConfigError(f"threshold must lie in 0-1, got {threshold}")
-    difference = patch_difference(jnp.asarray(a)[None], jnp.asarray(b)[None], patch_size, metric)
-    return difference[0] > threshold
+    a, b = jnp.asarray(a)[None], jnp.asarray(b)[None]
+    return changed_patches(a, b, patch_size, metric, threshold)[0]
 
 
 def distance_to(mask: jax.Array) -> jax.Array:
@@ -112,12 +137,13 @@ def distance_to(mask: jax.Array) -> jax.Array:
     rows, columns = mask.shape[1:]
     far = 2 * max(rows, columns) + 1
     row_offset, column_offset = (
-        jnp.abs(jnp.arange(n, dtype=jnp.int32)[:, None] - jnp.arange(n, dtype=jnp.int32))
-        for n in (rows, columns)
+        jnp.abs(at[:, None] - at[None])
+        for at in (jnp.arange(n, dtype=jnp.int32) for n in (rows, columns))
     )
     # max(|rows|, |columns|) <= d  <=>  some marked patch lies in the square of radius d: the
     # distance is the smallest of max(row part, column part), found one marked row at a time.
-    in_row = jnp.where(mask[:, :, None, :], column_offset, far).min(-1)  # nearest in the same row
+    # in_row: to the nearest one in the same row.
+    in_row = jnp.where(mask[:, :, None, :], column_offset[None, None], far).min(-1)
     return jnp.maximum(in_row[:, None], row_offset[None, :, :, None]).min(2)
 
 

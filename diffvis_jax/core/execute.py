@@ -106,7 +106,7 @@ def _run_segment(
             )
         return maps, keys, values
 
-    none = jnp.zeros((0,)), jnp.zeros((0,))
+    none = (jnp.zeros((0,), jnp.float32),) * 2
     kv = none if attends is None else (cache.keys[attends], cache.values[attends])
     carry = _for_each_block(params, segment, block, (cache.maps[array], *kv), tuning)
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffvis_jax.core.cache import Cache
-from diffvis_jax.core.change import distance_to, patch_difference, shifted
+from diffvis_jax.core.change import changed_patches, distance_to, shifted
 from diffvis_jax.core.policy import Policy
 from diffvis_jax.core.tuning import Tuning
 from diffvis_jax.towers.base import TokenStack, Tower
@@ -88,9 +88,10 @@ def compare(
     """
     rows, columns = (cells * tower.patch for cells in tower.grid)
     frames, reference = (x[:, :rows, :columns] for x in (frames, cache.reference))
-    difference = patch_difference(frames, reference, tower.patch, policy.metric)
-    known = cache.filled & active
-    changed = (difference > policy.change_threshold) & known[:, None, None]
+    changed = changed_patches(
+        frames, reference, tower.patch, policy.metric, policy.change_threshold
+    )
+    changed &= (cache.filled & active)[:, None, None]
     count = changed.sum((1, 2), dtype=jnp.int32)
     due = (policy.keyframe_every > 0) & (cache.steps + 1 >= policy.keyframe_every)
     must = (~cache.filled | due | (count > policy.max_changed_patches)) & active
@@ -129,7 +130,8 @@ def make_plan(
     chosen = oldest(cache.age, jnp.full_like(cache.age[:, :1], policy.refresh_patches))
     if focus is not None:
         chosen |= _by_cell(focus)
-    near = distance[:, None] <= policy.margins(tower)[_stages(tower), None]
+    margin = policy.margins(tower)[_stages(tower)]
+    near = distance[:, None].astype(jnp.float32) <= margin[None, :, None]
     idle = change.idle[:, None, None]
     wanted = (near & ~idle) | chosen[:, None]
     budget = jnp.where(change.idle, policy.settle * float(tower.macs), 0).astype(jnp.float32)
@@ -149,9 +151,10 @@ def make_plan(
     left = stale & ~compute
     # What is computed from stale inputs stays stale: any of the stream's earlier layers will do, as
     # margins leave out the surroundings of all that they let in. In a token stack the layer's own.
-    inputs_stale = jnp.cumsum(left.any(-1), axis=1, dtype=jnp.int32)
+    layer_stale = left.any(-1).astype(jnp.int32)
+    inputs_stale = jnp.cumsum(layer_stale, axis=1, dtype=jnp.int32)
     if not _stack(tower):
-        inputs_stale = inputs_stale - left.any(-1)
+        inputs_stale = inputs_stale - layer_stale
     finished = (start + blocks >= _depth(tower)) & (blocks > 0)
     after = left | (compute & (inputs_stale > 0)[..., None])
     return StepPlan(
@@ -190,7 +193,7 @@ def _stages(tower: Tower) -> np.ndarray:
 def _reached(tower: Tower, acted: jax.Array, distance: jax.Array) -> jax.Array:
     """The cells of each layer that a change of these patches can reach; bool `[B, L, P]`."""
     down, up = np.ceil(np.array(tower.reaches) / tower.patch).T
-    reached = distance[:, None] <= jnp.asarray(down, jnp.float32)[:, None]
+    reached = distance[:, None].astype(jnp.float32) <= down.astype(np.float32)[None, :, None]
     if down[0] == 1 and up[0] == 0:  # the first layer's windows look to one side only
         reached = reached.at[:, 0].set(_by_cell(shifted(acted)))
     return reached & acted.any((1, 2))[:, None, None]
@@ -202,8 +205,8 @@ def oldest(age: jax.Array, count: jax.Array) -> jax.Array:
     longest = -jnp.sort(-age, axis=-1)
     least = jnp.take_along_axis(longest, jnp.clip(count - 1, 0, age.shape[-1] - 1), -1)
     older, same = age > least, age == least
-    left = count - older.sum(-1, keepdims=True)
-    chosen = older | (same & (jnp.cumsum(same, -1) <= left))
+    left = count - older.sum(-1, keepdims=True, dtype=jnp.int32)
+    chosen = older | (same & (jnp.cumsum(same, -1, dtype=jnp.int32) <= left))
     return chosen & (age > 0) & (count > 0)
 
 
@@ -219,20 +222,20 @@ def within_budget(
       budget: float32 `[B]`, multiply-accumulates; at least one cell is done if there is any.
     """
     # Keys and values come on top: they are replaced with the layer before.
-    window = np.array([layer.window_macs for layer in tower.layers], np.float32)
-    dense = np.array([layer.macs for layer in tower.layers], np.float32) * tower.cells
+    window = np.array([[layer.window_macs] for layer in tower.layers], np.float32)
+    dense = np.array([[layer.macs * tower.cells] for layer in tower.layers], np.float32)
     cells = jnp.arange(distance.shape[1], dtype=jnp.int32)
-    order = jnp.sort(distance * len(cells) + cells, -1) % len(cells)
+    order = jnp.sort(distance * len(cells) + cells[None], -1) % len(cells)
     ordered = jnp.take_along_axis(stale, order[:, None], -1)
 
     def spent(count: jax.Array) -> jax.Array:
         """On so many cells of each layer, `[B, L, *]`."""
-        alone = count * window[:, None]
-        return jnp.where(alone > tuning.break_even * dense[:, None], dense[:, None], alone)
+        alone = count.astype(jnp.float32) * window[None]
+        return jnp.where(alone > tuning.break_even * dense[None], dense[None], alone)
 
     count = jnp.cumsum(ordered, -1, dtype=jnp.int32)
     whole = spent(count[..., -1:])
-    before = jnp.cumsum(whole, 1) - whole + spent(count - ordered)
+    before = jnp.cumsum(whole, 1) - whole + spent(count - ordered.astype(jnp.int32))
     affordable = ordered & (before < budget[:, None, None])
     back = jnp.zeros_like(order).at[jnp.arange(len(order))[:, None], order].set(cells)
     return jnp.take_along_axis(affordable, back[:, None], -1)
@@ -267,12 +270,12 @@ def cost(tower: Tower, compute: jax.Array, tuning: Tuning) -> tuple[jax.Array, j
       multiply-accumulates, float32 `[B]`; layers to compute as a whole, bool `[B, L]`.
     """
     count = compute.sum(-1, dtype=jnp.float32)
-    window = count * _window_macs(tower)
-    whole = (tower.layer_macs * tower.cells).astype(np.float32)
+    window = count * _window_macs(tower)[None]
+    whole = (tower.layer_macs * tower.cells).astype(np.float32)[None]
     dense = window > tuning.break_even * whole
     if _stack(tower):
         dense = count > min(tower.cells // 2, tuning.row_capacities[-1])
-    head = jnp.where(compute[:, -1].any(-1), float(tower.head_macs), 0)
+    head = jnp.where(compute[:, -1].any(-1), np.float32(tower.head_macs), 0)
     return jnp.where(dense, whole, window).sum(-1) + head, dense
 
 
@@ -280,16 +283,17 @@ def _macs_done(tower: Tower, compute: jax.Array, dense: jax.Array, blocks: jax.A
     """Multiply-accumulates of each cell of each layer, float32 `[B, L, P]`; the head's count for
     the last layer."""
     layers = tower.layers
-    own = np.array([layer.macs for layer in layers], np.float32)
-    window = np.array([layer.window_macs for layer in layers], np.float32)
-    macs = compute * jnp.where(dense, own, window)[..., None]
+    own = np.array([[layer.macs for layer in layers]], np.float32)
+    window = np.array([[layer.window_macs for layer in layers]], np.float32)
+    computed = compute.astype(jnp.float32)
+    macs = computed * jnp.where(dense, own, window)[..., None]
     # Keys and values are replaced where the layer before has computed.
-    kv = np.array([layer.kv_macs for layer in layers], np.float32)
-    before = jnp.concatenate([jnp.zeros_like(compute[:, :1]), compute[:, :-1]], 1)
-    macs += before * kv[:, None]
-    head = jnp.where(compute[:, -1].any(-1), tower.head_macs / tower.cells, 0.0)
+    kv = np.array([[layer.kv_macs] for layer in layers], np.float32)
+    before = jnp.concatenate([jnp.zeros_like(computed[:, :1]), computed[:, :-1]], 1)
+    macs += before * kv[None]
+    head = jnp.where(compute[:, -1].any(-1), np.float32(tower.head_macs / tower.cells), 0)
     macs = macs.at[:, -1].add(head[:, None])
     if not _stack(tower):
         return macs
-    share = jnp.where(dense[:, -1], 0.0, blocks / _depth(tower))
-    return macs.at[:, -1].add(share[:, None] * own[-1])
+    share = jnp.where(dense[:, -1], 0, blocks.astype(jnp.float32) / _depth(tower))
+    return macs.at[:, -1].add(share[:, None] * own[0, -1])

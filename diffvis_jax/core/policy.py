@@ -12,7 +12,7 @@ import numpy as np
 from diffvis_jax.core.change import METRICS, Metric
 from diffvis_jax.errors import ConfigError
 from diffvis_jax.towers.base import Tower
-from diffvis_jax.utils.validation import checked, concrete
+from diffvis_jax.utils.validation import checked, concrete, unchecked
 
 PRESETS = ("faithful", "fast")
 
@@ -103,7 +103,7 @@ class Policy:
     @classmethod
     def tree_unflatten(cls, aux, children):
         traced, static = aux
-        return _unchecked({**dict(zip(traced, children, strict=True)), **dict(static)})
+        return unchecked(Policy, {**dict(zip(traced, children, strict=True)), **dict(static)})
 
     def margins(self, tower: Tower) -> jax.Array:
         """The margin of each stage, float32 `[stages]`.
@@ -115,10 +115,11 @@ class Policy:
         if isinstance(margin, str):
             margin = np.array(tower.margins[margin], np.float32)
         margin = jnp.asarray(margin, jnp.float32)
-        if margin.ndim and margin.shape[0] != tower.stages:
+        if margin.shape not in ((), (tower.stages,)):
+            entries = " x ".join(map(str, margin.shape))
             raise ConfigError(
-                f"margin has {margin.shape[0]} entries for a tower of {tower.stages} stages: give "
-                "one number, or one for each stage"
+                f"margin has {entries} entries for a tower of {tower.stages} stages: give one "
+                "number, or one for each stage"
             )
         return jnp.broadcast_to(margin, (tower.stages,))
 
@@ -135,7 +136,8 @@ class Policy:
             if margin.shape not in ((), (tower.stages,)):
                 self.margins(tower)  # says what is wrong
             margin = np.broadcast_to(margin, (tower.stages,))
-        return _unchecked({**{name: getattr(self, name) for name in _FIELDS}, "margin": margin})
+        values = {name: getattr(self, name) for name in _FIELDS}
+        return unchecked(Policy, {**values, "margin": margin})
 
     @classmethod
     def exact(cls, **changes: Any) -> "Policy":
@@ -171,12 +173,3 @@ class Policy:
 
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Policy))
-
-
-def _unchecked(values: Mapping[str, Any]) -> Policy:
-    """A policy with whatever stands in its fields: JAX rebuilds pytrees with all sorts of leaves,
-    and looking at an array's values waits for its device."""
-    policy = object.__new__(Policy)
-    for name, value in values.items():
-        object.__setattr__(policy, name, value)
-    return policy

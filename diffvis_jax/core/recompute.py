@@ -327,7 +327,7 @@ def runs_of_streams(cells: Cells, batch: int, size: int) -> Runs:
         return Runs(cells, first, quotient(count + size - 1, size), count, size)
     listed = jnp.arange(cells.at.shape[1], dtype=jnp.int32) < cells.count
     stream = jnp.arange(batch, dtype=jnp.int32)[:, None]
-    count = (listed & (cells.at[0] == stream)).sum(1, dtype=jnp.int32)
+    count = (listed[None] & (cells.at[:1] == stream)).sum(1, dtype=jnp.int32)
     ends = jnp.cumsum(quotient(count + size - 1, size), dtype=jnp.int32)
     return Runs(cells, jnp.cumsum(count, dtype=jnp.int32) - count, ends, count, size)
 

@@ -74,7 +74,7 @@ def by_stage(tower: Tower, of_layers: jax.Array) -> jax.Array:
     """Sums `[B, L, P]` over the layers of each stage: float32 `[B, stages, P]`."""
     stages = np.array([layer.stage for layer in tower.layers])
     member = (stages[:, None] == np.arange(tower.stages)).astype(np.float32)
-    return (of_layers[:, :, None] * member[:, :, None]).sum(1)
+    return (of_layers[:, :, None] * member[None, :, :, None]).sum(1)
 
 
 def stage_macs(tower: Tower) -> np.ndarray:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from diffvis_jax.core.cache import Cache, init_cache
-from diffvis_jax.core.change import patch_difference
+from diffvis_jax.core.change import changed_patches
 from diffvis_jax.core.policy import Policy
 from diffvis_jax.core.report import Report
 from diffvis_jax.core.step import check_cache, check_frames, encode_step
@@ -124,11 +124,11 @@ def encode_slots(
     every = jnp.repeat(frames, count, 0)
     check_cache(slots.cache, every, config, maker="init_slots")
     nearest, differs = _nearest(slots, every, policy)
-    oldest = jnp.argmin(slots.used, 1)
+    oldest = lax.argmin(slots.used, 1, jnp.int32)
     known = (slots.used != NEVER).any(1)
     moves = ~known | (differs > new_slot_above)
     at = jnp.where(moves, oldest, nearest)
-    first = jnp.arange(batch) * count
+    first = jnp.arange(batch, dtype=jnp.int32) * count
     copied = moves & known & (oldest != nearest)
     cache = _copy(slots.cache, first + nearest, first + oldest, copied)
     active = jnp.zeros((batch * count,), bool).at[first + at].set(True)
@@ -138,10 +138,10 @@ def encode_slots(
     here = first + at
     new = SlotCache(
         cache=cache,
-        used=slots.used.at[jnp.arange(batch), at].set(slots.clock),
+        used=slots.used.at[jnp.arange(batch, dtype=jnp.int32), at].set(slots.clock),
         clock=slots.clock + 1,
     )
-    return tokens[here], new, jax.tree.map(lambda x: x[here], report), at.astype(jnp.int32)
+    return tokens[here], new, jax.tree.map(lambda x: x[here], report), at
 
 
 def _nearest(slots: SlotCache, every: jax.Array, policy: Policy) -> tuple[jax.Array, jax.Array]:
@@ -149,12 +149,15 @@ def _nearest(slots: SlotCache, every: jax.Array, policy: Policy) -> tuple[jax.Ar
     tower = build(slots.cache.config)
     rows, columns = (cells * tower.patch for cells in tower.grid)
     frames, reference = (x[:, :rows, :columns] for x in (every, slots.cache.reference))
-    difference = patch_difference(frames, reference, tower.patch, policy.metric)
-    share = (difference > policy.change_threshold).mean((1, 2)).reshape(slots.used.shape)
+    changed = changed_patches(
+        frames, reference, tower.patch, policy.metric, policy.change_threshold
+    )
+    share = changed.mean((1, 2), dtype=jnp.float32).reshape(slots.used.shape)
     share = jnp.where(slots.used == NEVER, 2.0, share)
     # On a tie the most recently used slot: least is out of date there.
-    order = share - 1e-6 * (slots.used / jnp.maximum(slots.clock, 1))
-    nearest = jnp.argmin(order, 1)
+    clock = jnp.maximum(slots.clock, 1).astype(jnp.float32)
+    order = share - 1e-6 * (slots.used.astype(jnp.float32) / clock)
+    nearest = lax.argmin(order, 1, jnp.int32)
     return nearest, jnp.take_along_axis(share, nearest[:, None], 1)[:, 0]
 
 

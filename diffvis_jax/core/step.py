@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from diffvis_jax.core.cache import Cache
+from diffvis_jax.core.cache import Cache, init_cache
 from diffvis_jax.core.execute import execute
 from diffvis_jax.core.plan import compare, make_plan
 from diffvis_jax.core.policy import Policy
@@ -100,9 +100,9 @@ def encode_step(
       tokens `[B, N, D]` float32, the new cache, and the report.
 
     Raises:
-      FrameError: frames of another size, dtype or batch than the cache, or a focus of another
-        shape than the patches.
-      CacheError: a cache of another config.
+      FrameError: frames of another size, dtype or batch than the cache; a mask of another shape or
+        dtype.
+      CacheError: a cache of another config, or of another version of the library.
       ConfigError: margins for another number of stages than the tower has.
     """
     policy = Policy() if policy is None else policy
@@ -110,10 +110,14 @@ def encode_step(
     check_frames(frames)
     check_cache(cache, frames, config)
     tower = build(cache.config)
-    active = jnp.ones_like(cache.filled) if active is None else jnp.asarray(active, bool)
+    if active is None:
+        active = jnp.ones_like(cache.filled)
+    else:
+        active = jnp.asarray(active)
+        check_mask("active", active, (cache.batch,), "stream")
     if focus is not None:
         focus = jnp.asarray(focus)
-        check_focus(focus, (cache.batch, *tower.grid))
+        check_mask("focus", focus, (cache.batch, *tower.grid), "patch")
     operands = (params, cache, frames, policy, active, focus)
 
     def tuned(tuning: Tuning):
@@ -154,13 +158,13 @@ def _tuned_step(
     state = cache, nothing, jnp.zeros_like(active)
     cache, done, full = loop_if(change.work.any(), work, state)
     macs = done.sum((1, 2))
-    window = np.array([layer.window_macs + layer.kv_macs for layer in tower.layers], np.float32)
-    dense = (tower.layer_macs * tower.cells).astype(np.float32)
+    window = np.array([[layer.window_macs + layer.kv_macs for layer in tower.layers]], np.float32)
+    dense = (tower.layer_macs * tower.cells).astype(np.float32)[None]
     pending = jnp.minimum(cache.stale.sum(-1, dtype=jnp.float32) * window, dense).sum(-1)
     cache = dataclasses.replace(
         cache,
-        age=jnp.where(cache.stale[:, -1], cache.age + active[:, None], 0),
-        steps=jnp.where(full, 0, cache.steps + active),
+        age=jnp.where(cache.stale[:, -1], cache.age + active.astype(jnp.int32)[:, None], 0),
+        steps=jnp.where(full, 0, cache.steps + active.astype(jnp.int32)),
         filled=cache.filled | active,
     )
     partial = jnp.where(macs > 0, PARTIAL, REUSE)
@@ -172,7 +176,7 @@ def _tuned_step(
         skipped=change.skipped,
         recomputed=macs / float(tower.macs),
         cell_recomputed=done.sum(1) / (tower.macs / tower.cells),
-        stage_recomputed=done / stage_macs(tower)[:, None],
+        stage_recomputed=done / stage_macs(tower)[None, :, None],
         pending=pending / float(tower.macs),
         oldest_age=cache.age.max(-1),
     )
@@ -291,6 +295,9 @@ def check_cache(
         raise CacheError(
             f"the cache was made for {cache.config}, not for {config}: make one with {maker}"
         )
+    made = jax.eval_shape(lambda: init_cache(cache.config, cache.batch))
+    if wrong := _differing(cache, made):
+        raise CacheError(f"{wrong}: a cache of another version; make one with {maker}")
     if frames.shape[0] != cache.batch:
         raise FrameError(
             f"{frames.shape[0]} frames for a cache of {cache.batch} streams: make another with "
@@ -304,10 +311,24 @@ def check_cache(
         )
 
 
-def check_focus(focus: jax.Array, shape: tuple[int, ...]) -> None:
-    """Raises a FrameError unless the focus is bool over all patches, `[B, rows, columns]`."""
-    if focus.dtype != bool or focus.shape != shape:
+def _differing(cache: Cache, made: Cache) -> str | None:
+    """The first difference in structure, shapes or dtypes between two caches."""
+    (ours, ours_tree), (theirs, theirs_tree) = (
+        jax.tree_util.tree_flatten_with_path(x) for x in (made, cache)
+    )
+    if ours_tree != theirs_tree:
+        return f"{len(theirs)} arrays in place of {len(ours)}"
+    for (path, x), (_, y) in zip(ours, theirs, strict=True):
+        if (x.shape, x.dtype) != (y.shape, y.dtype):
+            name = jax.tree_util.keystr(path).lstrip(".")
+            return f"{name} is {y.dtype} {list(y.shape)} in place of {x.dtype} {list(x.shape)}"
+    return None
+
+
+def check_mask(name: str, mask: jax.Array, shape: tuple[int, ...], each: str) -> None:
+    """Raises a FrameError unless the mask is bool and of this shape."""
+    if mask.dtype != bool or mask.shape != shape:
         raise FrameError(
-            f"focus must be bool {list(shape)}, one entry for each patch; got {focus.dtype} "
-            f"{list(focus.shape)}"
+            f"{name} must be bool {list(shape)}, one entry for each {each}; got {mask.dtype} "
+            f"{list(mask.shape)}"
         )

@@ -166,8 +166,9 @@ def _attend(
         # The rows of the next stream at the end of this run are written again by their own.
         return lax.dynamic_update_slice(mixed, new, (start, zero))
 
-    mixed = jnp.zeros((capacity + size, query.shape[1] * query.shape[2]))
-    return lax.fori_loop(0, runs.total, run, mixed + 0 * query[0, 0, 0])[:capacity]
+    mixed = jnp.zeros((capacity + size, query.shape[1] * query.shape[2]), jnp.float32)
+    varies = (0 * query[0, 0, 0]).astype(jnp.float32)  # over devices, as the queries do
+    return lax.fori_loop(0, runs.total, run, mixed + varies)[:capacity]
 
 
 def _memory(

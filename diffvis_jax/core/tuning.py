@@ -26,7 +26,8 @@ class Tuning:
       row_capacities: rows that go through a token stack together; each is compiled. More rows than
         the largest, or than half the tokens of a stream, are computed as a whole stream.
       attention_rows: rows of one stream that attend together in a token stack.
-      dense_streams: streams whose whole maps are computed together.
+      dense_streams: streams that are encoded in full together. The maps of one stay in a CPU's
+        cache; an accelerator wants enough to fill it, and few enough for its memory.
       break_even: share of a layer's cost above which one pass over the stream's whole map is
         cheaper than windows: these repeat their halo and cost copies.
       full_above: share of the whole cost above which a step does everything, which is also exact.

@@ -3,8 +3,10 @@
 import contextlib
 from collections.abc import Iterator
 
+from diffvis_jax.errors import DiffvisError
 
-class DatasetError(ValueError):
+
+class DatasetError(DiffvisError, ValueError):
     """An annotation that is malformed, contradicts its image, or lacks one."""
 
 

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from diffvis_jax.errors import ConfigError
+from diffvis_jax.errors import ConfigError, DiffvisError
 
 
-class ProcessLost(RuntimeError):
+class ProcessLost(DiffvisError, RuntimeError):
     """Another process of the run is gone; what was written is still there."""
 
 

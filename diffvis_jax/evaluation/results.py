@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from diffvis_jax.errors import DiffvisError
 from diffvis_jax.utils.atomic_file import write_whole
 
 FORMAT = "diffvis_jax evaluation 1"
@@ -18,7 +19,7 @@ RUN = "run.json"
 _SHOWN = 4  # differences that an error names
 
 
-class ResultsError(ValueError):
+class ResultsError(DiffvisError, ValueError):
     """A directory of another run, or a damaged file in it."""
 
 

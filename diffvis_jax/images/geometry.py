@@ -13,12 +13,12 @@ from typing import Literal, NamedTuple, Protocol, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from diffvis_jax.errors import ConfigError
+from diffvis_jax.errors import ConfigError, DiffvisError
 
 Mode = Literal["pad", "crop", "squash"]
 
 
-class ImageError(ValueError):
+class ImageError(DiffvisError, ValueError):
     """An image that cannot be used; the message names it and says what would be right."""
 
 

@@ -14,6 +14,7 @@ import functools
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from diffvis_jax.core.windows import inside
@@ -24,7 +25,7 @@ from diffvis_jax.language.qwen2 import embed, forward, read_out
 from diffvis_jax.language.sampling import within_vocabulary
 from diffvis_jax.towers.params import Params
 
-_IMPOSSIBLE = -1e9
+_IMPOSSIBLE = np.float32(-1e9)
 
 
 @flax.struct.dataclass(kw_only=True)
@@ -83,7 +84,7 @@ def beam_search(
     batch = len(logits)
     blank = jnp.broadcast_to(stops.fill, (batch, beams, kept)).astype(jnp.int32)
     # Only the first beam counts at first: all are the same.
-    scores = jnp.where(jnp.arange(beams) == 0, 0.0, _IMPOSSIBLE)
+    scores = jnp.where(jnp.arange(beams) == 0, np.float32(0), _IMPOSSIBLE)
     state = Beams(
         cache=jax.tree.map(lambda x: jnp.repeat(x, beams, axis=0), cache),
         ids=blank,
@@ -134,7 +135,7 @@ def _select(
     beam, chosen = index // rows, (index % rows).astype(jnp.int32)
     ids = jnp.take_along_axis(state.ids, beam[..., None], axis=1)  # [B, K, M]
     ids = ids.at[:, :, state.step].set(chosen)
-    at_end = (chosen[..., None] == stops.ids).any(-1)
+    at_end = (chosen[..., None] == stops.ids[None, None]).any(-1)
     length = state.step + 1
     ends = at_end | (length >= until)
 
@@ -142,7 +143,7 @@ def _select(
     parent = jnp.take_along_axis(beam, next_index, axis=1)
 
     # Only the first W may be kept: the others were fetched so that enough go on.
-    keep = ends & (jnp.arange(count) < beams)
+    keep = ends & (jnp.arange(count) < beams)[None]
     final = scores / length.astype(jnp.float32) ** penalty
     final = jnp.where(keep & state.open[:, None], final, final + _IMPOSSIBLE)
     merged_scores = jnp.concatenate([state.ended_scores, final], axis=1)
@@ -153,7 +154,7 @@ def _select(
 
     worst = jnp.where(ended_there, ended_scores.min(1, keepdims=True), _IMPOSSIBLE)
     best_possible = going[:, :1] / length.astype(jnp.float32) ** penalty
-    stream = jnp.arange(batch)[:, None] * beams
+    stream = jnp.arange(batch, dtype=jnp.int32)[:, None] * beams
     flat = (stream + parent).reshape(-1)
     return Beams(
         cache=jax.tree.map(lambda x: x[flat], state.cache),

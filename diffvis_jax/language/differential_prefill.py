@@ -3,7 +3,7 @@
 A cache remembers which embedding the keys and values of every position were computed from: its
 *reference*. A new prompt is compared with it, position by position; what is selected is compacted
 and run through the decoder in chunks, in a loop with a dynamic trip count, as the vision towers do
-it (`cells.py`). Two rules select:
+it (`core/windows.py`). Two rules select:
 
   exact    everything from the first position on that differs: keys and values before it depend on
            nothing that changed. The result is that of a fresh prefill, to rounding.
@@ -34,17 +34,9 @@ from diffvis_jax.language.config import QwenConfig
 from diffvis_jax.language.generate import prefill
 from diffvis_jax.language.kv_cache import KVCache, init_kv_cache
 from diffvis_jax.language.qwen2 import forward, read_out
+from diffvis_jax.language.tuning import ACCELERATOR, CPU, PrefillTuning
 from diffvis_jax.towers.params import Params
-from diffvis_jax.utils.validation import checked
-
-# C. On CPU a row costs hardly more in a chunk of 32 than in a dense pass (docs/language.md), and
-# half a chunk is computed for nothing; an accelerator wants fewer, larger launches.
-_CHUNK = {"cpu": 32}
-_CHUNK_ELSEWHERE = 256
-
-# Above this share of a prompt one dense pass is faster than chunks (docs/language.md).
-_FULL_ABOVE = {"cpu": 0.55}
-_FULL_ABOVE_ELSEWHERE = 0.8
+from diffvis_jax.utils.validation import checked, unchecked
 
 
 @flax.struct.dataclass(kw_only=True)
@@ -85,7 +77,8 @@ class PromptCache:
     attention: jax.Array | None  # float32 [B, L, H, T]
 
 
-@flax.struct.dataclass
+@jax.tree_util.register_pytree_with_keys_class
+@dataclasses.dataclass(frozen=True)
 class PrefillPolicy:
     """What a prefill may leave out. All traced: one compilation serves all policies.
 
@@ -108,6 +101,14 @@ class PrefillPolicy:
             ("refresh_every", np.int32),
         ):
             object.__setattr__(self, name, checked(name, getattr(self, name), dtype))
+
+    def tree_flatten_with_keys(self):
+        names = [field.name for field in dataclasses.fields(self)]
+        return [(jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in names], names
+
+    @classmethod
+    def tree_unflatten(cls, names, leaves):
+        return unchecked(cls, dict(zip(names, leaves, strict=True)))
 
     @classmethod
     def exact(cls) -> "PrefillPolicy":
@@ -158,11 +159,6 @@ def describe_prefill(report: PrefillReport) -> list[dict[str, Any]]:
     return found
 
 
-def full_above() -> float:
-    """The share of a prompt's positions above which `prefill_fresh` is the faster way."""
-    return _FULL_ABOVE.get(jax.default_backend(), _FULL_ABOVE_ELSEWHERE)
-
-
 def init_prompt_cache(
     config: QwenConfig, batch: int, padded: int, capacity: int, *, attention: bool = False
 ) -> PromptCache:
@@ -181,14 +177,15 @@ def init_prompt_cache(
     def count() -> jax.Array:
         return jnp.zeros((batch,), jnp.int32)
 
-    weights = jnp.zeros((batch, config.layers, config.heads, padded)) if attention else None
+    shape = batch, config.layers, config.heads, padded
+    weights = jnp.zeros(shape, jnp.float32) if attention else None
     return PromptCache(
         kv=init_kv_cache(config, batch, capacity),
-        reference=jnp.zeros((batch, padded, config.width)),
+        reference=jnp.zeros((batch, padded, config.width), jnp.float32),
         length=count(),
         exact=count(),
         steps=count(),
-        logits=jnp.zeros((batch, config.vocabulary)),
+        logits=jnp.zeros((batch, config.vocabulary), jnp.float32),
         attention=weights,
     )
 
@@ -237,10 +234,11 @@ def prefill_step(
     policy: PrefillPolicy,
     *,
     config: QwenConfig,
+    tuning: PrefillTuning | None = None,
 ) -> tuple[PromptCache, PrefillReport]:
     """Makes the cache that of a new prompt, recomputing only what the policy asks for.
 
-    Pure; jit it with `config` static and the cache donated (`jit_prefill_step`).
+    Pure; jit it with `config` and `tuning` static and the cache donated (`jit_prefill_step`).
 
     Args:
       params: of the language model.
@@ -249,18 +247,45 @@ def prefill_step(
       prompt: padded to the cache's T.
       policy: what may be left out.
       config: of the language model; static.
+      tuning: how the work is laid out; static. None = as suits the platform it is lowered for.
 
     Raises:
       CacheError: a prompt of another batch or padding than the cache.
     """
     select, cache, report = plan_prefill(cache, prompt, policy)
-    chunk = min(_CHUNK.get(jax.default_backend(), _CHUNK_ELSEWHERE), select.shape[1])
+    operands = params, cache, prompt, select, report.prefilled
+
+    def tuned(tuning: PrefillTuning):
+        return functools.partial(_run_selected, config=config, chunk=tuning.chunk)
+
+    if tuning is not None:
+        return tuned(tuning)(*operands), report
+    return lax.platform_dependent(*operands, cpu=tuned(CPU), default=tuned(ACCELERATOR)), report
+
+
+def _run_selected(
+    params: Params,
+    cache: PromptCache,
+    prompt: Prompt,
+    select: jax.Array,
+    prefilled: jax.Array,
+    *,
+    config: QwenConfig,
+    chunk: int,
+) -> PromptCache:
+    """Runs the selected positions through the decoder, at most `chunk` at a time.
+
+    Args:
+      select: bool `[B, T]`.
+      prefilled: int32 `[B]`, how many those are.
+    """
+    chunk = min(chunk, select.shape[1])
     capacity, last = cache.kv.capacity, prompt.length - 1
     # Selected positions in order; the places left over name a slot that is not there.
     padding = -select.shape[1] % chunk
-    order = jnp.where(select, jnp.arange(select.shape[1]), capacity)
+    order = jnp.where(select, jnp.arange(select.shape[1], dtype=jnp.int32)[None], capacity)
     order = jnp.pad(jnp.sort(order, axis=-1), ((0, 0), (0, padding)), constant_values=capacity)
-    hidden = jnp.zeros((len(last), prompt.embeddings.shape[-1]))
+    hidden = jnp.zeros((len(last), prompt.embeddings.shape[-1]), jnp.float32)
 
     def run(i: jax.Array, carry: tuple[KVCache, jax.Array, jax.Array | None]):
         kv, hidden, weights = carry
@@ -285,9 +310,9 @@ def prefill_step(
             weights = jnp.where(there[:, None, None, None], watched, weights)
         return kv, hidden, weights
 
-    chunks = (report.prefilled.max() + chunk - 1) // chunk
+    chunks = windows.quotient(prefilled.max() + chunk - 1, chunk)
     kv, hidden, weights = lax.fori_loop(0, chunks, run, (cache.kv, hidden, cache.attention))
-    moved = (report.prefilled > 0)[:, None]
+    moved = (prefilled > 0)[:, None]
 
     def head(i: jax.Array, logits: jax.Array) -> jax.Array:
         return jnp.where(moved, read_out(windows.inside(params, i), hidden, config=config), logits)
@@ -295,7 +320,7 @@ def prefill_step(
     # A loop of one trip or none: reading the head costs as much as a few layers.
     logits = lax.fori_loop(0, moved.any().astype(jnp.int32), head, cache.logits)
     kv = dataclasses.replace(kv, length=jnp.copy(prompt.length))
-    return dataclasses.replace(cache, kv=kv, logits=logits, attention=weights), report
+    return dataclasses.replace(cache, kv=kv, logits=logits, attention=weights)
 
 
 def plan_prefill(
@@ -308,7 +333,7 @@ def plan_prefill(
       will have been done.
     """
     _check(cache, prompt)
-    positions = jnp.arange(prompt.embeddings.shape[1])
+    positions = jnp.arange(prompt.embeddings.shape[1], dtype=jnp.int32)[None]
     length = prompt.length[:, None]
     inside = positions < length
     unknown = positions >= cache.length[:, None]
@@ -362,13 +387,26 @@ def _check(cache: PromptCache, prompt: Prompt) -> None:
         )
 
 
-def _config_jit(function, **options):
-    return functools.partial(jax.jit, static_argnames="config", **options)(function)
+jit_prefill_fresh = jax.jit(prefill_fresh, static_argnames="config", donate_argnames="cache")
+jit_prefill_step = jax.jit(
+    prefill_step, static_argnames=("config", "tuning"), donate_argnames="cache"
+)
 
 
-jit_prefill_fresh = _config_jit(prefill_fresh, donate_argnames="cache")
-jit_prefill_step = _config_jit(prefill_step, donate_argnames="cache")
-jit_plan_prefill = jax.jit(plan_prefill)
+@functools.partial(jax.jit, static_argnames="tuning")
+def _jit_compare(
+    cache: PromptCache, prompt: Prompt, policy: PrefillPolicy, *, tuning: PrefillTuning | None
+) -> tuple[PrefillReport, jax.Array]:
+    """What a step will do, and whether a dense pass is faster, bool []."""
+    report = plan_prefill(cache, prompt, policy)[2]
+    share = (report.prefilled / report.total).max()
+
+    def above(tuning: PrefillTuning):
+        return lambda share: share > tuning.full_above
+
+    if tuning is not None:
+        return report, above(tuning)(share)
+    return report, lax.platform_dependent(share, cpu=above(CPU), default=above(ACCELERATOR))
 
 
 def prefill_next(
@@ -378,15 +416,15 @@ def prefill_next(
     policy: PrefillPolicy,
     *,
     config: QwenConfig,
+    tuning: PrefillTuning | None = None,
 ) -> tuple[PromptCache, PrefillReport]:
     """`prefill_step`, or a dense pass where that is faster; not inside jit, for it looks first.
 
     Arguments and results are those of `prefill_step`; the cache is donated.
     """
-    planned = jit_plan_prefill(cache, prompt, policy)[2]
-    share = np.asarray(planned.prefilled) / np.asarray(prompt.length)
-    if share.max() <= full_above():
-        return jit_prefill_step(params, cache, prompt, policy, config=config)
+    planned, dense = _jit_compare(cache, prompt, policy, tuning=tuning)
+    if not dense:
+        return jit_prefill_step(params, cache, prompt, policy, config=config, tuning=tuning)
     cache, report = jit_prefill_fresh(params, cache, prompt, config=config)
     seen = {name: getattr(planned, name) for name in ("changed", "first", "refreshed")}
     return cache, dataclasses.replace(report, **seen)

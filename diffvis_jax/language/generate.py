@@ -93,7 +93,7 @@ def prefill(
     """
     rows = x.shape[1]
     last = length - 1
-    positions = jnp.broadcast_to(jnp.arange(rows), x.shape[:2])
+    positions = jnp.broadcast_to(jnp.arange(rows, dtype=jnp.int32), x.shape[:2])
     hidden, cache, weights = forward(
         params, cache, x, positions, config=config, span=rows, watch=last if watch else None
     )
@@ -105,7 +105,7 @@ def prefill(
 def all_logits(params: Params, x: jax.Array, *, config: QwenConfig) -> jax.Array:
     """Logits of every position of `[B, R, D]`, float32 `[B, R, V]`; keeps no cache."""
     cache = init_kv_cache(config, *x.shape[:2])
-    positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
+    positions = jnp.broadcast_to(jnp.arange(x.shape[1], dtype=jnp.int32), x.shape[:2])
     hidden, _, _ = forward(params, cache, x, positions, config=config)
     return read_out(params, hidden, config=config)
 
@@ -225,12 +225,12 @@ def _take(
     """Chooses one more id of each stream that has not ended."""
     key = jax.random.fold_in(generation.key, generation.step)
     chosen = jnp.where(generation.finished, stops.fill, choose(logits, key, sampling))
-    ids = lax.dynamic_update_slice(generation.ids, chosen[:, None], (0, generation.step))
+    ids = lax.dynamic_update_slice(generation.ids, chosen[:, None], (jnp.int32(0), generation.step))
     return dataclasses.replace(
         generation,
         ids=ids,
-        count=generation.count + ~generation.finished,
-        finished=generation.finished | (chosen[:, None] == stops.ids).any(-1),
+        count=generation.count + (~generation.finished).astype(jnp.int32),
+        finished=generation.finished | (chosen[:, None] == stops.ids[None]).any(-1),
         step=generation.step + 1,
     )
 

@@ -61,11 +61,13 @@ def write_run(slots: jax.Array, rows: jax.Array, start: jax.Array) -> jax.Array:
     """
     rows = rows.swapaxes(1, 2).astype(slots.dtype)
 
-    def stream(b: jax.Array | int, slots: jax.Array) -> jax.Array:
-        row = lax.dynamic_slice_in_dim(rows, b, 1)
-        return lax.dynamic_update_slice(slots, row, (b, 0, start[b], 0))
+    def stream(b: jax.Array, slots: jax.Array) -> jax.Array:
+        row, zero = lax.dynamic_slice_in_dim(rows, b, 1), jnp.int32(0)
+        return lax.dynamic_update_slice(slots, row, (b, zero, start[b], zero))
 
-    return stream(0, slots) if len(slots) == 1 else lax.fori_loop(0, len(slots), stream, slots)
+    if len(slots) == 1:
+        return stream(jnp.int32(0), slots)
+    return lax.fori_loop(jnp.int32(0), jnp.int32(len(slots)), stream, slots)
 
 
 def write_rows(slots: jax.Array, rows: jax.Array, positions: jax.Array) -> jax.Array:

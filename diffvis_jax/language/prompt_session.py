@@ -23,6 +23,7 @@ from diffvis_jax.language.generate import Generation
 from diffvis_jax.language.kv_cache import KVCache
 from diffvis_jax.language.language_model import Language
 from diffvis_jax.language.splice import Ids, make_prompt
+from diffvis_jax.language.tuning import PrefillTuning
 
 _COUNTS = ("prompts", "full", "partial", "reuse", "prefilled_total", "tokens_total")
 
@@ -63,17 +64,19 @@ class PromptSession:
         *,
         differential: bool = True,
         attention: bool = False,
+        tuning: PrefillTuning | None = None,
     ):
         """Args:
         policy: what a prefill may leave out; None = `PrefillPolicy()`, which is exact.
         options: how answers are made; None = `AnswerOptions()`.
         differential: whether anything is reused; False = every prefill is a fresh one.
         attention: whether prefills tell what the last position attends to.
+        tuning: how prefills are laid out; None = as suits the platform.
         """
         self.policy = PrefillPolicy() if policy is None else policy
         self.options = AnswerOptions() if options is None else options
         self._language, self._attention = language, attention
-        self._differential = differential
+        self._differential, self._tuning = differential, tuning
         self.reset()
 
     def reset(self) -> None:
@@ -102,7 +105,9 @@ class PromptSession:
         # The donated cache is gone if the step fails: forget it first, keep the new one after.
         self._cache = None
         if self._differential:
-            cache, report = prefill_next(params, cache, prompt, self.policy, config=config)
+            cache, report = prefill_next(
+                params, cache, prompt, self.policy, config=config, tuning=self._tuning
+            )
         else:
             cache, report = jit_prefill_fresh(params, cache, prompt, config=config)
         self._cache = cache

@@ -107,7 +107,7 @@ def _rotation(positions: jax.Array, config: QwenConfig) -> tuple[jax.Array, jax.
     """Cosine and sine of the rotary embedding (arXiv 2104.09864), float32 `[B, R, 1, d / 2]`."""
     exponent = jnp.arange(0, config.head_width, 2, dtype=jnp.float32) / config.head_width
     frequency = 1.0 / config.rope_theta**exponent
-    angle = positions[..., None, None].astype(jnp.float32) * frequency
+    angle = positions[..., None, None].astype(jnp.float32) * frequency[None, None, None]
     return jnp.cos(angle), jnp.sin(angle)
 
 

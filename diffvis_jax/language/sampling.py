@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffvis_jax.errors import ConfigError
+from diffvis_jax.ops.broadcast import per_channel
 
-_NOT_CHOSEN = -1e30
+_NOT_CHOSEN = np.float32(-1e30)
 
 
 @flax.struct.dataclass
@@ -90,7 +91,7 @@ def choose(logits: jax.Array, key: jax.Array, sampling: Sampling) -> jax.Array:
     # As transformers does: top-k first, then top-p of the probabilities that are left.
     order = jnp.argsort(-logits, axis=-1)
     logits = jnp.take_along_axis(logits, order, axis=-1)
-    logits = jnp.where(jnp.arange(logits.shape[-1]) < sampling.top_k, logits, _NOT_CHOSEN)
+    logits = jnp.where(_ids_of(logits) < sampling.top_k, logits, _NOT_CHOSEN)
     probability = jax.nn.softmax(logits)
     before = jnp.cumsum(probability, axis=-1) - probability
     logits = jnp.where(before < sampling.top_p, logits, _NOT_CHOSEN)
@@ -100,4 +101,9 @@ def choose(logits: jax.Array, key: jax.Array, sampling: Sampling) -> jax.Array:
 
 def within_vocabulary(logits: jax.Array, vocabulary: jax.Array) -> jax.Array:
     """Logits `[..., V]` with the ids at and beyond `vocabulary` put out of reach."""
-    return jnp.where(jnp.arange(logits.shape[-1]) < vocabulary, logits, _NOT_CHOSEN)
+    return jnp.where(_ids_of(logits) < vocabulary, logits, _NOT_CHOSEN)
+
+
+def _ids_of(logits: jax.Array) -> jax.Array:
+    """int32, with as many axes as the logits `[..., V]` have."""
+    return per_channel(jnp.arange(logits.shape[-1], dtype=jnp.int32), logits)

@@ -160,7 +160,7 @@ def embed_prompt(
     if tokens is not None:
         projected = project(params, tokens, config=config).reshape(-1, config.width)
         x = jnp.where((image >= 0)[..., None], projected[jnp.maximum(image, 0)], x)
-    inside = jnp.arange(text.shape[1]) < length[:, None]
+    inside = jnp.arange(text.shape[1], dtype=jnp.int32)[None] < length[:, None]
     return Prompt(embeddings=jnp.where(inside[..., None], x, 0), image=image >= 0, length=length)
 
 

@@ -1,7 +1,9 @@
 """The errors of the evaluation: `ValueError`s, each names the offender."""
 
+from diffvis_jax.errors import DiffvisError
 
-class EvaluationError(ValueError):
+
+class EvaluationError(DiffvisError, ValueError):
     """Predictions, counts or thresholds that do not fit one another or make no sense."""
 
 

@@ -2,8 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
+from diffvis_jax.ops.broadcast import per_channel
 from diffvis_jax.ops.precision import precision_of
 
 
@@ -31,14 +33,14 @@ def attention(
     Returns:
       `[B, R, H * d]` float32.
     """
-    bias = None if mask is None else jnp.where(mask, 0.0, -1e30)
+    bias = None if mask is None else jnp.where(mask, np.float32(0), np.float32(-1e30))
 
     def one_head(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         """`[B, R, d]`, `[B, N, d]`, `[B, d, N]` -> `[B, R, d]`."""
         scores = _product("brd,bnd->brn", q, k)
         scores *= query.shape[-1] ** -0.5
         if bias is not None:
-            scores += bias
+            scores += bias[None, None]
         weights = jnp.exp(scores - lax.stop_gradient(scores.max(-1, keepdims=True)))
         mixed = _product("brn,bdn->brd", weights.astype(v.dtype), v)
         return mixed / weights.sum(-1, keepdims=True)
@@ -89,13 +91,15 @@ def grouped_attention(
     """
     batch, rows, heads, width = query.shape
     groups, slots = key.shape[1:3]
-    bias = jnp.where(jnp.arange(slots) <= positions[..., None], 0.0, -1e30)  # [B, R, T]
+    slot = jnp.arange(slots, dtype=jnp.int32)
+    visible = slot[None, None] <= positions[..., None]
+    bias = jnp.where(visible, np.float32(0), np.float32(-1e30))  # [B, R, T]
     query = query.reshape(batch, rows, groups, heads // groups, width).transpose(0, 2, 3, 1, 4)
 
     def one(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array) -> jax.Array:
         """`[H / G, R, d]`, `[T, d]`, `[T, d]`, `[R, T]` -> `[H / G, R, d]`."""
         scores = _product("srd,td->srt", q, k)
-        scores = scores * width**-0.5 + bias
+        scores = scores * width**-0.5 + bias[None]
         weights = jnp.exp(scores - lax.stop_gradient(scores.max(-1, keepdims=True)))
         mixed = _product("srt,td->srd", weights.astype(v.dtype), v)
         return mixed / weights.sum(-1, keepdims=True)
@@ -129,7 +133,7 @@ def attention_weights(query: jax.Array, key: jax.Array, position: jax.Array) -> 
     groups, slots = key.shape[1:3]
     query = query.reshape(batch, groups, heads // groups, width)
     scores = _product("bgsd,bgtd->bgst", query, key)
-    visible = jnp.arange(slots) <= position[:, None]
+    visible = jnp.arange(slots, dtype=jnp.int32)[None] <= position[:, None]
     scores = jnp.where(visible[:, None, None], scores * width**-0.5, -jnp.inf)
     return jax.nn.softmax(scores).reshape(batch, heads, slots)
 
@@ -137,7 +141,7 @@ def attention_weights(query: jax.Array, key: jax.Array, position: jax.Array) -> 
 def rms_norm(x: jax.Array, scale: jax.Array, epsilon: float) -> jax.Array:
     """RMSNorm over the last axis in float32 (arXiv 1910.07467)."""
     x = x.astype(jnp.float32)
-    return x * lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + epsilon) * scale
+    return x * lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + epsilon) * per_channel(scale, x)
 
 
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
@@ -145,4 +149,5 @@ def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) 
     x = x.astype(jnp.float32)
     mean = x.mean(-1, keepdims=True)
     variance = jnp.square(x - mean).mean(-1, keepdims=True)
-    return (x - mean) * lax.rsqrt(variance + epsilon) * scale + bias
+    normed = (x - mean) * lax.rsqrt(variance + epsilon)
+    return normed * per_channel(scale, x) + per_channel(bias, x)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from diffvis_jax.ops.broadcast import per_channel
 from diffvis_jax.ops.precision import precision_of
 
 
@@ -66,11 +67,11 @@ def _sum_of_taps(x: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int) 
     def tap(i: int, j: int) -> jax.Array:
         row, column = i // stride, j // stride
         plane = planes[i % stride, j % stride]
-        return plane[:, row : row + height, column : column + width] * kernel[i, j]
+        return plane[:, row : row + height, column : column + width] * kernel[i, j][None, None]
 
     products = [tap(i, j) for i in range(taps[0]) for j in range(taps[1])]
     sums = [products[n::_CPU_SUMS] for n in range(min(_CPU_SUMS, len(products)))]
-    return sum((sum(part[1:], part[0]) for part in sums), bias)
+    return sum((sum(part[1:], part[0]) for part in sums), per_channel(bias, x))
 
 
 # Derived by JAX, the gradient is 49 padded maps to add and 49 reductions to compile for each
@@ -163,4 +164,4 @@ def _grouped(x: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int) -> j
         precision=precision_of(x),
         preferred_element_type=jnp.float32,
     )
-    return y + bias.astype(jnp.float32)
+    return y + per_channel(bias.astype(jnp.float32), y)

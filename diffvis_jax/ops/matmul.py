@@ -102,8 +102,9 @@ def linear(x: jax.Array, weight: Matrix, bias: jax.Array | None = None) -> jax.A
         y = lax.switch(weight.index, products, flat)
     else:
         y = _product(flat, weight)
-    y = y.reshape(*x.shape[:-1], y.shape[-1])
-    return y if bias is None else y + bias.astype(jnp.float32)
+    if bias is not None:
+        y = y + bias.astype(jnp.float32)[None]
+    return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
 def _product(x: jax.Array, weight: jax.Array) -> jax.Array:

@@ -1,18 +1,27 @@
-"""Activations, and the feed-forward network."""
+"""Pixels to numbers, activations, and the feed-forward network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
+from diffvis_jax.ops.broadcast import per_channel
 from diffvis_jax.ops.matmul import linear
 from diffvis_jax.ops.storage import bits_of, values_of
 
 # Rows x hidden floats of one feed-forward chunk on CPU: 6 MiB stays in the cache between the two
 # products and is not paged in anew; twice as fast as one pass at 256x256x96 (docs/benchmarks.md).
 _CPU_HIDDEN_FLOATS = 6 * 2**20 // 4
+
+
+def normalized(pixels: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """`uint8 [..., 3]` as a tower takes them: (share of the full scale - mean) / std, float32."""
+    x = pixels.astype(jnp.float32) / 255
+    shift, scale = (per_channel(np.array(values, np.float32), x) for values in (mean, std))
+    return (x - shift) / scale
 
 
 def gelu(x: jax.Array) -> jax.Array:

@@ -35,7 +35,7 @@ def zero_outside(x: jax.Array, row: jax.Array, column: jax.Array, shape: Shape2)
     """
 
     def inside(first: jax.Array, length: int, side: int) -> jax.Array:
-        at = first[:, None] + jnp.arange(length, dtype=jnp.int32)
+        at = first[:, None] + jnp.arange(length, dtype=jnp.int32)[None]
         return (at >= 0) & (at < side)
 
     rows, columns = inside(row, x.shape[1], shape[0]), inside(column, x.shape[2], shape[1])

@@ -14,7 +14,7 @@ from diffvis_jax.errors import ConfigError
 from diffvis_jax.images.geometry import PreprocessConfig
 from diffvis_jax.ops.attention import layer_norm
 from diffvis_jax.ops.matmul import linear
-from diffvis_jax.ops.pointwise import ACTIVATIONS, feed_forward
+from diffvis_jax.ops.pointwise import ACTIVATIONS, feed_forward, normalized
 from diffvis_jax.towers.base import AttentionBlock, Segment, TokenStack, Tower
 from diffvis_jax.towers.forward import hidden_states
 from diffvis_jax.towers.params import Param, Params, Specs, affine, norm, normal
@@ -158,7 +158,7 @@ def _norm(c: CLIPConfig, params: Params, x: jax.Array) -> jax.Array:
 def _embed(c: CLIPConfig, params: Params, pixels: jax.Array, index: jax.Array) -> jax.Array:
     """`uint8 [K, p, p, 3]` of the patches `index` -> `[K, D]`: patch and position embedding, and
     CLIP's norm after them."""
-    x = (pixels.astype(jnp.float32) / 255 - jnp.array(c.mean)) / jnp.array(c.std)
+    x = normalized(pixels, c.mean, c.std)
     x = linear(x.reshape(x.shape[0], -1), **params["patch"])
     x = x + params["position"][c.num_prefix_tokens + index]
     return _norm(c, params, x) if c.class_token else x

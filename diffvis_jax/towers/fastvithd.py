@@ -17,7 +17,7 @@ from diffvis_jax.images.geometry import PreprocessConfig
 from diffvis_jax.ops.attention import layer_norm
 from diffvis_jax.ops.depthwise import depthwise_conv
 from diffvis_jax.ops.matmul import linear
-from diffvis_jax.ops.pointwise import feed_forward, gelu
+from diffvis_jax.ops.pointwise import feed_forward, gelu, normalized
 from diffvis_jax.towers.base import (
     AttentionBlock,
     AttentionLayer,
@@ -166,7 +166,7 @@ def _with_scale(specs: Specs, name: str) -> Specs:
 def _stem(config: FastViTHDConfig, params: Params, pixels, row, column) -> jax.Array:
     """conv 3x3 s2, GELU, depthwise 3x3 s2, GELU, 1x1, GELU: `uint8 [K, 4h + 3, 4w + 3, 3]` to
     `[K, h, w, C]`, the /4 map."""
-    x = (pixels.astype(jnp.float32) / 255 - jnp.array(config.mean)) / jnp.array(config.std)
+    x = normalized(pixels, config.mean, config.std)
     if any(config.mean):  # else the border's zeros are already the padding's zeros
         x = zero_outside(x, row * 4 - 3, column * 4 - 3, (config.size, config.size))
     x = _dense_conv(x, params["conv_0"]["kernel"]) + params["conv_0"]["bias"]

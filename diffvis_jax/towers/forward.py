@@ -7,6 +7,7 @@ import itertools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from diffvis_jax.ops.attention import attention, key_heads, query_heads, value_heads
@@ -132,5 +133,5 @@ def inside_mask(sides: Shape2, shape: Shape2) -> jax.Array | None:
     """Which positions of a map of these sides lie in the image, bool `[H * W]`; None = all."""
     if sides == shape:
         return None
-    rows, columns = (jnp.arange(side) < valid for side, valid in zip(sides, shape, strict=True))
-    return (rows[:, None] & columns).reshape(-1)
+    rows, columns = (np.arange(side) < valid for side, valid in zip(sides, shape, strict=True))
+    return jnp.asarray(rows[:, None] & columns).reshape(-1)

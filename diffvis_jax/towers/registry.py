@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax
+import numpy as np
 
 from diffvis_jax.errors import ConfigError
 from diffvis_jax.towers import clip, fastvithd
@@ -77,5 +78,8 @@ def with_size(config: Any, size: int | tuple[int, int] | None) -> Any:
     family_of(config)
     if size is None:
         return config
-    height, width = (size, size) if isinstance(size, int) else size
+    sides = (size, size) if isinstance(size, int | np.integer) else size
+    if not isinstance(sides, tuple | list) or len(sides) != 2:
+        raise ConfigError(f"size must be one side or (height, width) in pixels, got {size!r}")
+    height, width = (int(side) for side in sides)
     return config if build(config).frame == (height, width) else config.resized(height, width)

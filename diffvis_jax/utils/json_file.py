@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from diffvis_jax.errors import DiffvisError
 
-class JsonError(ValueError):
+
+class JsonError(DiffvisError, ValueError):
     """What is wrong with a text: for an error that names the file."""
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence, Set
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,8 @@ import numpy as np
 from jax.core import Tracer
 
 from diffvis_jax.errors import ConfigError
+
+T = TypeVar("T")
 
 
 def checked(name: str, value: Any, dtype: type, high: float = math.inf) -> Any:
@@ -46,6 +48,15 @@ def checked(name: str, value: Any, dtype: type, high: float = math.inf) -> Any:
         if dtype is np.int32 and (values != np.floor(values)).any():
             raise wrong
     return value if isinstance(value, jax.Array) or values.ndim else dtype(values)
+
+
+def unchecked(cls: type[T], values: Mapping[str, Any]) -> T:
+    """An object of a frozen dataclass with whatever stands in its fields: JAX rebuilds pytrees with
+    all sorts of leaves, and looking at an array's values waits for its device."""
+    made = object.__new__(cls)
+    for name, value in values.items():
+        object.__setattr__(made, name, value)
+    return made
 
 
 def concrete(value: Any) -> np.ndarray | None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tiny import patch_distance
 
 import diffvis_jax as dv
-from diffvis_jax.core.change import distance_to, patch_difference, shifted
+from diffvis_jax.core.change import changed_patches, distance_to, patch_difference, shifted
 
 masks = st.builds(
     lambda seed, share: np.random.default_rng(seed).random((2, 5, 7)) < share,
@@ -53,6 +53,20 @@ def test_one_level_is_a_change_at_threshold_zero():
         for metric in ("max", "mean"):
             found = dv.compute_patch_diff(a, b, 32, metric=metric)
             assert np.asarray(found).tolist() == [[False, False], [False, True]]
+
+
+@pytest.mark.parametrize("metric", ["max", "mean"])
+def test_a_threshold_of_whole_levels_is_the_same_under_jit(metric):
+    """Patch k differs by k grey levels throughout: strictly more than the threshold is a change."""
+    a = np.zeros((1, 14, 256 * 14, 3), np.uint8)
+    b = a + np.repeat(np.arange(256, dtype=np.uint8), 14)[:, None]
+    jitted = jax.jit(changed_patches, static_argnums=(2, 3))
+    for levels in range(256):
+        found = jitted(a, b, 14, metric, np.float32(levels / 255))
+        assert np.flatnonzero(found).tolist() == list(range(levels + 1, 256))
+        if levels % 51 == 3:
+            eager = dv.compute_patch_diff(a[0], b[0], 14, levels / 255, metric)
+            np.testing.assert_array_equal(found[0], eager)
 
 
 @given(mask=masks)

@@ -2,9 +2,11 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from tiny import CLIP, FASTVITHD, ODD, random_params
 
 import diffvis_jax as dv
@@ -150,9 +152,49 @@ def test_unknown_outputs():
         dv.encode(random_params(CLIP), FRAME, config=CLIP, output="features")
 
 
-def test_errors_are_value_errors():
-    for error in (dv.ConfigError, dv.FrameError, dv.CacheError, dv.CheckpointError):
-        assert issubclass(error, ValueError)
+def test_a_picture_that_is_no_array_is_refused():
+    a = np.zeros((8, 8, 3), np.uint8)
+    with pytest.raises(dv.FrameError, match=r"b must be an array.*got Image"):
+        dv.compute_patch_diff(a, Image.fromarray(a), 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda cache: {"age": cache.age[:, None]}, r"age is int32 \[1, 1, 16\] in place of"),
+        (lambda cache: {"steps": cache.steps.astype(np.int8)}, r"steps is int8 .* int32 \[1\]"),
+        (lambda cache: {"keys": ()}, "12 arrays in place of 13|arrays in place of"),
+        (lambda cache: {"hidden": cache.hidden[:, 1:]}, r"hidden .*\[1, 16, 32\] in place of"),
+    ],
+    ids=["axes", "dtype", "missing", "positions"],
+)
+def test_a_cache_of_another_version_is_refused(change, message, cache):
+    other = dataclasses.replace(cache, **change(cache))
+    with pytest.raises(dv.CacheError, match=message):
+        dv.encode_step(random_params(CLIP), other, FRAME, config=CLIP)
+    with pytest.raises(dv.CacheError, match=message):
+        dv.make_step(CLIP)(random_params(CLIP), other, FRAME)
+
+
+@pytest.mark.parametrize("margin", [np.ones((1, 1), np.float32), np.ones(2, np.float32)])
+def test_margins_that_jax_has_put_together_are_checked(margin, cache):
+    leaves, structure = jax.tree.flatten(dv.Policy(margin=(1,)))
+    leaves = [margin if np.ndim(leaf) else leaf for leaf in leaves]
+    policy = jax.tree.unflatten(structure, leaves)  # unchecked, as a map over leaves leaves it
+    with pytest.raises(dv.ConfigError, match="entries for a tower of 1 stages"):
+        dv.encode_step(random_params(CLIP), cache, FRAME, config=CLIP, policy=policy)
+
+
+@pytest.mark.parametrize("active", [np.ones(2, bool), np.ones(1, np.int32), np.array(True)])
+def test_bad_active(active, cache):
+    with pytest.raises(dv.FrameError, match=r"active must be bool \[1\]"):
+        dv.encode_step(random_params(CLIP), cache, FRAME, config=CLIP, active=active)
+
+
+@pytest.mark.parametrize("size", ["256", 256.0, (256,), (256, 256, 3)])
+def test_sizes_that_are_none(size):
+    with pytest.raises(dv.ConfigError, match="size must be one side or"):
+        dv.init_cache(FASTVITHD, size=size)
 
 
 def test_compute_patch_diff_refuses():
@@ -200,5 +242,6 @@ def test_bad_focus(focus, message, cache):
 
 def test_whole_numbers_of_numpy_are_whole_numbers():
     assert dv.init_cache(CLIP, np.int64(2)).batch == 2
+    assert dv.init_cache(FASTVITHD, size=np.int64(200)).reference.shape == (1, 200, 200, 3)
     with pytest.raises(dv.CacheError, match="batch must be a whole number"):
         dv.init_cache(CLIP, True)

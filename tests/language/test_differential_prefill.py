@@ -19,6 +19,7 @@ from diffvis_jax.language.differential_prefill import (
 )
 from diffvis_jax.language.language_model import Language
 from diffvis_jax.language.prompt_session import PromptSession
+from diffvis_jax.language.tuning import PrefillTuning
 from diffvis_jax.measure.prefill_error import compare_prefill
 
 T, CAPACITY, BATCH = 64, 96, 2
@@ -26,7 +27,10 @@ IMAGES = slice(6, 38)  # 32 image tokens between 6 and 7 of text
 LENGTH = 45
 EXACT, BOUNDED = PrefillPolicy.exact(), PrefillPolicy(bounded=True)
 
-step = jax.jit(prefill_step, static_argnames="config")
+# Prompts of some dozens of positions in several chunks, too.
+SHORT_CHUNKS = PrefillTuning(chunk=8, full_above=0.55)
+
+step = jax.jit(prefill_step, static_argnames=("config", "tuning"))
 
 
 def make(seed=0, length=LENGTH):
@@ -59,8 +63,9 @@ def fresh(prompt):
     return jit_prefill_fresh(random_params(LANGUAGE), empty(), prompt, config=LANGUAGE)[0]
 
 
-def advance(cache, prompt, policy):
-    cache, report = step(random_params(LANGUAGE), cache, prompt, policy, config=LANGUAGE)
+def advance(cache, prompt, policy, tuning=None):
+    params = random_params(LANGUAGE)
+    cache, report = step(params, cache, prompt, policy, config=LANGUAGE, tuning=tuning)
     return cache, describe_prefill(report)
 
 
@@ -86,11 +91,12 @@ EDITS = {
 }
 
 
+@pytest.mark.parametrize("tuning", [None, SHORT_CHUNKS], ids=["shipped", "short"])
 @pytest.mark.parametrize("edit", EDITS)
-def test_exact_equals_a_fresh_prefill(edit):
+def test_exact_equals_a_fresh_prefill(edit, tuning):
     old = make()
     new = EDITS[edit](old)
-    cache, reports = advance(fresh(old), new, EXACT)
+    cache, reports = advance(fresh(old), new, EXACT, tuning)
     assert error(cache, fresh(new)) < ROUNDING
     differs = np.asarray((new.embeddings != old.embeddings).any(-1))
     for row, report in zip(differs, reports, strict=True):
@@ -159,14 +165,15 @@ def test_bounded_at_the_end_of_the_image_is_exact():
     assert cache.exact.tolist() == [LENGTH, LENGTH]
 
 
-def test_bounded_is_refreshed_in_time():
+@pytest.mark.parametrize("tuning", [None, SHORT_CHUNKS], ids=["shipped", "short"])
+def test_bounded_is_refreshed_in_time(tuning):
     policy = PrefillPolicy(bounded=True, refresh_every=3)
     prompt = make()
     cache = fresh(prompt)
     refreshed = []
     for t in range(7):
         prompt = changed(prompt, 12 + 2 * t)
-        cache, reports = advance(cache, prompt, policy)
+        cache, reports = advance(cache, prompt, policy, tuning)
         refreshed.append(reports[0]["refreshed"])
         exact = cache.exact.tolist() == [LENGTH, LENGTH]
         assert exact == refreshed[-1] == (error(cache, fresh(prompt)) < ROUNDING)
@@ -271,6 +278,20 @@ def test_a_large_change_takes_the_dense_pass():
     report = session.prefill(vision_tokens(seed=1), [5, -200, 6]).report
     assert (report["path"], report["prefilled"]) == ("full", 18)
     assert (report["changed"], report["first"]) == (16, 1)  # what was found stays true
+
+
+def test_the_share_above_which_a_pass_is_dense_is_given():
+    session = session_of(tuning=PrefillTuning(chunk=8, full_above=1.0))
+    session.prefill(vision_tokens(), [5, -200, 6])
+    report = session.prefill(vision_tokens(seed=1), [5, -200, 6]).report
+    assert (report["path"], report["prefilled"]) == ("partial", 17)  # the first id is kept
+
+
+def test_anything_may_stand_in_a_leaf_of_a_policy():
+    policy = PrefillPolicy.approximate()
+    assert jax.tree.map(np.shape, policy).tolerance == ()
+    assert jax.tree.map(lambda x: "?", policy).bounded == "?"
+    assert jax.tree.map(lambda x: x, policy) == policy
 
 
 def test_attention_is_over_the_image_tokens():
