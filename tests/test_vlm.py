@@ -108,8 +108,8 @@ def test_decoding_may_have_a_dtype_of_its_own(tmp_path, golden):
     out = convert(str(source), tmp_path / "out", say=lambda *_: None)
     loaded = dv.load(out, "bfloat16", decode_dtype="float32")
     language = loaded.language
-    assert language.params["head"]["kernel"].dtype == jnp.bfloat16
-    assert language.decoding["head"]["kernel"].dtype == jnp.float32
+    assert language.params["head"]["weight"].dtype == jnp.bfloat16
+    assert language.decoding["head"]["weight"].dtype == jnp.float32
     found = dv.generate_ids(loaded, golden["image_u8"][None], golden["input_ids"], 4)
     assert len(found) == 4
     assert dv.load(out, decode_dtype="float32").language.decode_params is None
@@ -119,8 +119,8 @@ def test_the_faster_dtype_of_each_phase_is_chosen_on_a_cpu(tmp_path, monkeypatch
     source = write_directory(tmp_path / "source", fastvlm(), "vlm_tiny_config.json")
     out = convert(str(source), tmp_path / "out", say=lambda *_: None)
     language = dv.load(out, "bfloat16", decode_dtype="auto").language
-    assert language.params["head"]["kernel"].dtype == jnp.bfloat16
-    assert language.decoding["head"]["kernel"].dtype == jnp.float32
+    assert language.params["head"]["weight"].dtype == jnp.bfloat16
+    assert language.decoding["head"]["weight"].dtype == jnp.float32
     assert dv.load(out, "float32", decode_dtype="auto").language.decode_params is None
     monkeypatch.setattr("diffvis_jax.model._SMALL_COPY", 1e3)
     assert dv.load(out, "bfloat16", decode_dtype="auto").language.decode_params is None

@@ -112,8 +112,8 @@ def test_the_largest_model_is_split_evenly_over_four():
 
 def test_a_vocabulary_that_does_not_divide_stays_whole():
     odd = dataclasses.replace(CONFIG, vocabulary=97)
-    assert not any(param_spec("head/kernel", (32, 97), odd, 2))
-    assert any(param_spec("head/kernel", (32, 96), odd, 2))
+    assert not any(param_spec("head/weight", (97, 32), odd, 2))
+    assert any(param_spec("head/weight", (96, 32), odd, 2))
 
 
 def test_meshes_that_do_not_fit_are_refused():
@@ -136,4 +136,4 @@ def test_parameters_are_loaded_in_parts(tmp_path, mesh):
     expected = store.flatten(param_shardings(config, mesh))
     for path, x in store.flatten(params).items():
         assert x.sharding.is_equivalent_to(expected[path], x.ndim), path
-    assert deviation(params["head"]["kernel"], random_params(CONFIG)["head"]["kernel"]) == 0
+    assert deviation(params["head"]["weight"], random_params(CONFIG)["head"]["weight"]) == 0
