@@ -41,7 +41,7 @@ def test_folded_tower_is_the_normalised_one(batch_norm, frames, trained):
     params, tokens, seen = trained
     folded = batch_norm.fold(params, CONFIG, [seen])
     fused = np.asarray(jit_encode(folded, frames, config=CONFIG))
-    np.testing.assert_allclose(fused, tokens, atol=1e-4 * float(np.abs(tokens).max()))
+    np.testing.assert_allclose(fused, tokens, atol=2e-4 * float(np.abs(tokens).max()))
     plain = np.asarray(jit_encode(params, frames, config=CONFIG))
     assert np.abs(plain - tokens).max() > 0.1 * np.abs(tokens).max()
 

@@ -17,6 +17,9 @@ from diffvis_jax.checkpoints.conversion_cache import weight_directory
 from diffvis_jax.errors import CheckpointError
 from diffvis_jax.images.geometry import PreprocessConfig, placement
 
+# One of the folders holds no frames, which is told.
+pytestmark = pytest.mark.filterwarnings("default:.*without frames:UserWarning")
+
 FLAGS = """--model-path --image-file --image-sequence --image-dir --sequence-root --sequence-limit
 --prompt --prompt-style --conv-mode --temperature --top-p --num-beams --max-new-tokens
 --disable-differential --diff-threshold --diff-max-changed-patches --diff-patch-size

@@ -12,6 +12,7 @@ from diffvis_jax.checkpoints import store
 from diffvis_jax.checkpoints.convert import convert
 from diffvis_jax.core.step import jit_encode
 from diffvis_jax.towers import build, clip
+from diffvis_jax.towers.forward import hidden_states
 
 OUTPUTS = ("patch", "cls_patch", "last_hidden_state", "pooled", "embedding")
 CASES = {
@@ -23,7 +24,7 @@ CASES = {
 
 
 @pytest.fixture(scope="module", params=CASES)
-def tower(request, tmp_path_factory):
+def converted(request, tmp_path_factory):
     """Config, parameters and PyTorch's activations."""
     name = CASES[request.param]
     tensors = stored(f"{name}.safetensors")
@@ -38,28 +39,30 @@ def tower(request, tmp_path_factory):
     return *store.load_vision(directory), np.load(DATA / f"{name}.npz")
 
 
-def test_every_hidden_state_equals_pytorchs(tower):
-    config, params, golden = tower
-    states = clip.hidden_states(params, golden["image_u8"][None], config)
+def test_every_hidden_state_equals_pytorchs(converted):
+    config, params, golden = converted
+    tower = build(config)
+    every_block = clip.stack(config, config.layers)
+    states = hidden_states(params, every_block, golden["image_u8"][None], tower)
     assert len(states) == config.layers + 1
     for i, state in enumerate(states):
         assert deviation(state, golden[f"hidden{i}"]) < 2e-5, i
 
 
-def test_outputs_equal_pytorchs(tower):
-    config, params, golden = tower
+def test_outputs_equal_pytorchs(converted):
+    config, params, golden = converted
     found = clip.outputs(params, golden["image_u8"][None], config)
     penultimate = golden[f"hidden{config.layers - 1}"]
     assert deviation(found["cls_patch"], penultimate) < 2e-5
-    assert deviation(found["patch"], penultimate[:, config.lead :]) < 2e-5
+    assert deviation(found["patch"], penultimate[:, config.num_prefix_tokens :]) < 2e-5
     assert deviation(found["last_hidden_state"], golden["last_hidden_state"]) < 2e-5
     assert ("pooled" in found) == config.class_token  # SigLIP pools by attention: not in the tower
     if config.class_token:
         assert deviation(found["pooled"], golden["pooler_output"]) < 2e-5
 
 
-def test_the_architecture_is_read(tower):
-    config, _, golden = tower
+def test_the_architecture_is_read(converted):
+    config, _, golden = converted
     assert config.size == golden["image_u8"].shape[0]
     assert config.layers + 1 == sum(name.startswith("hidden") for name in golden)
     assert config.patch_bias == (not config.class_token)  # SigLIP
@@ -75,9 +78,9 @@ def test_named_outputs(clip):
     np.testing.assert_allclose(found["patch"], clip.full(frames), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found["cls_patch"][:, 1:], found["patch"], rtol=1e-6)
     assert found["last_hidden_state"].shape == (1, 17, 32)
-    projection = np.asarray(clip.params["projection"]["kernel"])
+    projection = np.asarray(clip.params["projection"]["weight"])
     np.testing.assert_allclose(
-        found["embedding"], found["pooled"] @ projection, rtol=1e-3, atol=1e-5
+        found["embedding"], found["pooled"] @ projection.T, rtol=1e-3, atol=1e-5
     )
 
 
@@ -95,10 +98,10 @@ def test_pixels_beyond_the_last_patch_are_not_seen(clip):
 def test_patches_of_the_released_tower():
     config = dv.CLIPConfig()
     tower = build(config)
-    assert (tower.patch, tower.grid, tower.tokens, tower.token_width) == (14, 24, 576, 1024)
-    # 23 blocks of 4 + 8 products D x D a token, and two of L x D; the embedding.
+    assert (tower.patch, tower.grid, tower.tokens, tower.token_width) == (14, (24, 24), 576, 1024)
+    # 23 blocks of 4 + 8 products D x D a patch, and two of L x D; the embedding.
     d, n = 1024, 577
-    assert tower.macs == n * (23 * (12 * d * d + 2 * n * d) + 3 * 14 * 14 * d)
+    assert tower.macs == (n - 1) * (23 * (12 * d * d + 2 * n * d) + 3 * 14 * 14 * d)
 
 
 def test_random_parameters_have_the_shapes_of_the_modules():
@@ -108,5 +111,5 @@ def test_random_parameters_have_the_shapes_of_the_modules():
     again, other = dv.init_params(CLIP, seed=1), dv.init_params(CLIP, seed=2)
     assert all(np.array_equal(drawn[k], x) for k, x in store.flatten(again).items())
     assert not np.array_equal(
-        drawn["embed/patch/kernel"], store.flatten(other)["embed/patch/kernel"]
+        drawn["embed/patch/weight"], store.flatten(other)["embed/patch/weight"]
     )

@@ -76,15 +76,14 @@ def test_macs_by_stage():
     found = dict.fromkeys(expected, 0.0)
     for layer in tower.layers:
         if layer.path[0] in found:
-            macs = layer.macs + getattr(layer, "macs_key_value", 0)
-            found[layer.path[0]] += macs * tower.cells / 1e9
+            found[layer.path[0]] += (layer.macs + layer.kv_macs) * tower.cells / 1e9
     assert found == pytest.approx(expected, abs=0.002)
 
 
 def test_shape_of_the_released_tower():
     config = dv.FastViTHDConfig()
     tower = build(config)
-    assert (tower.tokens, tower.token_width, tower.patch, tower.grid) == (256, 3072, 64, 16)
+    assert (tower.tokens, tower.token_width, tower.patch, tower.grid) == (256, 3072, 64, (16, 16))
     cache = jax.eval_shape(lambda: dv.init_cache(config))
     assert cache.tokens.shape == (1, 256, 3072)
     assert jax.eval_shape(lambda c: c.reference, cache).shape == (1, 1024, 1024, 3)
@@ -93,7 +92,7 @@ def test_shape_of_the_released_tower():
 @pytest.mark.parametrize(("size", "grid"), [(1, 1), (64, 1), (65, 2), (200, 4), (1000, 16)])
 def test_token_grid_is_rounded_up(size, grid):
     tower = build(dv.FastViTHDConfig(size=size))
-    assert (tower.grid, tower.tokens) == (grid, grid * grid)
+    assert (tower.grid, tower.tokens) == ((grid, grid), grid * grid)
 
 
 def test_a_cell_reaches_as_far_as_its_kernel(fastvithd):
