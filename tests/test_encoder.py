@@ -75,6 +75,7 @@ def test_frames_of_another_size_restart(square, model, toy):
     assert (stats["cache_restarts"], stats["full_encodes"]) == (1, 2)
 
 
+@pytest.mark.slow
 def test_remembered_screens(square, model):
     a, b = first(square, 0), first(square, 1)
     encoder = dv.DifferentialVisionEncoder(model, slots=2)

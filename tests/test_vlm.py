@@ -103,6 +103,7 @@ def test_load_casts_both_sides(tmp_path):
     assert loaded.language.config.dtype == loaded.config.dtype == "bfloat16"
 
 
+@pytest.mark.slow
 def test_decoding_may_have_a_dtype_of_its_own(tmp_path, golden):
     source = write_directory(tmp_path / "source", fastvlm(), "vlm_tiny_config.json")
     out = convert(str(source), tmp_path / "out", say=lambda *_: None)
@@ -191,6 +192,7 @@ def tiny_model():
     )
 
 
+@pytest.mark.slow
 def test_prompts_of_a_batch_do_not_influence_each_other(tiny_model):
     frames = Kit(FASTVITHD).frames()
     prompts = [[5, IMAGE, 6, 7, 8], [IMAGE, 9]]

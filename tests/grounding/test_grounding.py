@@ -148,6 +148,7 @@ def test_a_token_reaches_the_places_of_its_patch_beside_a_map():
     np.testing.assert_array_equal(moved, expected)
 
 
+@pytest.mark.slow
 def test_the_maps_of_a_cache_are_those_of_a_full_encode():
     """After a change and after none; the cache's maps have a border that is no part of them."""
     widths = FASTVITHD.widths

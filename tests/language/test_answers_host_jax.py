@@ -63,6 +63,7 @@ def assert_same(found, expected):
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.slow
 def test_answers_are_the_same(setting):
     expected = list(conversation())
     assert [report["path"] for _, report, *_ in expected] == ["full", "partial", "partial"]

@@ -111,6 +111,7 @@ def test_bad_input_is_named_before_any_work(benchmark, screens, monkeypatch, cap
             run(benchmark, monkeypatch, *arguments)
 
 
+@pytest.mark.slow
 def test_throughput(benchmark, screens, monkeypatch, capsys):
     target = screens / "throughput.json"
     where = ("--weights", screens / "weights", "--screenshot-dir", screens / "frames")

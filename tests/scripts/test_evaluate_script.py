@@ -89,6 +89,7 @@ def finished(process):
     return out
 
 
+@pytest.mark.slow
 def test_a_run_that_measured_nothing_is_no_success(place, tmp_path):
     samples.recorded(place / "broken", 2)
     for file in (place / "broken").glob("*.png"):
@@ -132,6 +133,7 @@ def free_port():
         return found.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_four_devices(place, one_device):
     target = place / "four"
     out = finished(start(place, target, "--batch", 4, devices=4))
@@ -151,6 +153,7 @@ def processes(place, target):
     ]
 
 
+@pytest.mark.slow
 def test_two_processes_one_killed_and_started_again(place, one_device):
     target = place / "two"
     running = processes(place, target)
@@ -184,6 +187,7 @@ def test_two_processes_one_killed_and_started_again(place, one_device):
     assert "0 frames are left" in again
 
 
+@pytest.mark.slow
 def test_report(place, script, monkeypatch, capsys):
     evaluate = script("evaluate")
     target = place / "report"

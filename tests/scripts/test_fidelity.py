@@ -14,6 +14,7 @@ def fidelity(script):
     return script("fidelity")
 
 
+@pytest.mark.slow
 def test_study_of_a_vision_transformer(fidelity, clip, tmp_path, monkeypatch, capsys):
     store.save(tmp_path / "weights", config=clip.config, params=clip.params)
     (tmp_path / "frames").mkdir()

@@ -23,6 +23,7 @@ def converted(checkpoint, tmp_path_factory):
     return convert(str(checkpoint), tmp_path_factory.mktemp("out") / "out", say=lambda *_: None)
 
 
+@pytest.mark.slow
 def test_it_is_converted_and_asked(converted):
     model = dv.load(converted)
     language = model.language
@@ -79,6 +80,7 @@ def test_a_directory_with_something_in_it_is_left_alone(script, checkpoint, caps
     assert capsys.readouterr().err == f"error: {checkpoint} is not empty\n"
 
 
+@pytest.mark.slow
 def test_differential_prefill_is_measured_on_it(script, converted, tmp_path, capsys):
     (tmp_path / "frames").mkdir()
     frame = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
@@ -108,6 +110,7 @@ def test_differential_prefill_is_measured_on_it(script, converted, tmp_path, cap
     assert capsys.readouterr().err.startswith("error: --json: no such directory")
 
 
+@pytest.mark.slow
 def test_prefill_and_decoding_are_timed_on_it(script, converted, tmp_path, capsys):
     main, target = script("benchmark_language").main, tmp_path / "rows.json"
     arguments = ["--weights", str(converted), "--length", "20", "--new-tokens", "3"]

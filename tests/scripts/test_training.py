@@ -25,6 +25,7 @@ SHALLOW = dv.FastViTHDConfig(
 )
 
 
+@pytest.mark.slow
 def test_grown_tower_computes_nearly_the_same(training):
     growing = training("grow")
     deep = dataclasses.replace(SHALLOW, depths=(2, 3, 1, 2, 1))
@@ -139,6 +140,7 @@ def test_card_says_what_was_measured(training):
 
 
 @pytest.mark.parametrize("frozen", [pytest.param(0, marks=pytest.mark.slow), 2, 3])
+@pytest.mark.slow
 def test_what_is_trained_is_what_is_used(training, frozen):
     """Folded with a batch's own statistics, the tower gives what its step saw of that batch."""
     learning = training("learning")

@@ -24,6 +24,7 @@ def shallow_setup(training, **kwargs):
     return training("learning").Setup(architecture, training("optimiser").optimiser(0.1, 4))
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_one_with_another_optimiser(training, tmp_path):
     learning, optimiser, runs = training("learning"), training("optimiser"), training("runs")
     starting, other = training("starting"), shallow_setup(training)
@@ -191,6 +192,7 @@ def test_bundled_weights_say_what_they_began_with(training, tmp_path, monkeypatc
     assert manifest["files"]["README.md"]["size"] == (target / "README.md").stat().st_size
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_bundled_weights(training, tmp_path):
     starting, setup = training("starting"), shallow_setup(training)
     tower = setup.architecture.tower

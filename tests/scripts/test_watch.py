@@ -170,6 +170,7 @@ def test_it_stops_after_so_many_frames(watch, weights, tmp_path, capsys):
     assert "\n3 frames\n" in printed
 
 
+@pytest.mark.slow
 def test_a_prompt_is_answered_at_every_change(watch, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DIFFVIS_CACHE", str(tmp_path / "cache"))
     source = write_checkpoint(tmp_path / "tiny")

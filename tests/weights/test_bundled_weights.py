@@ -42,6 +42,7 @@ def test_full_depth(model):
     assert model.config.depths == (2, 12, 24, 4, 2)
 
 
+@pytest.mark.slow
 def test_pages_of_the_sample(model, training):
     """What a full encode finds on seven pages; four of them were like those trained on."""
     score, screens = training("score"), training("screens")
@@ -85,6 +86,7 @@ def test_differential_and_full_detect_the_same(model):
     assert result.summary()["missed_changed"]["max"] < 0.3
 
 
+@pytest.mark.slow
 def test_tokens_say_where_a_menu_opened(model):
     """A tower whose tokens all move alike says little of a change, and its missed change less.
 
