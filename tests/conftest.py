@@ -31,6 +31,10 @@ def pytest_configure(config: pytest.Config) -> None:
         share_programs(config.cache.mkdir("xla"))
     # JAX warns of donated buffers it could not use, and of silent casts: both are bugs here.
     config.addinivalue_line("filterwarnings", "error")
+    # A restore that failed may leave TensorStore reads behind: they end after Orbax has closed the
+    # loop that waited for them, in whatever test runs then.
+    ignored = "ignore:(?s).*Event loop is closed:pytest.PytestUnraisableExceptionWarning"
+    config.addinivalue_line("filterwarnings", ignored)
 
 
 def share_programs(folder: Path) -> None:
