@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import functools
 import itertools
+import math
 import resource
 import statistics
 import sys
@@ -19,7 +20,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from benchmark_batch import batches_of, throughput, throughput_rows
+from benchmark_batch import CHANGED, batches_of, patches_of, throughput, throughput_rows
 from benchmark_full import full_encodes, full_rows
 from benchmark_report import write_report
 from bundled import BUNDLED
@@ -35,6 +36,8 @@ from diffvis_jax.measure.single_change import Measured, SingleChange, tails_of
 from diffvis_jax.metrics import tails
 from diffvis_jax.report.table import frame_text, print_table
 from diffvis_jax.report.text import TAILS, decimal, milliseconds, percent, tails_text, times
+from diffvis_jax.towers import build
+from diffvis_jax.towers.registry import with_size
 from diffvis_jax.utils.progress import Progress
 
 # Scenario -> pairs of frames of the bundled session (its session.json says what happens).
@@ -50,6 +53,9 @@ SCENARIOS: dict[str, tuple[tuple[str, str], ...]] = {
     "page load": (("02", "03"), ("03", "04")),
     "page switch": (("04", "05"), ("17", "18")),
 }
+
+
+CONFIGS = {"fastvithd": dv.FastViTHDConfig, "clip": dv.CLIPConfig}
 
 
 def peak_memory_mb() -> float:
@@ -214,7 +220,8 @@ def main() -> int:
         default=BUNDLED,
         help="a recording (default: the bundled session)",
     )
-    add("--size", type=int, help="model input of random weights, pixels along the side (1024)")
+    add("--arch", choices=tuple(CONFIGS), default="fastvithd", help="of random weights (fastvithd)")
+    add("--size", type=int, help="model input of random weights, pixels along the side (its own)")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the changes")
     add("--weights", help="a directory in weights/, or any path (default: seeded random weights)")
     add(
@@ -226,6 +233,12 @@ def main() -> int:
     add("--scenarios", help="some of them, by name, separated by commas (default: all)")
     add("--settling", type=int, default=0, metavar="N", help="follow N idle steps besides (0)")
     add("--batch", metavar="B,..", help="measure so many streams at a time besides, such as 1,4,16")
+    add(
+        "--changed",
+        default=CHANGED,
+        metavar="N,..",
+        help="with --batch: patches that change in each stream, as numbers or shares (%(default)s)",
+    )
     add(
         "--blocks-per-map",
         type=int,
@@ -261,6 +274,7 @@ def run(args: argparse.Namespace) -> int:
     find_policies(args.policies)  # before minutes of work
     if args.batch:
         batches_of(args.batch)
+        patches_of(args.changed, patches=2**31)
     dv.FastViTHDConfig(blocks_per_map=tuple(args.blocks_per_map))
     result = measure(args)
     if args.json:
@@ -272,10 +286,10 @@ def load_model(args: argparse.Namespace, dtype: str) -> dv.Model:
     """The tower that is measured, in a dtype."""
     together = tuple(args.blocks_per_map)
     if not args.weights:
-        size = args.size or dv.FastViTHDConfig().size
-        config = dv.FastViTHDConfig(size=size, dtype=dtype, blocks_per_map=together)
-        return dv.Model(config, dv.init_params(config, args.seed), "random")
-    model = dv.load(find_weights(args.weights), dtype=dtype)
+        config = with_size(CONFIGS[args.arch](dtype=dtype), args.size)
+        model = dv.Model(config, dv.init_params(config, args.seed), "random")
+    else:
+        model = dv.load(find_weights(args.weights), dtype=dtype)
     if not together:
         return model
     if not isinstance(model.config, dv.FastViTHDConfig):
@@ -324,7 +338,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     if args.batch:
         policies, batches = find_policies(args.policies), batches_of(args.batch)
         first = dv.preprocess(first_path, model.config)
-        rows = throughput(model, first, policies, batches, args.rounds, args.seed)
+        tower = build(model.config)
+        patches = math.prod(side // tower.patch for side in tower.frame)
+        changed = patches_of(args.changed, patches)
+        rows = throughput(model, first, policies, batches, changed, args.rounds, args.seed)
         result["throughput"] = rows
         print()
         tables.append(throughput_rows(rows))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compiles the full encode or the step for an accelerator that is not there; says what came out.
+"""Compiles the full encode or the step, also for an accelerator that is not there.
 
 Prints compile seconds, loops, launches, memory, and how much of the cache is updated in place. It
 needs no device: for a TPU the extra `tpu` (x86-64 Linux), for an H100 `jax[cuda12]` of the same
@@ -8,6 +8,7 @@ version (5.5 GB).
 
 import argparse
 import dataclasses
+import functools
 import os
 import re
 import sys
@@ -24,14 +25,16 @@ import jax
 import jax.numpy as jnp
 from command_line import run_script
 from jax.experimental import topologies
+from jax.extend import core
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import diffvis_jax as dv
+from diffvis_jax.core.tuning import CPU, GPU, TPU, Tuning
 from diffvis_jax.towers import build
 from diffvis_jax.towers.registry import VisionConfig
 
 TPUS = ("v5e", "v6e", "v5p", "v4")
-TARGETS = (*TPUS, "h100")
+TARGETS = ("cpu", *TPUS, "h100")
 OPERATIONS = ("while", "conditional", "fusion", "custom-call", "copy", "gather", "scatter")
 
 # As XLA prints it on one.
@@ -51,7 +54,8 @@ class Compiled:
     """What XLA made of a program.
 
     Attributes:
-      seconds: that compiling took.
+      seconds: that tracing, lowering and compiling took.
+      loops: `while` loops of the program before XLA sees it, each as often as it is called.
       count: of each of `OPERATIONS`.
       in_place: bytes of arguments that results take over.
       cache: bytes of the cache.
@@ -60,6 +64,7 @@ class Compiled:
     """
 
     seconds: float
+    loops: int
     count: dict[str, int]
     in_place: int
     cache: int
@@ -68,11 +73,13 @@ class Compiled:
 
 
 def device_of(target: str):
-    """One device of a topology that is described and not there.
+    """One device: this machine's, or of a topology that is described and not there.
 
     Raises:
       RuntimeError: its compiler is not installed.
     """
+    if target == "cpu":
+        return jax.devices("cpu")[0]
     if target == "h100":
         described = topologies.get_topology_desc(
             platform="cuda", topology_name="h100", topology="1x1x1", target_config=H100
@@ -81,6 +88,16 @@ def device_of(target: str):
         shape = "2x2x1" if target in ("v4", "v5p") else "2x2"
         described = topologies.get_topology_desc(platform="tpu", topology_name=f"{target}:{shape}")
     return described.devices[0]
+
+
+def tuning_for(target: str) -> Tuning:
+    return {"cpu": CPU, "h100": GPU}.get(target, TPU)
+
+
+def loops_of(jaxpr: core.Jaxpr) -> int:
+    """`while` loops, those of inner programs too."""
+    inner = sum(map(loops_of, core.subjaxprs(jaxpr)))
+    return inner + sum(equation.primitive.name == "while" for equation in jaxpr.eqns)
 
 
 def compiled(config: VisionConfig, what: str, target: str, batch: int = 1) -> Compiled:
@@ -95,19 +112,20 @@ def compiled(config: VisionConfig, what: str, target: str, batch: int = 1) -> Co
     params = there(lambda: dv.init_params(config))
     frames = there(lambda: jnp.zeros((batch, *build(config).frame, 3), jnp.uint8))
     cache = there(lambda: dv.init_cache(config, batch))
-    if what == "encode":
-        lowered = jax.jit(lambda p, f: dv.encode(p, f, config=config)).lower(params, frames)
-    else:
-        step = jax.jit(lambda p, c, f: dv.encode_step(p, c, f, config=config), donate_argnums=1)
-        lowered = step.lower(params, cache, frames)
     begin = time.perf_counter()
-    program = lowered.compile()
+    if what == "encode":
+        traced = jax.jit(lambda p, f: dv.encode(p, f, config=config)).trace(params, frames)
+    else:
+        step = functools.partial(dv.encode_step, config=config, tuning=tuning_for(target))
+        traced = jax.jit(step, donate_argnums=1).trace(params, cache, frames)
+    program = traced.lower().compile()
     seconds = time.perf_counter() - begin
     text, memory = program.as_text(), program.memory_analysis()
     assert text is not None
     assert memory is not None
     return Compiled(
         seconds=seconds,
+        loops=loops_of(traced.jaxpr.jaxpr),
         count={name: len(re.findall(rf" {name}[(]", text)) for name in OPERATIONS},
         in_place=memory.alias_size_in_bytes,
         cache=sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cache)),
@@ -132,7 +150,7 @@ def main() -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compiles what the arguments say, and prints two lines."""
+    """Compiles what the arguments say, and prints three lines."""
     config = dv.FastViTHDConfig() if args.arch == "fastvithd" else dv.CLIPConfig()
     wanted = {"size": args.size, "layers": args.layers, "depths": args.depths}
     given = {name: value for name, value in wanted.items() if value is not None}
@@ -141,8 +159,10 @@ def run(args: argparse.Namespace) -> int:
     if "depths" in given:
         given["depths"] = tuple(given["depths"])
     config = dataclasses.replace(config, dtype=args.dtype, **given)
+    jax.config.update("jax_enable_compilation_cache", False)
     found = compiled(config, args.what, args.target, args.batch)
     print(f"{args.arch} {args.what} for {args.target}: compiled in {found.seconds:.0f} s")
+    print(f"while loops as written {found.loops}; as compiled:", end=" ")
     print(", ".join(f"{name} {number}" for name, number in found.count.items()))
     print(
         f"in place {found.in_place / 1e6:.1f} MB of a cache of {found.cache / 1e6:.1f} MB, "

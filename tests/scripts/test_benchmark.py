@@ -99,6 +99,7 @@ def test_bad_input_is_named_before_any_work(benchmark, screens, monkeypatch, cap
         (("--json", screens / "none" / "numbers.json"), "--json: no such directory"),
         (("--report", screens / "frames" / "a.png"), "--report: not a directory"),
         (("--blocks-per-map", "0"), "blocks_per_map must be"),
+        (("--batch", "4", "--changed", "1.5"), "--changed: a number of patches or a share"),
         (("--policies", str(screens / "weights" / "manifest.json")), "is no policy"),
     ]:
         assert run(benchmark, monkeypatch, *arguments) == 2
@@ -115,11 +116,14 @@ def test_bad_input_is_named_before_any_work(benchmark, screens, monkeypatch, cap
 def test_throughput(benchmark, screens, monkeypatch, capsys):
     target = screens / "throughput.json"
     where = ("--weights", screens / "weights", "--screenshot-dir", screens / "frames")
-    what = ("--skip-full", "--skip-changes", "--rounds", 1, "--policies", "exact", "--batch", "4")
-    assert run(benchmark, monkeypatch, *where, *what, "--json", target) == 0
-    assert re.search(r"\| 4 +\| 4 +\| exact +\| 0% +\| 0.0% ", capsys.readouterr().out)
+    what = ("--skip-full", "--skip-changes", "--rounds", 1, "--policies", "exact")
+    batch = ("--changed", "0,2,100%", "--batch", "4")
+    assert run(benchmark, monkeypatch, *where, *what, *batch, "--json", target) == 0
+    assert re.search(r"\| 4 +\| 4 +\| exact +\| 0 +\| 0.0% ", capsys.readouterr().out)
     rows = json.loads(target.read_text())["throughput"]
-    assert [row["changed"] for row in rows] == [0, 0.01, 0.05, 0.2, 0.5, 1]
+    assert [row["changed"] for row in rows] == [0, 2, 16]
     assert rows[0]["recomputed"] == 0 < rows[-1]["recomputed"]
-    assert run(benchmark, monkeypatch, *where, *what[:-1], "4,6") == 2
+    assert rows[0]["missed_changed"]["max"] is None
+    assert rows[-1]["missed_changed"]["max"] < 1e-3
+    assert run(benchmark, monkeypatch, *where, *what, *batch[:-1], "4,6") == 2
     assert "6 streams does not divide among 4 devices" in capsys.readouterr().err
