@@ -87,6 +87,7 @@ def test_remembered_screens(square, model):
     assert (stats["cache_hits"], stats["slot_changes"]) == (2, 3)
 
 
+@pytest.mark.slow
 def test_a_smaller_change_is_another_screen_if_asked(square, model):
     a = first(square)
     b = square.change_patch(a, 1, 1)  # 1 of 25 patches
@@ -126,6 +127,7 @@ def test_a_refused_frame_costs_nothing(square, model, slots):
     assert (stats["cache_hits"], stats["full_encodes"], stats["cache_restarts"]) == (1, 1, 0)
 
 
+@pytest.mark.slow
 def test_an_audit_sees_what_was_not_taken_over(square, model):
     """The reference keeps the old pixels, and by them all would be well."""
     frame = first(square)

@@ -208,6 +208,7 @@ def test_prompts_of_a_batch_do_not_influence_each_other(tiny_model):
         assert answers[b, : len(alone)].tolist() == alone.tolist()
 
 
+@pytest.mark.slow
 def test_several_images_and_none(tiny_model):
     frames = Kit(FASTVITHD).frames()
     two = dv.logits(tiny_model, frames, [5, IMAGE, 6, IMAGE, 7])
@@ -238,6 +239,7 @@ def test_tokens_of_another_tower_are_refused(tiny_model):
         make_prompt(tiny_model.language, tokens, [IMAGE])
 
 
+@pytest.mark.slow
 def test_the_language_side_is_differentiable(tiny_model):
     """Through the projector, for those who train on top."""
     tokens = np.random.default_rng(0).standard_normal((1, 16, FASTVITHD.token_width))

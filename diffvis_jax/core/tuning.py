@@ -20,8 +20,8 @@ class Tuning:
       blocks: how a segment of equal blocks runs. "switch": one body, and `lax.switch` picks the
         weights of each product where they lie. "stack": one body that slices stacked weights.
         "unroll": one body for each block.
-      window_sizes: cells of a chunk of windows, by positions of a cell: the largest is the chunk,
-        and what is left over takes the smallest that holds it. Each size is compiled.
+      window_rows: positions that a chunk of windows holds, in several sizes: the largest is the
+        chunk, and what is left over takes the smallest that holds it. Each is compiled.
       query_rows: queries of attention in one chunk.
       row_capacities: rows that go through a token stack together; each is compiled. More rows than
         the largest, or than half the tokens of a stream, are computed as a whole stream.

@@ -92,6 +92,7 @@ def test_released_fastvlm_gives_pytorchs_tokens(released):
     assert error_share(params, config, golden["image_u8"][None], golden["tokens"]) < 5e-6
 
 
+@pytest.mark.slow
 def test_training_form_gives_pytorchs_tokens(tmp_path):
     source = str(DATA / "fastvit_train_form.safetensors")
     config, params = store.load_vision(convert(source, tmp_path / "out", size=128, say=quiet))

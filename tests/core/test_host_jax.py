@@ -16,6 +16,8 @@ import diffvis_jax as dv
 from diffvis_jax.core.slots import encode_slots, init_slots, make_slot_step
 from diffvis_jax.core.streams import AXIS, init_streams, make_stream_step, on_all, on_devices
 
+pytestmark = pytest.mark.slow  # each setting compiles programs of its own
+
 POLICIES = (None, dv.Policy(margin=0, settle=0), dv.Policy.exact(), dv.Policy(refresh_patches=2))
 
 

@@ -156,6 +156,7 @@ def test_focus_is_computed_in_every_layer_whatever_the_margins():
     assert idle.compute.sum() == len(TOY.layers) - 4
 
 
+@pytest.mark.slow
 def test_costs_of_the_full_size_tower():
     """Its multiply-accumulates do not fit into 32 bits."""
     tower = build(dv.FastViTHDConfig())

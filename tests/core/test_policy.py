@@ -108,6 +108,7 @@ def test_refreshing_everything_settles(kit):
     assert kit.error(tokens, frames) < ROUNDING
 
 
+@pytest.mark.slow
 def test_focus_is_computed_beside_the_margins(kit):
     """Places that somebody wants to be right, far from the change."""
     frames, _, cache = kit.start()

@@ -91,6 +91,7 @@ def test_streams_turn_to_other_screens_alone(toy, slot_step):
     assert np.array_equal(second[0][1], first[0][1])
 
 
+@pytest.mark.slow
 def test_one_slot_is_a_plain_step(toy):
     a, b = (frames[:1] for frames in screens(toy, 2))
     step = make_slot_step(toy.config)

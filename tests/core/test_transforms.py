@@ -17,6 +17,9 @@ from diffvis_jax.core.step import jit_encode
 from diffvis_jax.ops.storage import values_of
 from diffvis_jax.towers.init import cast_params
 
+# Each is a program of its own for every tower: the smallest one is enough most of the time.
+TOWERS = ["clip", *(pytest.param(name, marks=pytest.mark.slow) for name in ("toy", "fastvithd"))]
+
 
 def episode(kit, steps: int, streams: int):
     """`uint8 [T, B, H, W, 3]`."""
@@ -65,7 +68,7 @@ def scanned(kit):
     return over_time
 
 
-@pytest.mark.parametrize("name", ["toy", "clip", pytest.param("fastvithd", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", TOWERS)
 def test_jit_scan_shard_map_and_donation_in_one(name, request):
     """Four streams on four devices, over time, with the cache donated: equal to single steps."""
     kit = request.getfixturevalue(name)
@@ -123,6 +126,7 @@ def test_scan_over_frames(clip):
     np.testing.assert_array_equal(report.path, told.path)
 
 
+@pytest.mark.slow
 def test_without_jit_is_the_same(clip):
     frames = clip.frames(batch=1)
     cache = dv.init_cache(clip.config)
@@ -189,7 +193,8 @@ def grouped(x, kernel, bias, stride=1):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["toy", "clip", pytest.param("fastvithd", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TOWERS)
 def test_the_full_encode_is_differentiable(name, request, monkeypatch):
     kit = request.getfixturevalue(name)
     frames = kit.frames(batch=1)
@@ -227,7 +232,7 @@ def test_the_full_encode_is_differentiable(name, request, monkeypatch):
     assert slope == pytest.approx((moved(step) - moved(-step)) / (2 * step), rel=0.02)
 
 
-@pytest.mark.parametrize("name", ["toy", "clip", pytest.param("fastvithd", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", TOWERS)
 def test_bfloat16_step_equals_its_encode(name, request):
     kit = request.getfixturevalue(name)
     config = dataclasses.replace(kit.config, dtype="bfloat16")

@@ -137,7 +137,9 @@ def alone(kit, frames, policy):
         yield np.asarray(tokens[0]), report_of(report, 0)
 
 
-@pytest.mark.parametrize("devices", [1, 2, 4])
+@pytest.mark.parametrize(
+    "devices", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)]
+)
 def test_streams_in_one_batch_are_as_if_alone(clip, episodes, devices):
     policy = dv.Policy(margin=1, settle=0.3, refresh_patches=1, keyframe_every=4)
     mesh = data_mesh(jax.local_devices()[:devices])
@@ -166,6 +168,7 @@ def test_streams_in_one_batch_are_as_if_alone(clip, episodes, devices):
             assert report["recomputed"] == pytest.approx(alone_["recomputed"], abs=0.05)
 
 
+@pytest.mark.slow
 def test_a_restart_compiles_nothing(clip):
     compiled = []
     mesh = data_mesh(jax.local_devices()[:1])
@@ -302,6 +305,7 @@ def test_runner_measures_every_frame(model, sessions):
         assert len({len(row) for row in table}) == 1
 
 
+@pytest.mark.slow
 def test_a_tower_without_a_head(clip, sessions):
     runner = Runner(
         dv.Model(clip.config, clip.params),

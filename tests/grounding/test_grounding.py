@@ -83,6 +83,7 @@ def perfect(target: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     }
 
 
+@pytest.mark.slow
 def test_places_of_a_token_lie_in_its_patch():
     # A head that looks at one token only answers in that token's patch.
     tokens = jax.random.normal(jax.random.key(1), (1, 4, 8))
@@ -93,6 +94,7 @@ def test_places_of_a_token_lie_in_its_patch():
     np.testing.assert_array_equal(moved, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (2, 1), (3, 3)])
 @pytest.mark.parametrize("config", [WITH_MAP, WITH_BOTH, WITH_ALL])
 def test_places_of_a_map_position_lie_in_it(config, row, column):
@@ -105,6 +107,7 @@ def test_places_of_a_map_position_lie_in_it(config, row, column):
     np.testing.assert_array_equal(moved, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "which", "row", "column", "place"),
     [

@@ -72,6 +72,7 @@ def test_answers_are_the_same(setting):
     assert_same(found, expected)
 
 
+@pytest.mark.slow
 def test_threads_do_not_meet():
     """Each with a session of its own."""
     expected = [list(conversation(seed)) for seed in range(3)]

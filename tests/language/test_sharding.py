@@ -36,7 +36,11 @@ SEVEN_B = dv.QwenConfig(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=[(1, 2), (2, 2), (1, 4)], ids=str)
+@pytest.fixture(
+    scope="module",
+    params=[(1, 2), *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in ((2, 2), (1, 4)))],
+    ids=str,
+)
 def mesh(request):
     shape = request.param
     devices = np.array(jax.devices()[: shape[0] * shape[1]]).reshape(shape)

@@ -52,6 +52,7 @@ def left_to_the_platform(found):
     return [eqn for eqn in exact if eqn.params["precision"] not in (highest, (highest, highest))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [FASTVITHD, CLIP], ids=["fastvithd", "clip"])
 def test_float32_towers(config):
     for call in calls(config):

@@ -38,6 +38,7 @@ def test_synthetic_screens_change_a_little_at_each_frame(frames):
     assert (frames[:, 0] != frames[:, 1]).any()
 
 
+@pytest.mark.slow
 def test_a_python_loop_does_what_a_scan_does(agent_loop, params, clip, frames, scanned):
     actions, cache = agent_loop.python_loop(params, clip.config, frames)
     assert actions.shape == (4, 2)
@@ -45,6 +46,7 @@ def test_a_python_loop_does_what_a_scan_does(agent_loop, params, clip, frames, s
     same_caches(cache, scanned[1])
 
 
+@pytest.mark.slow
 def test_several_streams_do_what_each_does_alone(agent_loop, params, clip, frames, scanned):
     for stream in range(2):
         own = slice(stream, stream + 1)

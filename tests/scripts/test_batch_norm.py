@@ -37,6 +37,7 @@ def trained(batch_norm, frames):
     return params, *encode(params, frames)
 
 
+@pytest.mark.slow
 def test_folded_tower_is_the_normalised_one(batch_norm, frames, trained):
     params, tokens, seen = trained
     folded = batch_norm.fold(params, CONFIG, [seen])

@@ -209,6 +209,7 @@ def test_report(place, script, monkeypatch, capsys):
     assert "holds another run (seed: 0 there, 1 now)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_single_screenshots_one_after_the_other(place, script, tmp_path, monkeypatch, capsys):
     evaluate = script("evaluate")
     samples.osworld_g(tmp_path / "data")

@@ -98,6 +98,7 @@ def test_every_flag_is_explained(predict, capsys):
     assert [flag for flag in FLAGS.split() if flag not in said] == []
 
 
+@pytest.mark.slow
 def test_frames_come_in_natural_order_and_say_what_was_done(compared):
     status, document = compared
     assert status == 0
@@ -120,6 +121,7 @@ def test_frames_come_in_natural_order_and_say_what_was_done(compared):
     assert sequence["stats"]["prompts_reuse"] == 1
 
 
+@pytest.mark.slow
 def test_an_unreadable_frame_is_left_out_and_counted(compared):
     document = compared[1]
     (left_out,) = document["left_out"]
@@ -128,6 +130,7 @@ def test_an_unreadable_frame_is_left_out_and_counted(compared):
     assert document["summary"]["frames"] == 3
 
 
+@pytest.mark.slow
 def test_the_text_is_the_same_with_and_without_the_differential_encoder(compared, in_full):
     ours = compared[1]["sequences"][0]["frames"]
     theirs = in_full["sequences"][0]["frames"]
@@ -137,6 +140,7 @@ def test_the_text_is_the_same_with_and_without_the_differential_encoder(compared
     assert all(frame["prefill"]["prefilled"] == frame["prefill"]["total"] for frame in theirs)
 
 
+@pytest.mark.slow
 def test_the_comparison_is_of_both_ways_in_one_run(compared):
     document = compared[1]
     frames = document["sequences"][0]["frames"]
@@ -162,6 +166,7 @@ def test_the_comparison_is_of_both_ways_in_one_run(compared):
     assert found["medians"]["encode_ms"] == encode["median"] <= encode["max"]
 
 
+@pytest.mark.slow
 def test_a_policy_that_leaves_something_out_is_told_so(call, place):
     document = call(
         *("--image-dir", place / "root" / "one", "--policy", "0", "--benchmark"),
@@ -173,6 +178,7 @@ def test_a_policy_that_leaves_something_out_is_told_so(call, place):
     assert second["prefill"]["prefilled"] < second["prefill"]["total"]
 
 
+@pytest.mark.slow
 def test_heatmaps_are_drawn_onto_the_screenshots(compared, place):
     frames = compared[1]["sequences"][0]["frames"]
     files = [Path(frame["heatmap"]) for frame in frames]
@@ -183,6 +189,7 @@ def test_heatmaps_are_drawn_onto_the_screenshots(compared, place):
             assert not np.array_equal(np.asarray(drawn), np.asarray(original))
 
 
+@pytest.mark.slow
 def test_click_regions_are_pixels_of_the_screenshot(compared):
     for frame in compared[1]["sequences"][0]["frames"]:
         assert 1 <= len(frame["click_regions"]) <= 2
@@ -193,6 +200,7 @@ def test_click_regions_are_pixels_of_the_screenshot(compared):
             assert 0 <= top <= y < bottom <= HEIGHT
 
 
+@pytest.mark.slow
 def test_one_picture_is_answered_too(call, place, capsys):
     file = place / "root" / "one" / "f_1.png"
     status, document = call("--image-file", file, "--save-heatmap", place / "one.png")
@@ -204,6 +212,7 @@ def test_one_picture_is_answered_too(call, place, capsys):
     assert document["summary"]["typical_frames"] == 0
 
 
+@pytest.mark.slow
 def test_every_sequence_starts_afresh(call, place):
     document = call("--sequence-root", place / "root")[1]
     assert [sequence["name"] for sequence in document["sequences"]] == ["one", "two"]
@@ -215,6 +224,7 @@ def test_every_sequence_starts_afresh(call, place):
     assert [sequence["name"] for sequence in document["sequences"]] == ["one"]
 
 
+@pytest.mark.slow
 def test_files_by_name_stay_in_their_order(call, place):
     folder = place / "root" / "one"
     files = [folder / name for name in ("f_10.png", "f_1.png")]
@@ -224,6 +234,7 @@ def test_files_by_name_stay_in_their_order(call, place):
     assert [frame["encode"]["path"] for frame in frames] == ["full", "reuse"]
 
 
+@pytest.mark.slow
 def test_beams_know_no_first_token(call, place):
     document = call("--image-file", place / "root" / "one" / "f_1.png", "--num-beams", 2)[1]
     (frame,) = document["sequences"][0]["frames"]
@@ -232,6 +243,7 @@ def test_beams_know_no_first_token(call, place):
     assert frame["new_tokens"] == 6
 
 
+@pytest.mark.slow
 def test_chance_can_be_repeated(call, place):
     file = place / "root" / "one" / "f_1.png"
     options = ("--temperature", 5.0, "--top-p", 0.9)
@@ -258,6 +270,7 @@ def test_commands_in_answers_become_pixels(script):
 # ---- what goes wrong --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_strict_stops_at_a_frame_that_cannot_be_read(call, place, capsys):
     status, document = call("--image-dir", place / "broken", "--strict")
     assert status == 2
@@ -266,6 +279,7 @@ def test_strict_stops_at_a_frame_that_cannot_be_read(call, place, capsys):
     assert len(document["sequences"][0]["frames"]) == 2  # what was done is kept
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_keeps_what_it_has(call, place, monkeypatch, capsys):
     from diffvis_jax.agent import answering
 
@@ -381,6 +395,7 @@ def test_no_readable_frame_at_all(call, place, capsys):
 # ---- models -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_converted_once(compared, place, capsys):
     said = []
     first = weight_directory(place / "tiny", language=True, say=said.append)
@@ -393,6 +408,7 @@ def test_a_checkpoint_is_converted_once(compared, place, capsys):
     assert "converting it, once" in said[0]
 
 
+@pytest.mark.slow
 def test_a_converted_directory_is_taken_as_it_is(call, place):
     directory = weight_directory(place / "tiny", say=lambda text: None)
     (place / "converted").symlink_to(directory)
@@ -441,6 +457,7 @@ def _nothing_else_is_written(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_history_shows_the_frames_before_again(call, place):
     arguments = ("--image-dir", place / "root" / "one", "--history", 1)
     status, found = call(*arguments, "--policy", "exact")

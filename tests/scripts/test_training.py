@@ -46,6 +46,7 @@ def test_grown_tower_computes_nearly_the_same(training):
     assert np.linalg.norm(fresh - before) > 0.5 * size  # another tower is not near
 
 
+@pytest.mark.slow
 def test_muon_is_for_products_inside_blocks(training):
     learning, optimiser = training("learning"), training("optimiser")
     shallow = training("architecture").Architecture((1, 1, 1, 1, 1), helped=False)

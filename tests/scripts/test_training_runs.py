@@ -227,6 +227,7 @@ def test_a_run_starts_from_bundled_weights(training, tmp_path):
     assert not same["head"]["conv"]["kernel"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("without", [("finest_width",), ("finest_width", "detail_width")])
 def test_a_head_goes_on_with_a_finer_map(training, tmp_path, without):
     starting, setup = training("starting"), shallow_setup(training)

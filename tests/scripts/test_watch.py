@@ -15,7 +15,6 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import FASTVITHD, random_params
 from vlm_files import changed, screen, write_checkpoint, write_frames
 
 from diffvis_jax.checkpoints import store
@@ -30,12 +29,9 @@ def watch(script):
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return store.save(
-        tmp_path_factory.mktemp("watch") / "tower",
-        config=FASTVITHD,
-        params=random_params(FASTVITHD),
-    )
+def weights(tmp_path_factory, square):
+    place = tmp_path_factory.mktemp("watch") / "tower"
+    return store.save(place, config=square.config, params=square.params)
 
 
 def rows(printed: str) -> list[list[str]]:
@@ -149,9 +145,9 @@ def test_a_folder_is_encoded_differentially(watch, weights, tmp_path, capsys):
     table = rows(printed.out)
     # The third frame is like the second: nothing was done, and it has no line.
     assert [(row[1], row[2]) for row in table] == [
-        ("full", "0/16"),
-        ("partial", "1/16"),
-        ("partial", "1/16"),
+        ("full", "0/25"),
+        ("partial", "3/25"),
+        ("partial", "3/25"),
     ]
     assert "4 frames, 1 left out (unreadable)" in printed.out
     assert "warning: left out" in printed.err
@@ -189,6 +185,7 @@ def test_a_prompt_is_answered_at_every_change(watch, tmp_path, monkeypatch, caps
     assert "2 answers" in printed
 
 
+@pytest.mark.slow
 def test_a_picture_may_be_gone_when_it_is_answered(watch, tmp_path, monkeypatch, capsys):
     from diffvis_jax.agent.answering import Answerer
 
@@ -443,7 +440,7 @@ def test_a_live_screen_is_encoded_differentially(watch, weights, display, root, 
     assert status == 0
     table = rows(capsys.readouterr().out)
     assert [row[1] for row in table] == ["full", "reuse", "partial", "reuse"]
-    assert table[2][2] == "1/16"
+    assert table[2][2] == "2/25"
     assert float(table[3][6]) < 1e-4
 
 

@@ -114,6 +114,7 @@ def test_a_cell_reaches_as_far_as_its_kernel(fastvithd):
     assert reach["stage_1/downsample"] == ([first, first], [last, last])
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near(fastvithd):
     frames = fastvithd.frames(batch=1)
     config = dataclasses.replace(FASTVITHD, dtype="bfloat16")
