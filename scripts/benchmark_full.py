@@ -99,7 +99,7 @@ def torch_runners(
     model: dv.Model, frame: np.ndarray
 ) -> list[tuple[dict[str, Any], Callable[[], Any]]]:
     """timm's FastViTHD or transformers' CLIP with our weights: float32, float32 channels-last and
-    bfloat16 channels-last (contiguous bfloat16 is the slowest everywhere: docs/benchmarks.md)."""
+    bfloat16 channels-last (contiguous bfloat16 is the slowest everywhere: docs/lab)."""
     from diffvis_jax.checkpoints.torch_reference import pixels_to_torch, require_torch, torch_tower
 
     require_torch()

@@ -1,7 +1,7 @@
 """What is decided by the machine: every constant that depends on the platform, in one place.
 
 `encode_step` takes the one of the platform that it is lowered for; `Tuning` can also be passed.
-The figures behind the numbers are in docs/benchmarks.md.
+The figures behind the numbers are in docs/lab.
 """
 
 import dataclasses

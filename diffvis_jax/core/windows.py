@@ -211,7 +211,7 @@ def write(
     their dtype.
 
     With loops one window a trip, in place: XLA:CPU fuses a chain of updates into one pass over the
-    whole map, which made a step of a second out of one of 0.1 s (docs/benchmarks.md).
+    whole map, which made a step of a second out of one of 0.1 s (docs/lab).
     """
     return put_blocks(x, keep(windows, x)[:, None], grid.corner, at, count, tuning)
 

@@ -22,7 +22,7 @@ def attention(
 
     Keys and values come by heads, values transposed, so that both products read them as they lie.
     On CPU one head at a time, so that the scores (4 MB at 1024 x 1024) stay in the cache: six
-    times as fast as one einsum over all heads (docs/benchmarks.md).
+    times as fast as one einsum over all heads (docs/lab).
 
     Args:
       query: `[B, R, H, d]`.

@@ -14,7 +14,7 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int
     """VALID depthwise convolution, accumulated in float32.
 
     On CPU as shifted multiply-adds: XLA:CPU's grouped convolution reaches about 1.4 GFLOP/s, the
-    shifts 25-70 (jax issue 23713; `docs/benchmarks.md`). Elsewhere as a grouped convolution.
+    shifts 25-70 (jax issue 23713; `docs/lab`). Elsewhere as a grouped convolution.
     Differentiable in reverse mode.
 
     Args:
@@ -35,7 +35,7 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int
     )
 
 
-# Each sum of taps is several that do not wait for each other (docs/benchmarks.md).
+# Each sum of taps is several that do not wait for each other (docs/lab).
 _CPU_SUMS = 4
 
 
@@ -75,7 +75,7 @@ def _sum_of_taps(x: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int) 
 
 
 # Derived by JAX, the gradient is 49 padded maps to add and 49 reductions to compile for each
-# convolution: minutes for a whole tower, and ten times slower to run (docs/benchmarks.md).
+# convolution: minutes for a whole tower, and ten times slower to run (docs/lab).
 def _shift_add_forward(x: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int):
     return _shift_add(x, kernel, bias, stride), (x, kernel, bias)
 

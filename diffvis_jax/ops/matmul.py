@@ -15,11 +15,11 @@ from diffvis_jax.ops.precision import precision_of
 
 # Products of at most so many rows take the weights as their left operand on CPU. `x @ W.T` reaches
 # 4 to 26 GMAC/s at 2 to 32 rows there, `(W @ x.T).T` 7 to 50, which is what the processor has
-# (docs/benchmarks.md).
+# (docs/lab).
 _CPU_FEW_ROWS = 64
 
 # XLA:CPU computes a bfloat16 product of a single row in a loop of its own, 10 to 20 times as slow
-# as the product of 4 rows (docs/benchmarks.md).
+# as the product of 4 rows (docs/lab).
 _CPU_BFLOAT16_ROWS = 4
 
 

@@ -13,7 +13,7 @@ from diffvis_jax.ops.matmul import linear
 from diffvis_jax.ops.storage import bits_of, values_of
 
 # Rows x hidden floats of one feed-forward chunk on CPU: 6 MiB stays in the cache between the two
-# products and is not paged in anew; twice as fast as one pass at 256x256x96 (docs/benchmarks.md).
+# products and is not paged in anew; twice as fast as one pass at 256x256x96 (docs/lab).
 _CPU_HIDDEN_FLOATS = 6 * 2**20 // 4
 
 

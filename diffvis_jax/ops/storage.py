@@ -2,7 +2,7 @@
 
 XLA:CPU has no updates of slices in bfloat16. It converts the whole array to float32 and back at
 every loop of updates: 16 windows of 4 x 4 into a map of 64 x 64 x 384 take 1.4 ms, and 0.01 ms if
-they are 16-bit integers (docs/benchmarks.md).
+they are 16-bit integers (docs/lab).
 """
 
 import jax

@@ -19,6 +19,7 @@ from diffvis_jax.checkpoints.convert import convert
 from diffvis_jax.checkpoints.torch_reference import pixels_to_torch, torch_tower
 from diffvis_jax.core.step import jit_encode
 from diffvis_jax.towers import clip
+from diffvis_jax.towers.forward import hidden_states
 from diffvis_jax.towers.init import cast_params
 
 pytestmark = pytest.mark.parity
@@ -68,18 +69,27 @@ def test_every_stage_of_timms_fastvit(config):
 
 @pytest.mark.parametrize("config", [ODD, CLIP], ids=["fastvithd", "clip"])
 def test_differential_steps_equal_pytorch(config):
-    """An episode of exact steps, every frame encoded in full by PyTorch."""
+    """An episode of exact steps, every frame encoded in full by PyTorch; then a partial one that
+    settles."""
     params, pixels = random_params(config), frames(config.size)
     network = torch_tower(config, params)
+
+    def full(pixels):
+        with torch.inference_mode():
+            return network(pixels_to_torch(pixels, config)).numpy()
+
     step, cache = dv.make_step(config), dv.init_cache(config)
     for t in range(4):
         pixels = pixels.copy()
         pixels[:, 9 * t : 9 * t + 4, 5 * t :: 3] ^= 77
         tokens, cache, report = step(params, cache, pixels, dv.Policy.exact())
-        with torch.inference_mode():
-            expected = network(pixels_to_torch(pixels, config)).numpy()
-        assert deviation(tokens, expected) < TOLERANCE
+        assert deviation(tokens, full(pixels)) < TOLERANCE
+    pixels[:, :5, :5] ^= 77
+    _, cache, report = step(params, cache, pixels, dv.Policy(margin=0))
     assert dv.describe(report)[0]["path"] == "partial"
+    while dv.describe(report)[0]["pending"]:
+        tokens, cache, report = step(params, cache, pixels, dv.Policy(margin=0, settle=0.5))
+    assert deviation(tokens, full(pixels)) < TOLERANCE
 
 
 def randomised(model: torch.nn.Module) -> torch.nn.Module:
@@ -136,7 +146,8 @@ def test_every_output_of_transformers_siglip(tmp_path):
 
 
 def compare_states(params, config, pixels, expected) -> None:
-    states = clip.hidden_states(params, pixels, config)
+    every_block = clip.stack(config, config.layers)
+    states = hidden_states(params, every_block, pixels, clip.tower(config))
     assert len(states) == len(expected) == config.layers + 1
     for ours, theirs in zip(states, expected, strict=True):
         assert deviation(ours, theirs.numpy()) < TOLERANCE

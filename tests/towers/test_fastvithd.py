@@ -58,7 +58,7 @@ def test_tokens_equal_pytorchs(activations):
 
 @pytest.mark.parametrize(("size", "billions"), [(1024, 243.35), (512, 59.56), (256, 14.81)])
 def test_macs_of_the_released_tower(size, billions):
-    """Measured on the PyTorch module with hooks (docs/benchmarks.md)."""
+    """Measured on the PyTorch module with hooks (docs/lab)."""
     assert build(dv.FastViTHDConfig(size=size)).macs / 1e9 == pytest.approx(billions, abs=0.006)
 
 
