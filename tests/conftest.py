@@ -56,8 +56,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`kit` means: with each of the tiny towers. FastViTHD has sixteen kinds of layers to compile,
     the toy the same kinds of work in eight."""
     if "kit" in metafunc.fixturenames:
-        slow = [pytest.param(name, marks=pytest.mark.slow) for name in ("fastvithd", "odd")]
-        metafunc.parametrize("kit", ["toy", "clip", *slow], indirect=True, scope="session")
+        slow = pytest.param("fastvithd", marks=pytest.mark.slow)
+        thorough = pytest.param("odd", marks=pytest.mark.thorough)
+        kits = ["toy", "clip", slow, thorough]
+        metafunc.parametrize("kit", kits, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
