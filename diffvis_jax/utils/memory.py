@@ -4,7 +4,7 @@ import sys
 
 
 def peak_memory_mb() -> float | None:
-    """This process's largest resident size so far, in MB; None on Windows, which counts otherwise."""
+    """This process's largest size so far, in MB; None on Windows, that counts otherwise."""
     if sys.platform == "win32":
         return None
     import resource
