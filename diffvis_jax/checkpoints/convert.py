@@ -4,7 +4,7 @@ Headers are read and a plan is made of them, which reports all problems together
 tensors read, converted and written, one after the other.
 """
 
-import os.path
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -42,7 +42,7 @@ _COPIED = (
 
 
 def convert(
-    source: str,
+    source: str | os.PathLike[str],
     directory: str | Path,
     *,
     dtype: str | None = "float32",
@@ -81,6 +81,7 @@ def convert(
         from diffvis_jax.checkpoints.torch_reference import require_torch
 
         require_torch()
+    source = os.fspath(source)
     if source.startswith("hf:"):
         path, revision = download(source)
     else:
