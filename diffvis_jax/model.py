@@ -86,7 +86,9 @@ def load(
         copy, wanted = None, decode_dtype
         if wanted == "auto":
             small = 4 * sum(leaf.size for leaf in jax.tree.leaves(params)) <= _SMALL_COPY
-            wanted = "float32" if small and jax.default_backend() == "cpu" else None
+            devices = jax.tree.leaves(params)[0].devices()  # a host's default may be another one
+            on_cpu = all(device.platform == "cpu" for device in devices)
+            wanted = "float32" if small and on_cpu else None
         if wanted is not None and wanted != config.dtype:
             copy = store.cast(config, params, wanted)[1]
             del copy["projector"]  # is done with before an answer begins

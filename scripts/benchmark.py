@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import itertools
 import math
-import resource
 import statistics
 import sys
 import time
@@ -38,6 +37,7 @@ from diffvis_jax.report.table import frame_text, print_table
 from diffvis_jax.report.text import TAILS, decimal, milliseconds, percent, tails_text, times
 from diffvis_jax.towers import build
 from diffvis_jax.towers.registry import with_size
+from diffvis_jax.utils.memory import peak_memory_mb
 from diffvis_jax.utils.progress import Progress
 
 # Scenario -> pairs of frames of the bundled session (its session.json says what happens).
@@ -56,11 +56,6 @@ SCENARIOS: dict[str, tuple[tuple[str, str], ...]] = {
 
 
 CONFIGS = {"fastvithd": dv.FastViTHDConfig, "clip": dv.CLIPConfig}
-
-
-def peak_memory_mb() -> float:
-    """Largest resident size of this process so far, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
 def scenario_pairs(directory: Path) -> dict[str, list[tuple[Path, Path]]]:
@@ -315,7 +310,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         result["full"] = full_encodes(load, first_path, args.rounds, args.torch)
         tables.append(full_rows(result["full"]))
         print_table(tables[-1])
-        print(f"\npeak resident memory so far: {peak_memory_mb():.0f} MB\n")
+        if peak := peak_memory_mb():
+            print(f"\npeak resident memory so far: {peak:.0f} MB\n")
     if not args.weights and (args.batch or not args.skip_changes):
         print("seeded random weights: the missed change says nothing about trained ones\n")
     if not args.skip_changes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import resource
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -271,6 +270,7 @@ class Journal:
         """Totals and medians."""
         from diffvis_jax.agent.answering import TIMES, median_of
         from diffvis_jax.measure.answer_pairs import Pair, compare_times
+        from diffvis_jax.utils.memory import peak_memory_mb
 
         everything = [found for each in self._found for found in each]
         first = self._answers([each[0] for each in self._found if each])
@@ -291,7 +291,7 @@ class Journal:
             "prefilled": sum(answer.prefilled["prefilled"] for answer in answers),
             "prompt_tokens": sum(answer.prefilled["total"] for answer in answers),
             "comparison": compare_times(pairs) if pairs else None,
-            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+            "peak_memory_mb": peak_memory_mb(),
         }
 
     def _summary_lines(self) -> list[str]:
@@ -325,7 +325,9 @@ class Journal:
             lines += ["", *comparison_lines(found["comparison"])]
         elif self._comparing and not found["typical_frames"]:
             lines.append("nothing to compare: no frame after the first that did not compile")
-        return [*lines, f"peak memory of this process: {found['peak_memory_mb']:.0f} MB"]
+        if peak := found["peak_memory_mb"]:
+            lines.append(f"peak memory of this process: {peak:.0f} MB")
+        return lines
 
 
 def comparison_lines(found: dict[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ import builtins
 import dataclasses
 import re
 import textwrap
+import unicodedata
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,11 +23,20 @@ _SHOWN = 120  # letters of a command that an error quotes
 _FENCE = re.compile(r"```[^\n`]+```|```[^\n`]*\n(?P<block>.*?)(?:```|\Z)", re.DOTALL)
 _ALIAS = re.compile(r"\bimport\s+pyautogui\s+as\s+(\w+)")
 
-# Full-width letters, as Chinese and Japanese keyboards write them, dashes for a minus, and spaces
-# of other widths: a letter for a letter, so that places in the text stay what they are.
+# What a reasoning model thinks before it answers; its template may have begun that in the prompt.
+_THOUGHTS = re.compile(
+    r"<(think(?:ing)?|thought|reasoning)>.*?(?:</\1>|\Z)|\A(?:(?!<think).)*?</think(?:ing)?>",
+    re.DOTALL | re.IGNORECASE,
+)
+
+# Full-width letters, as Chinese and Japanese keyboards write them, small and mathematical ones,
+# dashes for a minus, spaces of other widths, and ends of lines: a letter for a letter, so that
+# places in the text stay what they are.
+_LETTERS = (*range(0xFE50, 0xFE6C), *range(0xFF01, 0xFF5F), *range(0x1D400, 0x1D800))
 _PLAIN = {
-    **{code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)},
-    **dict.fromkeys(map(ord, "\u00a0\u2007\u200b\u202f\u2060\u3000\ufeff"), " "),
+    **{code: unicodedata.normalize("NFKC", chr(code)) for code in _LETTERS},
+    **dict.fromkeys((*range(0x2000, 0x200C), 0x00A0, 0x202F, 0x205F, 0x2060, 0x3000, 0xFEFF), " "),
+    **dict.fromkeys((0x85, 0x2028, 0x2029), "\n"),
     **dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2212"), "-"),
     ord("\u3001"): ",",
 }
@@ -40,8 +50,11 @@ _QUOTES = {
     **dict.fromkeys("\u2018\u2019\u201a", "\u2018\u2019"),
 }
 
-# Comments of Python, C and HTML; #5 is a number, and ## a heading of Markdown.
-_COMMENT = r"(?P<comment>(?:^|(?<=[\s;)]))(?:\#(?![\d#])|//)[^\n]*|<!--(?s:.*?)(?:-->|\Z))"
+# Comments of Python, C and HTML, and what Markdown strikes out; #5 is a number, and ## a heading.
+_COMMENT = (
+    r"(?P<comment>(?:^|(?<=[\s;,)]))(?:(?:\#(?![\d#])|//)[^\n]*|/\*(?s:.*?)\*/)"
+    r"|<!--(?s:.*?)(?:-->|\Z)|(?<!~)~~(?!~)[^\n~]+~~(?!~))"
+)
 _NAME = r"(?:[A-Za-z_]|\\_)(?:\w|\\_)*"  # Markdown may escape underscores
 _CALL = rf"(?<![\w.\\])(?P<path>(?:{_NAME}\.)*)(?P<name>{_NAME})(?P<gap>[ \t]*)\("
 # ASCII: a Chinese letter before a command is no part of its name.
@@ -52,9 +65,13 @@ _NUMBERED = re.compile(r"(?:(?:step|action)[ \t]*)?\d+[.),]?|python|py", re.IGNO
 _END_OF_LINE = re.compile(r"[\s.,;:!*_~\"'`|\])}>\u3002]*(?:[<#].*)?")
 _HEADER = re.compile(
     r"(?:async\s+)?(?:for\s+\w+(?:\s*,\s*\w+)*\s+in\b|while\b|if\b|elif\b|with\s+[\w.]+\(|def\s+\w+\s*\("
-    r"|class\s+\w+|except\b|(?:else|try|finally)\s*:)[^\n]*:\s*(?:\#[^\n]*)?$"
+    r"|class\s+\w+|except\b|else(?=\s*:))[^\n]*:\s*(?:\#[^\n]*)?$"
 )
-_COMPREHENSION = re.compile(r"[ \t]*for\s+\w+\s+in\s+(?:range\b|[\[(])")
+# Behind a call: it is done several times, or under a condition, or something with what it gives.
+_NOT_ALONE = re.compile(
+    r"[ \t]*for\s+\w+\s+in\s+(?:range\b|[\[(])|[ \t]+[*x\u00d7][ \t]*\d|\.[A-Za-z_]\w*\("
+    r"|[ \t]+if\b[^\n]+\belse\b"
+)
 # The name of a command as a value: {"action": "click", ..}
 _JSON_NAME = re.compile(r"""["']\w+["']\s*:\s*["'](?P<name>\w+)["']""", re.ASCII)
 # In a string with typographic quotes: an escape, a line that goes on, what has to be escaped.
@@ -86,12 +103,17 @@ def find_calls(text: str, known: Callable[[str], bool]) -> list[Call]:
       ActionError: something that names a command cannot be read as one; quotes it.
     """
     owners = frozenset({*OWNERS, *map(str.lower, _ALIAS.findall(text))})
+    thoughts = [found[0] for found in _THOUGHTS.finditer(text) if _names_one(found[0], known)]
+    text = _THOUGHTS.sub("\n", text)
     blocks = [found["block"] for found in _FENCE.finditer(text) if found["block"] is not None]
     calls = [call for block in blocks for call in _calls_in_code(block, owners)]
     if calls:
         return calls
     text = _FENCE.sub(lambda found: found[0] if found["block"] is None else "\n", text)
-    return _calls_in_prose(text, known, owners)
+    calls = _calls_in_prose(text, known, owners)
+    if thoughts and not calls:
+        raise _only_mentioned(thoughts[0])
+    return calls
 
 
 def quoted(text: str) -> str:
@@ -172,13 +194,13 @@ def _calls_in_prose(text: str, known: Callable[[str], bool], owners: frozenset[s
     plain = text.translate(_PLAIN)
     conditions = _conditions(plain)
     calls: list[Call] = []
+    gaps: list[str] = []  # what stands before, between and behind them
     mentions: list[str] = []
     at = last = 0  # read until here; where the last command ends
     while found := _TOKEN.search(plain, at):
         at = found.end()
         if found["comment"]:
-            inner = re.finditer(_CALL, found["comment"], re.ASCII)
-            if any(known(_unescaped(each["name"])) for each in inner):
+            if _names_one(found["comment"], known):
                 mentions.append(found["comment"])
             continue
         name, start = _unescaped(found["name"]), found.start("path")
@@ -212,25 +234,42 @@ def _calls_in_prose(text: str, known: Callable[[str], bool], owners: frozenset[s
                 at = end
                 continue
         condition = conditions.get(line) or _HEADER.fullmatch(plain[line:start].strip())
-        if condition or _COMPREHENSION.match(plain, end):
+        if condition or _NOT_ALONE.match(plain, end):
             raise ActionError(f"not a plain command: {quoted(text[line:end])}")
         calls.append(Call(_without_owner([*path, name], owners), node.body, text[start:end]))
+        gaps.append(plain[last:start])
         at = last = end
-    rest = _TOKEN.sub(lambda found: "" if found["comment"] else found[0], plain[last:])
+    gaps.append(plain[last:])
+    gaps = [_TOKEN.sub(lambda found: "" if found["comment"] else found[0], gap) for gap in gaps]
     owner = "|".join(map(re.escape, owners - {"time", "computer"}))
     unfinished = rf"(?:^[ \t]*(?:{owner})|(?<![\w.])(?:{owner})\.\w*)\s*\Z"
-    if cut := re.search(unfinished, rest, re.MULTILINE | re.IGNORECASE):
+    if cut := re.search(unfinished, gaps[-1], re.MULTILINE | re.IGNORECASE):
         raise ActionError(f"a command is cut off: {quoted(cut[0])}")
+    # With Markdown or a space within, other brackets, or letters that only look like the name's.
+    broken = re.compile(
+        rf"(?<![\w.])(?:{owner})\W{{,9}}\.[^\w\s]{{,9}}\w+[^\w\s]{{,9}}?[(\[{{\u3010\u27e8]",
+        re.IGNORECASE,
+    )
+    for unread in filter(None, map(broken.search, gaps)):
+        raise ActionError(f"not a command: {quoted(unread[0])}")
     if not calls:
         mentions += [found[0] for found in _JSON_NAME.finditer(plain) if known(found["name"])]
         named = re.finditer(rf"(?<![\w.])(?:{owner})\.(\w+)\b(?!\s*=)", plain, re.A | re.I)
         mentions += [found[0] for found in named if known(found[1])]
         if mentions:
-            raise ActionError(
-                f"a command is only mentioned: {quoted(mentions[0])}; one that is to be carried "
-                "out begins a line, as pyautogui.click(x=10, y=20)"
-            )
+            raise _only_mentioned(mentions[0])
     return calls
+
+
+def _names_one(text: str, known: Callable[[str], bool]) -> bool:
+    return any(known(_unescaped(found["name"])) for found in re.finditer(_CALL, text, re.ASCII))
+
+
+def _only_mentioned(text: str) -> ActionError:
+    return ActionError(
+        f"a command is only mentioned: {quoted(text)}; one that is to be carried out begins a "
+        "line, as pyautogui.click(x=10, y=20)"
+    )
 
 
 def _unescaped(name: str) -> str:
@@ -300,7 +339,7 @@ def _python(text: str, plain: str, start: int, *, call: bool) -> tuple[str, int]
             at = end
             continue
         if letter == "#":
-            end = text.find("\n", at)
+            end = plain.find("\n", at)
             at = end if end >= 0 else len(text)
             continue
         parts.append(letter)

@@ -154,6 +154,9 @@ def _literal(node: ast.expr) -> Any:
         and re.fullmatch(_CONSTANTS, node.attr)
     ):
         return node.attr.lower()
+    zero = isinstance(node, ast.Constant) and type(node.value) is int and not node.value
+    if zero and (node.end_col_offset or 0) > node.col_offset + 1:  # of 1,000 Python makes 1 and 000
+        raise ActionError("thousands are written without a comma")
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):

@@ -46,7 +46,7 @@ def find_key(name: str) -> str | None:
     """
     if len(name) == 1:
         return name if name in CHARACTERS else None
-    plain = re.sub(r"[\s_-]", "", name).lower()
+    plain = re.sub(r"(?<=\w)[\s_-]+(?=[^\W_])", "", name.strip()).lower()
     plain = _OTHER_NAMES.get(plain, plain)
     return plain if plain in KEYBOARD_KEYS else None
 

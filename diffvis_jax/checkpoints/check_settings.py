@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from diffvis_jax.checkpoints import settings
+from diffvis_jax.checkpoints import fields, settings
 from diffvis_jax.checkpoints.fields import shown
 from diffvis_jax.checkpoints.settings import Ignored, Not, Only, Read, Rule, Table
 from diffvis_jax.checkpoints.source_config import Findings, SourceConfig
@@ -23,6 +23,14 @@ def check_settings(
         whatever it says.
     """
     unknown: dict[str, list[str]] = {}
+    other = fields.section(source.processor, "image_processor")
+    for name in sorted(source.preprocessor.keys() & other.keys()):
+        mine = source.preprocessor[name]
+        if isinstance(settings.PREPROCESSOR.get(name), Read) and mine != other[name]:
+            found.problems.append(
+                f"preprocessor_config.json: {name} is {shown(mine)}, processor_config.json says "
+                f"{shown(other[name])}"
+            )
     flat = source.vision is source.config
     tower: Table = settings.VISION_ALONE if flat else {"vision_config": settings.VISION}
     model: dict[str, Rule | Table] = {**settings.WRAPPER, **settings.FEATURES[kind]}
@@ -91,6 +99,9 @@ def _look_up(
             found.ignored[f"{file}: {path}"] = rule.reason
         elif isinstance(rule, Only | Not):
             if not (meaning := _refused(rule, value)):
+                if isinstance(rule, Not) and hint is not None and value not in rule.known:
+                    like = rule.known[0]
+                    found.notes.append(f"{file}: {path} is {shown(value)}: taken for {like!r}")
                 continue
             if hint is None:
                 found.ignored[f"{file}: {path}"] = _LEFT_OUT

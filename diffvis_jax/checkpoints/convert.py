@@ -4,8 +4,7 @@ Headers are read and a plan is made of them, which reports all problems together
 tensors read, converted and written, one after the other.
 """
 
-import os.path
-import sys
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from diffvis_jax.checkpoints.keys.rules import Rule
 from diffvis_jax.checkpoints.source_config import read_source_config
 from diffvis_jax.checkpoints.writer import Writer, check_target
 from diffvis_jax.errors import CheckpointError
+from diffvis_jax.utils.memory import peak_memory_mb
 from diffvis_jax.utils.progress import Progress
 
 # Files worth keeping beside the weights.
@@ -42,7 +42,7 @@ _COPIED = (
 
 
 def convert(
-    source: str,
+    source: str | os.PathLike[str],
     directory: str | Path,
     *,
     dtype: str | None = "float32",
@@ -81,6 +81,7 @@ def convert(
         from diffvis_jax.checkpoints.torch_reference import require_torch
 
         require_torch()
+    source = os.fspath(source)
     if source.startswith("hf:"):
         path, revision = download(source)
     else:
@@ -135,8 +136,8 @@ def convert(
             files={name: file for name, file in copied.items() if file.is_file()},
         )
     say(f"wrote {result.name}: {writer.bytes / 1e6:.1f} MB of parameters, {dtype}")
-    if peak := _peak_memory():
-        say(f"peak memory of this process: {peak / 1e6:.0f} MB")
+    if peak := peak_memory_mb():
+        say(f"peak memory of this process: {peak:.0f} MB")
     return result
 
 
@@ -202,13 +203,3 @@ def _describe(plan: Plan, checkpoint: Checkpoint, say: Callable[[str], None]) ->
     for line in [*lines, *(f"note: {note}" for note in plan.notes)]:
         # Names in foreign files may hold what no encoding has.
         say(line.encode(errors="backslashreplace").decode())
-
-
-def _peak_memory() -> int | None:
-    """Bytes; None on Windows, which counts otherwise."""
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -7,7 +7,8 @@ A field is one of these, and nothing is passed over without a word:
     Only(values, meaning)      fine with these values and refused with others, whose `meaning` is
                                told; no values: refused unless it is off (false, 0)
     Only(..., instead=...)     not refused, but noted with what is done instead
-    Not({value: meaning})      fine, but refused with these values
+    Not({value: meaning}, known)  refused with these values, fine with those that are known, and
+                               with any other taken for the first of them, and noted
     a table of its own         an object, whose fields are the table's
 
 A field that is not here is printed with the conversion's notes. One that is null, or an empty
@@ -44,9 +45,10 @@ class Only:
 
 @dataclasses.dataclass(frozen=True)
 class Not:
-    """The values that are not supported, and what each means."""
+    """The values that are not supported, and what each means; and those that are known to be."""
 
     values: Mapping[str, str]
+    known: tuple[str, ...]
 
 
 Rule = Read | Ignored | Only | Not
@@ -152,6 +154,8 @@ _TIMM_PRETRAINED: Table = {
     ),
 }
 
+_TOWERS = ("clip_vision_model", "siglip_vision_model", "timm_wrapper")
+
 # Of a tower; the fields of transformers' CLIP, SigLIP and timm wrapper.
 VISION: Table = {
     **_COMMON,
@@ -164,7 +168,10 @@ VISION: Table = {
     **_ignored(_POOLED, "do_pooling global_pool num_classes vision_use_head bos_token_id"),
     **_ignored(_POOLED, "eos_token_id", "pad_token_id"),
     **_ignored("of timm's own weights; the processor tells", "pretrained_cfg"),
-    "model_type": Not({"siglip2_vision_model": f"a tower for {_NATIVE}"}),
+    "model_type": Not(
+        {"siglip2_vision_model": f"a tower for {_NATIVE}"},
+        (*_TOWERS, "clip", "siglip", "llava_qwen2"),
+    ),
 }
 
 # A tower by itself, in a config.json of its own.
@@ -207,6 +214,7 @@ _OTHER_DECODERS: Mapping[str, str] = {
     ),
 }
 
+_QWEN2_WRAPPERS = ("llava_qwen2", "llava_qwen", "fast_vlm", "llava")
 _SCALED = "a factor that Qwen2's decoder does not have"
 
 # Of a language model; the fields of transformers' Qwen2, and those by which decoders with the same
@@ -221,7 +229,7 @@ LANGUAGE: Table = {
     ),
     "rope_parameters": _ROPE,
     "rope_scaling": _ROPE,
-    "model_type": Not(_OTHER_DECODERS),
+    "model_type": Not(_OTHER_DECODERS, ("qwen2", *_QWEN2_WRAPPERS)),
     **_only(("silu", "swish"), "another activation", "hidden_act", "hidden_activation"),
     **_only(False, "attention in a sliding window", "use_sliding_window"),
     **_only("full_attention", "attention of another reach in some of the layers", "layer_types"),
@@ -276,7 +284,7 @@ WRAPPER: Table = {
         "image_seq_length image_token_id image_token_index mm_hidden_size mm_vision_tower",
         "tie_word_embeddings tokenizer_model_max_length",
     ),
-    "model_type": Not(_OTHER_DECODERS),
+    "model_type": Not(_OTHER_DECODERS, (*_QWEN2_WRAPPERS, *_TOWERS, "clip", "siglip")),
     "image_aspect_ratio": Only(("pad", "square"), f"{_TILES} or resized otherwise"),
     "mm_projector_type": Only(
         ("linear", "identity", *(f"mlp{n}x_gelu" for n in range(1, 9))), "another projector"
@@ -350,7 +358,12 @@ PREPROCESSOR: Table = {
             **_each(("LlavaOnevisionImageProcessor LlavaOnevisionImageProcessorFast",), _TILES),
             **_each(("Qwen2VLImageProcessor Qwen2VLImageProcessorFast",), _NATIVE),
             **_each(("Siglip2ImageProcessor Siglip2ImageProcessorFast",), _NATIVE),
-        }
+        },
+        tuple(
+            f"{make}{kind}"
+            for make in ("CLIP", "Siglip", "Llava", "TimmWrapper")
+            for kind in ("ImageProcessor", "ImageProcessorFast", "FeatureExtractor")
+        ),
     ),
     **_ignored("images are read as red, green and blue", "do_convert_rgb"),
     **_ignored("size tells", "default_to_square", "pad_size"),

@@ -259,13 +259,15 @@ def complete_language(
     if not text:
         return config
     # What the file leaves out has the default of the model's config class.
-    theta = fields.positive(text, "rope_theta") or fields.positive(rope, "rope_theta")
+    theta, inner = (fields.positive(part, "rope_theta") for part in (text, rope))
+    if None not in (theta, inner) and theta != inner:
+        found.problems.append(f"config.json: rope_theta is {theta:g}, and {inner:g} for its kind")
     eos = fields.ids(source.generation, "eos_token_id", "generation_config.json")
     eos += fields.ids(text, "eos_token_id")
     image = fields.token(source.config, "image_token_index")
     return dataclasses.replace(
         config,
-        rope_theta=theta or 10000.0,
+        rope_theta=theta or inner or 10000.0,
         norm_epsilon=fields.positive(text, "rms_norm_eps") or 1e-6,
         max_length=_context(source, config.max_length),
         bos_id=fields.token(text, "bos_token_id"),
@@ -330,6 +332,8 @@ def _normalisation(source: SourceConfig, mean: Any, std: Any) -> tuple[Any, Any]
             if min(std) <= 0:
                 raise CheckpointError(f"{file}: {prefix}std must be above 0, got {std}")
             break
+        if found != [None, None]:
+            raise CheckpointError(f"{file}: {prefix}mean and {prefix}std belong together")
     return _scaled(images, mean, std)
 
 

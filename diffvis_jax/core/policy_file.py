@@ -42,6 +42,8 @@ def load_policy(path: str | Path) -> Policy:
         raise ConfigError(f"'{path}' {error}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ConfigError(f'\'{path}\' is no policy: its "format" is not "{FORMAT}"')
+    if beside := sorted(content.keys() - {"format", "policy", "about"}):
+        raise ConfigError(f"'{path}': unknown beside \"policy\": {', '.join(beside)}")
     given = content.get("policy")
     known = {field.name for field in dataclasses.fields(Policy)}
     if isinstance(given, dict):  # fields that there were, at the value that left them out

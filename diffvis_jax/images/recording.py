@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import os
 import re
@@ -71,6 +72,10 @@ def read_recording(directory: str | os.PathLike[str]) -> Recording:
         raise ImageError(f"no images in '{folder}' (looked for {', '.join(SUFFIXES)}){held}")
     if others:
         warnings.warn(f"'{folder}' holds {others} beside its frames: left out", stacklevel=2)
+    stems = collections.Counter(path.stem for path in found)
+    if twice := [path for path in found if stems[path.stem] > 1]:
+        what = f"several files of one name ({_names(twice)}): each is a frame"
+        warnings.warn(f"'{folder}' holds {what}", stacklevel=2)
     return Recording(
         paths=tuple(found),
         labels=tuple(shown(path.name) for path in found),
@@ -133,9 +138,10 @@ def natural_order(path: Path) -> tuple[_Parts, _Parts, str]:
     """A key to sort paths by their names as people count.
 
     frame_2 before frame_10; shot.png before its copies, shot (1).png and shot 2.png; and as the
-    clock goes: 9.58 AM, 12.05 PM, 1.10 PM.
+    clock goes: 9.58 AM, 12.05 PM, 1.10 PM. Seconds of Unix time have decimals: .25 before .5.
     """
-    return _parts(_CLOCK.sub(_in_24_hours, path.stem)), _parts(path.suffix), path.name
+    stem = _SECONDS.sub(lambda time: f"{time[0]:0<30}", _CLOCK.sub(_in_24_hours, path.stem))
+    return _parts(stem), _parts(path.suffix), path.name
 
 
 _Parts: TypeAlias = "list[tuple[int, int, str]]"
@@ -143,25 +149,25 @@ _Parts: TypeAlias = "list[tuple[int, int, str]]"
 
 def _parts(text: str) -> _Parts:
     """Numbers and words, in order."""
-    parts = re.findall(r"[0-9]+|[^0-9]+", text)
-    return [
-        (0, int(part), "") if part[0] in "0123456789" else (1, 0, part.casefold()) for part in parts
-    ]
+    parts = re.findall(r"\d+|\D+", text)  # digits of any script
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part.casefold()) for part in parts]
 
 
 # macOS names screenshots so: "at 1.10.00 PM", or with the half of the day before the time.
 _HALVES = {"am": 0, "上午": 0, "午前": 0, "오전": 0, "pm": 12, "下午": 12, "午後": 12, "오후": 12}
 _TIME = r"(?<![0-9])(0?[1-9]|1[0-2])(([.:_-])[0-5][0-9](?:\{}[0-5][0-9])?)(?![0-9])"
 _CLOCK = re.compile(
-    rf"(上午|午前|오전|下午|午後|오후)\s*{_TIME.format(4)}|{_TIME.format(7)}\s*([ap]m)\b",
+    rf"(上午|午前|오전|下午|午後|오후)\s*{_TIME.format(4)}|{_TIME.format(7)}\s*([ap](?:\.\s?)?m)\b",
     re.IGNORECASE,
 )
+_SECONDS = re.compile(r"(?<!\d)1[0-9]{9}\.[0-9]{1,9}(?!\d)")  # time.time()
 
 
 def _in_24_hours(time: re.Match[str]) -> str:
     before, _, _, _, _, _, _, after = time.groups()
     hour, rest = time.group(*((2, 3) if before else (5, 6)))
-    return f"{int(hour) % 12 + _HALVES[(before or after).lower()]:02}{rest}"
+    half = re.sub(r"[.\s]", "", before or after).lower()
+    return f"{int(hour) % 12 + _HALVES[half]:02}{rest}"
 
 
 def shown(text: str) -> str:
@@ -214,7 +220,8 @@ def _read_script(script: Path) -> Recording:
         content = read_json(script)
         steps = content["steps"]
         paths = tuple(script.parent / step["frame"] for step in steps)
-        labels = tuple(shown(str(step.get("label", step["frame"]))) for step in steps)
+        said = [(step["frame"], step.get("label")) for step in steps]
+        labels = tuple(shown(str(frame if label is None else label)) for frame, label in said)
         notes = [shown(str(content[name])) for name in ("programs", "licences") if name in content]
         title = shown(str(content.get("title", script.parent.resolve().name)))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

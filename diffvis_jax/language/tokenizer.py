@@ -31,6 +31,8 @@ class Tokenizer:
 
     def __init__(self, tokenizer: "tokenizers.Tokenizer"):
         self._tokenizer = tokenizer
+        tokenizer.no_truncation()  # files may bring the lengths of somebody's training
+        tokenizer.no_padding()
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text; nothing is put before or after it."""

@@ -194,11 +194,13 @@ def test_nothing_of_a_conversion_is_left_in_its_folder(tmp_path):
         assert os.listdir(tmp_path) == ["out"]
 
 
-def test_converting_does_without_what_windows_lacks():
+def test_converting_and_scripts_do_without_what_windows_lacks():
     code = (
         "import sys; sys.modules['resource'] = None; "
-        "from diffvis_jax.checkpoints.convert import _peak_memory; "
-        "sys.platform = 'win32'; print(_peak_memory())"
+        "sys.path.insert(0, 'scripts'); import benchmark, predict_output; "
+        "import diffvis_jax.checkpoints.convert; "
+        "from diffvis_jax.utils.memory import peak_memory_mb; "
+        "sys.platform = 'win32'; print(peak_memory_mb())"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.strip() == "None", result.stderr

@@ -179,6 +179,7 @@ def test_a_tower_of_tiles_by_itself():
         ({"tie_word_embeddings": "false"}, "tie_word_embeddings must be true or false"),
         ({"eos_token_id": "x"}, "eos_token_id must be an id"),
         ({"rms_norm_eps": -1e-6}, "rms_norm_eps must be above 0"),
+        ({"rope_parameters": {"rope_theta": 5.0}, "rope_theta": 6.0}, "rope_theta is 6, and 5 for"),
     ],
 )
 def test_other_models_are_refused(change, expected):
@@ -204,6 +205,14 @@ def test_other_models_are_refused(change, expected):
         ({"preprocessor": {"do_normalize": "no"}}, "do_normalize must be true or false"),
         ({"preprocessor": {"image_mean": 0, "image_std": [1, 0, 1]}}, "image_std must be above 0"),
         ({"open_clip": {"model_cfg": {"vision_cfg": {"pool_type": "avg"}}}}, "another pooling"),
+        ({"preprocessor": {"image_mean": [0, 0, 0]}}, "image_mean and image_std belong together"),
+        (
+            {
+                "preprocessor": {"rescale_factor": 0.1},
+                "processor": {"image_processor": {"rescale_factor": 0.2}},
+            },
+            "rescale_factor is 0.1, processor_config.json says 0.2",
+        ),
     ],
 )  # fmt: skip
 def test_images_that_are_prepared_otherwise_are_refused(files, expected):
@@ -426,6 +435,21 @@ def test_every_field_is_read_named_or_refused():
     assert found.ignored["generation_config.json: top_k"] == "an option of a call, not of a model"
     (note,) = (note for note in found.notes if "not known" in note)
     assert note.endswith("without effect: text_config.odd, some_factor")
+
+
+@pytest.mark.parametrize(
+    ("change", "files", "expected"),
+    [
+        ({"model_type": "newer"}, {}, "model_type is 'newer': taken for 'qwen2'"),
+        (
+            {},
+            {"preprocessor": {"image_processor_type": "NewImageProcessor"}},
+            "image_processor_type is 'NewImageProcessor': taken for 'CLIPImageProcessor'",
+        ),
+    ],
+)
+def test_kinds_that_nobody_has_heard_of_are_noted(change, files, expected):
+    assert any(expected in note for note in plan("fastvlm", change, **files).notes)
 
 
 def test_the_code_reads_only_what_the_table_says_is_read():

@@ -66,6 +66,7 @@ def test_what_is_left_out_has_its_default(tmp_path):
         ("[]", "no policy"),
         ('{"policy": {}}', "no policy"),
         (json.dumps({"format": FORMAT}), "no fields"),
+        (json.dumps({"format": FORMAT, "policy": {}, "margin": 0}), 'beside "policy": margin'),
         (json.dumps({"format": FORMAT, "policy": {"margins": 1}}), "margins"),
         (json.dumps({"format": FORMAT, "policy": {"margin": [1, "x"]}}), "margin must be numbers"),
         (json.dumps({"format": FORMAT, "policy": {"margin": [1, -2]}}), "margin must be"),

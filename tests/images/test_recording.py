@@ -61,6 +61,9 @@ def names(folder):
         ["shot.png", "shot-1.png"],
         ["Screenshot.png", "Screenshot1.png"],
         ["a.1.png", "a.2.png", "a.10.png"],
+        ["a las 9.58.12 a. m..png", "a las 11.30 a.m..png", "a las 1.10.00 p. m..png"],
+        ["1709369999.9.png", "1709370000.25.png", "1709370000.5.png"],
+        ["frame_\u0669.png", "frame_\u0661\u0660.png"],  # 9 and 10 in Arabic
     ],
 )
 def test_frames_come_in_the_order_that_their_names_mean(tmp_path, ordered):
@@ -88,6 +91,12 @@ def test_what_looks_like_frames_and_is_left_out_is_told(tmp_path):
     files(tmp_path / "none", "b.heic")
     with pytest.raises(ImageError, match=r"no images in .*; it holds 1 file in formats"):
         read_recording(tmp_path / "none")
+
+
+def test_one_frame_in_two_formats_is_told(tmp_path):
+    files(tmp_path, "a.png", "a.jpg", "b.png")
+    with pytest.warns(UserWarning, match="holds several files of one name .'a.jpg', 'a.png'."):
+        assert names(tmp_path) == ["a.jpg", "a.png", "b.png"]
 
 
 def test_a_folder_with_the_name_of_a_frame_is_none(tmp_path):
@@ -122,10 +131,11 @@ def test_names_that_are_no_utf8_can_be_shown(tmp_path):
 def test_a_script_gives_order_and_labels(tmp_path):
     files(tmp_path, "a.png", "b.png")
     steps = {"title": "T", "steps": [{"frame": "b.png", "label": "open\ud800"}, {"frame": "a.png"}]}
+    steps["steps"].append({"frame": "a.png", "label": None})
     (tmp_path / "session.json").write_text(json.dumps(steps), encoding="utf-8-sig")
     recording = read_recording(tmp_path)
-    assert names(tmp_path) == ["b.png", "a.png"]
-    assert recording.labels == ("open\\ud800", "a.png")
+    assert names(tmp_path) == ["b.png", "a.png", "a.png"]
+    assert recording.labels == ("open\\ud800", "a.png", "a.png")
     steps = {"steps": [{"frame": "x" * 5000}]}
     (tmp_path / "session.json").write_text(json.dumps(steps))
     with pytest.raises(ImageError, match="lists a frame that is not there"):

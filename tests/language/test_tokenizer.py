@@ -120,6 +120,20 @@ def test_added_tokens_may_have_a_file_of_their_own(with_merges, tmp_path):
     assert [one.encode(text) for text in TEXTS] == [other.encode(text) for text in TEXTS]
 
 
+def test_no_text_is_cut_off_or_filled_up(whole, tmp_path):
+    document = json.loads((whole / "tokenizer.json").read_text())
+    document["truncation"] = {
+        "direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0
+    }  # fmt: skip
+    document["padding"] = {
+        "strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+        "pad_type_id": 0, "pad_token": "a",
+    }  # fmt: skip
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    for text in ("a", "a long text with a few words"):
+        assert load_tokenizer(tmp_path).encode(text) == load_tokenizer(whole).encode(text)
+
+
 def test_text_comes_in_whole_characters(whole):
     tokenizer = load_tokenizer(whole)
     for text in TEXTS:
