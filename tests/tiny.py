@@ -3,6 +3,7 @@
 B streams, H x W pixels of a frame, p pixels along the side of a patch.
 """
 
+import contextlib
 import dataclasses
 import functools
 from typing import Any
@@ -47,6 +48,17 @@ LANGUAGE = dv.QwenConfig(
 )
 
 ROUNDING = 2e-5  # of the largest value: float32 sums in another order
+
+
+@contextlib.contextmanager
+def strict():
+    """All that a host of JAX can forbid, and 64-bit numbers by default."""
+    with (
+        jax.enable_x64(True),
+        jax.numpy_dtype_promotion("strict"),
+        jax.numpy_rank_promotion("raise"),
+    ):
+        yield
 
 
 @functools.lru_cache(maxsize=8)

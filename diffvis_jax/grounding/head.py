@@ -229,13 +229,14 @@ def _gathered(x: jax.Array, rows: int, columns: int) -> jax.Array:
 def places(config: HeadConfig, height: int, width: int) -> tuple[jax.Array, jax.Array]:
     """Middle of each place in pixels of the frame: x `[width]` and y `[height]`, float32."""
     across, down = config.patch / config.columns, config.patch / config.rows
-    return (jnp.arange(width) + 0.5) * across, (jnp.arange(height) + 0.5) * down
+    x, y = (jnp.arange(side, dtype=jnp.float32) + 0.5 for side in (width, height))
+    return x * across, y * down
 
 
 def corner_boxes(config: HeadConfig, box: jax.Array) -> jax.Array:
     """`[B, h, w, 4]` of the head to left, top, right, bottom in pixels of the frame."""
     x, y = places(config, box.shape[1], box.shape[2])
-    middle = jnp.stack(jnp.broadcast_arrays(x[None, :], y[:, None]), -1)
+    middle = jnp.stack(jnp.broadcast_arrays(x[None, None, :], y[None, :, None]), -1)
     centre, half = middle + box[..., :2], box[..., 2:] / 2
     return jnp.concatenate([centre - half, centre + half], -1)
 

@@ -150,6 +150,7 @@ def _pass(
     equation = "...hwc,ow->...hoc" if axis == _WIDTH_AXIS else "...hwc,oh->...owc"
     # What the padding contributes is known beforehand, and so is the half for rounding.
     known = padding[:, None] * np.asarray(color, np.int32) + 2 ** (_BITS - 1)  # [out, 3]
+    known = known.astype(np.int32)  # NumPy's sums have 64 bits
     total = jnp.asarray(known if axis == _WIDTH_AXIS else known[:, None])
     total = total.reshape((1,) * (image.ndim - total.ndim) + total.shape)
     for power, digit in enumerate(digits):

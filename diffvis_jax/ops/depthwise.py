@@ -111,7 +111,7 @@ def _input_gradient(
             for taps, n, m in zip(flipped.shape, (rows, columns), grad.shape[1:3], strict=False)
         ]
         padded = jnp.pad(grad, ((0, 0), *pads, (0, 0)))
-        back = _shift_add(padded, flipped, jnp.zeros(kernel.shape[-1]), 1)
+        back = _shift_add(padded, flipped, jnp.zeros(kernel.shape[-1], jnp.float32), 1)
         assert isinstance(back, jax.Array)
         return back.reshape(*back.shape[:3], channels, -1).sum(-1)
 

@@ -167,7 +167,7 @@ def _embed(c: CLIPConfig, params: Params, pixels: jax.Array, index: jax.Array) -
 def _prefix(c: CLIPConfig, params: Params) -> jax.Array:
     """The class token as it enters the first block, `[1, D]`; SigLIP: `[0, D]`."""
     if not c.class_token:
-        return jnp.zeros((0, c.width))
+        return jnp.zeros((0, c.width), jnp.float32)
     return _norm(c, params, params["class_token"][None] + params["position"][:1])
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from diffvis_jax.errors import ConfigError
 from diffvis_jax.images.geometry import PreprocessConfig
 from diffvis_jax.ops.attention import layer_norm
+from diffvis_jax.ops.broadcast import per_channel
 from diffvis_jax.ops.depthwise import depthwise_conv
 from diffvis_jax.ops.matmul import linear
 from diffvis_jax.ops.pointwise import feed_forward, gelu, normalized
@@ -129,9 +130,13 @@ class FastViTHDConfig:
 # ---- parameters -------------------------------------------------------------------------------
 
 
+def _normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jax.random.normal(key, shape, jnp.float32)
+
+
 def _conv(side: int, width: int, multiplier: int = 1, init=None, **kwargs) -> Specs:
     """Kernel `[k, k, 1, C]` and bias of a depthwise convolution."""
-    init = init or (lambda key, shape: jax.random.normal(key, shape) / side)
+    init = init or (lambda key, shape: _normal(key, shape) / side)
     kernel = Param((side, side, 1, width * multiplier), init, **kwargs)
     return {"kernel": kernel, "bias": Param((width * multiplier,))}
 
@@ -139,15 +144,15 @@ def _conv(side: int, width: int, multiplier: int = 1, init=None, **kwargs) -> Sp
 def _near_identity(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """A fused RepMixer or position kernel: the folded residual in the centre plus a little."""
     k = shape[0]
-    return (0.3 / k * jax.random.normal(key, shape)).at[k // 2, k // 2].add(1.0)
+    return (0.3 / k * _normal(key, shape)).at[k // 2, k // 2].add(1.0)
 
 
 def _scaled(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """A branch's last matrix `[O, I]` with a layer scale of 0.1-0.5 folded in."""
     key, scale_key = jax.random.split(key)
-    scale = jax.random.uniform(scale_key, shape[:1], minval=0.1, maxval=0.5)
+    scale = jax.random.uniform(scale_key, shape[:1], jnp.float32, 0.1, 0.5)
     # 0.65 is the RMS of gelu(x) for standard normal x.
-    return jax.random.normal(key, shape) * shape[1] ** -0.5 / 0.65 * scale[:, None]
+    return _normal(key, shape) * shape[1] ** -0.5 / 0.65 * scale[:, None]
 
 
 def _scaled_affine(outputs: int, inputs: int) -> Specs:
@@ -169,7 +174,8 @@ def _stem(config: FastViTHDConfig, params: Params, pixels, row, column) -> jax.A
     x = normalized(pixels, config.mean, config.std)
     if any(config.mean):  # else the border's zeros are already the padding's zeros
         x = zero_outside(x, row * 4 - 3, column * 4 - 3, (config.size, config.size))
-    x = _dense_conv(x, params["conv_0"]["kernel"]) + params["conv_0"]["bias"]
+    x = _dense_conv(x, params["conv_0"]["kernel"])
+    x = x + per_channel(params["conv_0"]["bias"], x)
     half = -(-config.size // 2)
     x = zero_outside(gelu(x), row * 2 - 1, column * 2 - 1, (half, half))
     x = gelu(depthwise_conv(x, **params["conv_1"], stride=2))
@@ -411,7 +417,7 @@ def _attention(config: FastViTHDConfig, stage: int, path: tuple[str, ...]) -> At
 
 def _stem_layer(config: FastViTHDConfig) -> ConvLayer:
     width, side, cell = config.widths[0], config.side(2), _cell(0)
-    first = Param((3, 3, 3, width), lambda key, shape: jax.random.normal(key, shape) / 27**0.5)
+    first = Param((3, 3, 3, width), lambda key, shape: _normal(key, shape) / 27**0.5)
     return ConvLayer(
         path=("stem",),
         specs={

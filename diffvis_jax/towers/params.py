@@ -16,15 +16,15 @@ Initializer: TypeAlias = Callable[[jax.Array, tuple[int, ...]], jax.Array]
 
 
 def zeros(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    return jnp.zeros(shape)
+    return jnp.zeros(shape, jnp.float32)
 
 
 def ones(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    return jnp.ones(shape)
+    return jnp.ones(shape, jnp.float32)
 
 
 def normal(scale: float) -> Initializer:
-    return lambda key, shape: scale * jax.random.normal(key, shape)
+    return lambda key, shape: scale * jax.random.normal(key, shape, jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """The step inside a host that has set JAX otherwise: same results, same dtypes."""
 
-import contextlib
 import functools
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from tiny import ROUNDING, deviation
+from tiny import ROUNDING, deviation, strict
 
 import diffvis_jax as dv
 from diffvis_jax.core.slots import encode_slots, init_slots, make_slot_step
@@ -19,17 +18,6 @@ from diffvis_jax.core.streams import AXIS, init_streams, make_stream_step, on_al
 pytestmark = pytest.mark.slow  # each setting compiles programs of its own
 
 POLICIES = (None, dv.Policy(margin=0, settle=0), dv.Policy.exact(), dv.Policy(refresh_patches=2))
-
-
-@contextlib.contextmanager
-def strict():
-    """All that a host can forbid, and 64-bit numbers by default."""
-    with (
-        jax.enable_x64(True),
-        jax.numpy_dtype_promotion("strict"),
-        jax.numpy_rank_promotion("raise"),
-    ):
-        yield
 
 
 def explicit_mesh(devices: int):

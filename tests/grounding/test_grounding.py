@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 import pytest
-from tiny import CLIP, FASTVITHD, ROUNDING, random_params
+from tiny import CLIP, FASTVITHD, ROUNDING, random_params, strict
 
 import diffvis_jax as dv
 from diffvis_jax.checkpoints import store
@@ -17,6 +17,7 @@ from diffvis_jax.grounding.find import (
     Head,
     encode_for_head,
     find_elements,
+    head_answers,
     map_names,
     maps_of,
     on_screenshot,
@@ -139,6 +140,19 @@ def test_a_new_head_says_the_same_whatever_the_finest_map_holds(config, coarser)
     alone = GroundingHead(coarser).apply({"params": params}, tokens, maps[:-1])
     for name, values in alone.items():
         np.testing.assert_array_equal(found[name], values)
+
+
+def test_a_strict_host_gets_the_same_answers():
+    params = trained(params_of(WITH_ALL))
+    tokens, maps = jax.random.normal(jax.random.key(1), (1, 4, 8)), blank(WITH_ALL)
+    expected = head_answers(params, tokens, maps, config=WITH_ALL)
+    with strict():
+        found = head_answers(params, tokens, maps, config=WITH_ALL)
+        boxes = corner_boxes(WITH_ALL, found["box"])
+    assert boxes.dtype == np.float32
+    for name, values in expected.items():
+        assert found[name].dtype == np.float32
+        np.testing.assert_allclose(found[name], values, atol=1e-6)
 
 
 def test_a_token_reaches_the_places_of_its_patch_beside_a_map():

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tiny import strict
 
 from diffvis_jax.images.geometry import ImageError, PreprocessConfig, vertical_first
 from diffvis_jax.images.preprocess import preprocess
@@ -95,6 +96,14 @@ def test_in_graph_equals_host(mode, shape):
     found = jax.jit(functools.partial(preprocess_in_graph, config=config))(images)
     assert found.shape == (2, 64, 64, 3)
     assert found.dtype == jnp.uint8
+    assert_same(found, preprocess(images, config).astype(int))
+
+
+@pytest.mark.parametrize("mode", ["pad", "crop"])
+def test_in_graph_inside_a_strict_host(mode):
+    config, images = PreprocessConfig(64, mode, CLIP_COLOR), noise(2, 30, 41, 3)
+    with strict():
+        found = preprocess_in_graph(images, config)
     assert_same(found, preprocess(images, config).astype(int))
 
 

@@ -1,29 +1,16 @@
 """Prefill and decoding inside a host that has set JAX otherwise: same results, same dtypes."""
 
-import contextlib
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
 import pytest
 from jax.sharding import AxisType
-from tiny import LANGUAGE, ROUNDING, deviation, random_params
+from tiny import LANGUAGE, ROUNDING, deviation, random_params, strict
 
 import diffvis_jax as dv
 from diffvis_jax.language.language_model import Language
 from diffvis_jax.language.prompt_session import PromptSession
-
-
-@contextlib.contextmanager
-def strict():
-    """All that a host can forbid, and 64-bit numbers by default."""
-    with (
-        jax.enable_x64(True),
-        jax.numpy_dtype_promotion("strict"),
-        jax.numpy_rank_promotion("raise"),
-    ):
-        yield
-
 
 SETTINGS = {
     "strict": strict,
