@@ -16,6 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from diffvis_jax.checkpoints.formats import foreign
 from diffvis_jax.checkpoints.formats.tensors import Shape
 from diffvis_jax.errors import CheckpointError
+from diffvis_jax.utils import json_file
 
 FORMAT = "diffvis_jax weights"
 FORMAT_VERSION = 2  # matrices are [out, in]
@@ -94,18 +95,10 @@ def parse_json(raw: bytes, name: str) -> dict[str, Any]:
       CheckpointError: it is something else; `name` stands for it in the message.
     """
 
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        document = dict(pairs)
-        for key, value in pairs:
-            if document[key] is not value and document[key] != value:
-                raise ValueError(f"{key!r} is in it twice, with two values")
-        return document
-
     try:
-        document = json.loads(raw, object_pairs_hook=once)
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-        reason = foreign.content(raw) or f"cannot be read as JSON ({error})"
-        raise CheckpointError(f"{name}: {reason}") from None
+        document = json_file.parse_json(raw)
+    except json_file.JsonError as error:
+        raise CheckpointError(f"{name}: {foreign.content(raw) or error}") from None
     if not isinstance(document, dict):
         raise CheckpointError(f"{name}: not a JSON object")
     return document

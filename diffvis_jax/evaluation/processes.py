@@ -89,7 +89,7 @@ def _all_there() -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         raise ProcessLost(
             "another process of this run was lost; what was written is kept: start all of them "
-            f"again, with the same command ({str(error).splitlines()[0]})"
+            f"again, with the same command ({str(error)[:200]})"
         ) from error
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffvis_jax.checkpoints.format import read_json
 from diffvis_jax.errors import CheckpointError
+from diffvis_jax.utils.json_file import read_text
 
 if TYPE_CHECKING:
     import tokenizers
@@ -115,7 +116,7 @@ def _from_merges(directory: Path) -> "tokenizers.Tokenizer":
     from tokenizers import Tokenizer as Built
 
     vocabulary = read_json(directory / "vocab.json")
-    lines = (directory / "merges.txt").read_text(encoding="utf-8-sig").split("\n")
+    lines = read_text(directory / "merges.txt").split("\n")
     merges = [
         tuple(line.split(" "))
         for line in (line.rstrip("\r") for line in lines)

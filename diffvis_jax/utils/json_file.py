@@ -25,18 +25,18 @@ def read_text(path: Path) -> str:
         raise JsonError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def parse_json(text: str) -> Any:
-    """What a JSON text holds.
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text holds; as bytes in UTF-8, UTF-16 or UTF-32, with a mark or without.
 
     Raises:
-      JsonError: it is none, holds an object with a field twice, is nested too deeply, or has a
-        number of thousands of digits.
+      JsonError: it is none, holds an object with two values of one field, is nested too deeply, or
+        has a number of thousands of digits.
     """
     try:
         return json.loads(text, object_pairs_hook=_each_once)
     except JsonError:
         raise
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise JsonError(f"cannot be read as JSON: {error}") from error
 
 
@@ -48,8 +48,7 @@ def read_json(path: Path) -> Any:
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Of two fields of one name `json` would take the last, and say nothing."""
     found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise JsonError(f"holds an object with the field {twice!r} twice")
+    for name, value in pairs:
+        if found[name] is not value and found[name] != value:
+            raise JsonError(f"holds {name!r} twice, with two values")
     return found

@@ -90,6 +90,7 @@ def test_all_pointers_among_the_shards_are_named(tmp_path):
         ("__0_0.distcp", "dcp_to_torch_save"),
         ("zero_to_fp32.py", "with its zero_to_fp32.py"),
         ("adapter_model.bin", "merge the two first"),
+        ("model.zip", "is an archive: unpack it first"),
     ],
 )
 def test_files_of_other_makes(tmp_path, name, expected):
@@ -97,6 +98,15 @@ def test_files_of_other_makes(tmp_path, name, expected):
     assert expected in opened(tmp_path)
     assert expected in opened(tmp_path / name)
     assert name in opened(tmp_path)
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_companions_of_macos_are_no_weights(tmp_path, shards):
+    source = write_directory(tmp_path / "source", SMALL, shards=shards, index=shards > 1)
+    for file in list(source.iterdir()):
+        (source / f"._{file.name}").write_bytes(b"\0\5\x16\7")
+    (source / "._adapter_model.bin").write_bytes(b"\0\5\x16\7")
+    assert set(open_checkpoint(source).tensors) == set(SMALL)
 
 
 def test_an_adapter_beside_its_base_model(tmp_path):
@@ -283,8 +293,8 @@ def test_json_in_any_of_unicodes_encodings(tmp_path, encoding):
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b'{"a": 1, "a": 2}', "is in it twice, with two values"),
-        (b'{"a": [{"b": 1, "b": null}]}', "is in it twice, with two values"),
+        (b'{"a": 1, "a": 2}', "twice, with two values"),
+        (b'{"a": [{"b": 1, "b": null}]}', "twice, with two values"),
         (b'{"a": ' + b"[" * 200_000, "cannot be read as JSON"),
         (b'{"a": ' + b"9" * 5000 + b"}", "cannot be read as JSON"),
         (b'{"a": "\xff"}', "cannot be read as JSON"),
@@ -314,4 +324,4 @@ def test_a_tensor_twice_in_a_header(tmp_path):
     header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},'
     header += b'"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}'
     (tmp_path / "m.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
-    assert "is in it twice, with two values" in opened(tmp_path)
+    assert "twice, with two values" in opened(tmp_path)

@@ -534,7 +534,7 @@ def test_faulty_files_may_be_left_out_too(tmp_path):
     samples.agentnet(tmp_path)
     (tmp_path / "broken.json").write_text("{")
     samples.write(tmp_path / "other.json", {"steps": 5})
-    (tmp_path / "twice.json").write_text('{"steps": [], "steps": []}')
+    (tmp_path / "twice.json").write_text('{"steps": [], "steps": [1]}')
     with pytest.raises(DatasetError, match=r"broken.json' cannot be read as JSON"):
         open_dataset(tmp_path)
     data = open_dataset(tmp_path, skip=True)

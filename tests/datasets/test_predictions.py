@@ -213,7 +213,7 @@ def test_marks_empty_lines_and_signs_within_texts(spots, tmp_path):
 def test_a_field_twice_is_refused(spots, tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text(f'{{"id": "{IDS[0]}", "point": [1, 2], "point": [3, 4]}}')
-    with pytest.raises(DatasetError, match="line 1: holds an object with the field 'point' twice"):
+    with pytest.raises(DatasetError, match="line 1: holds 'point' twice, with two values"):
         read_predictions(path, spots)
 
 

@@ -46,6 +46,7 @@ _NAMES = tuple(
         (r"openvino_.*|.*\.xml", f"is an OpenVINO model; {_ORIGINAL}"),
         (r".*\.msgpack", f"holds Flax weights in MessagePack; {_ORIGINAL}"),
         (r".*\.(h5|keras|pb|tflite)|.*\.ckpt[.-].*", f"is a TensorFlow model; {_ORIGINAL}"),
+        (r".*\.(zip|7z|rar|tar|tgz)", "is an archive: unpack it first"),
         (r".*\.np[yz]", f"holds NumPy arrays; {_ORIGINAL}"),
         (r".*\.(engine|plan|pte|pdparams|llamafile)", f"is a compiled model; {_ORIGINAL}"),
         (

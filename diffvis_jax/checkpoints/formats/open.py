@@ -11,6 +11,7 @@ from diffvis_jax.checkpoints.formats.safetensors import read_safetensors
 from diffvis_jax.checkpoints.formats.tensors import Tensor
 from diffvis_jax.checkpoints.formats.torch_pickle import read_pickle
 from diffvis_jax.errors import CheckpointError
+from diffvis_jax.images.recording import is_hidden
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 _SHARD = re.compile(r"(.+)-(\d{1,6})-of-(\d{1,6})\.(?:safetensors|bin)")
@@ -95,11 +96,12 @@ def _find_files(directory: Path) -> tuple[tuple[Path, ...], dict[str, str] | Non
     if what := foreign.file(directory):
         raise CheckpointError(f"{directory.name} {what}")
     # Beside the base model's weights, too: without the adapter they are another model.
-    if adapters := sorted(directory.glob("adapter_model.*")):
+    there = sorted(path for path in directory.iterdir() if not is_hidden(path))
+    if adapters := [path for path in there if path.name.startswith("adapter_model.")]:
         raise CheckpointError(f"{directory.name}: {adapters[0].name} {foreign.file(adapters[0])}")
     for suffix in SUFFIXES:  # the safest format first, where a directory holds several
-        found = sorted(p for p in directory.glob(f"*{suffix}") if p.is_file())
-        indices = sorted(directory.glob(f"*{suffix}.index.json"))
+        found = [path for path in there if path.suffix == suffix and path.is_file()]
+        indices = [path for path in there if path.name.endswith(f"{suffix}.index.json")]
         if len(indices) == 1:
             return _indexed_files(indices[0])
         if len(indices) > 1:
@@ -123,7 +125,7 @@ def _find_files(directory: Path) -> tuple[tuple[Path, ...], dict[str, str] | Non
                 )
             return tuple(found), None
         raise CheckpointError(f"{directory}: several models, name one file: {_names(found)}")
-    for path in sorted(directory.iterdir()):
+    for path in there:
         if what := foreign.file(path):
             raise CheckpointError(f"{directory.name}: {path.name} {what}")
     raise CheckpointError(f"{directory}: no {', '.join(SUFFIXES)} file in it")
