@@ -32,8 +32,9 @@ def parse_actions(text: str, *, space: actions.Space | None = None) -> tuple[act
     In prose a command is a call such as `pyautogui.click(10, 20)`, or a bare `click(10, 20)` that
     begins a line, follows a colon or a backtick, or another command in its line. Where the answer
     has fenced code blocks with commands, only what stands in them counts; they may hold imports,
-    settings (`pyautogui.PAUSE = 1`), comments and plain commands. What stands in a comment is not
-    done. Full-width letters, typographic quotes and Markdown are understood.
+    settings (`pyautogui.PAUSE = 1`), comments and plain commands. What stands in a comment,
+    is struck out, or is a thought (`<think>..</think>`) is not done. Full-width letters,
+    typographic quotes and Markdown are understood.
 
     Args:
       text: as the model wrote it.
