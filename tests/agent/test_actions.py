@@ -333,7 +333,26 @@ PIECES = st.one_of(
     st.sampled_from(
         ["'", '"', "“", "”", "‘", "’", "\\", '"""', "`", "```", "```python\n", "~~~\n"]
     ),
-    st.sampled_from(["#", "//", "<!--", "-->", "\n", "\n    ", "**", "- ", "1. ", "> ", "|"]),
+    st.sampled_from(
+        [
+            "#",
+            "//",
+            "/*",
+            "*/",
+            "<!--",
+            "-->",
+            "<think>",
+            "</think>",
+            "~~",
+            "\n",
+            "\n    ",
+            "**",
+            "- ",
+            "1. ",
+            "> ",
+            "|",
+        ]
+    ),
     st.sampled_from(
         ["for i in range(3):", "if x:", "import pyautogui as pg\n", "lambda: ", "\x00"]
     ),
