@@ -251,7 +251,7 @@ def notes_of(args: argparse.Namespace) -> list[str]:
 
 def tell(text: str) -> None:
     """A line about what goes on, beside the results."""
-    long = " (one to three minutes, the first time)" if text.startswith("compiling") else ""
+    long = " (about a minute, the first time)" if text.startswith("compiling") else ""
     print(f"{text} ...{long}", file=sys.stderr, flush=True)
 
 

@@ -175,7 +175,9 @@ def _timm_fastvit(config: FastViTHDConfig, fused: bool) -> Any:
         import timm
         from timm.models.fastvit import RepConditionalPosEnc
     except ImportError as error:
-        raise CheckpointError(f"timm cannot be used ({error}): pip install timm") from None
+        raise CheckpointError(
+            f"timm cannot be used ({error}): it needs a torchvision built for the same torch"
+        ) from None
 
     if config.squeeze_width * 16 != config.token_width or config.head_width != 32:
         raise CheckpointError(
