@@ -16,7 +16,13 @@ from diffvis_jax.errors import (
     FrameError,
     PromptError,
 )
-from diffvis_jax.images.geometry import ImageError, Placement, PreprocessConfig, placement
+from diffvis_jax.images.geometry import (
+    ImageError,
+    Placement,
+    PreprocessConfig,
+    frame_size,
+    placement,
+)
 from diffvis_jax.images.preprocess import preprocess
 from diffvis_jax.images.preprocess_in_graph import preprocess_in_graph
 from diffvis_jax.language.answer import AnswerOptions
@@ -61,6 +67,7 @@ __all__ = [
     "encode",
     "encode_slots",
     "encode_step",
+    "frame_size",
     "generate_ids",
     "init_cache",
     "init_params",
