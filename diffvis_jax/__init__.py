@@ -32,7 +32,7 @@ from diffvis_jax.language.language_model import Language
 from diffvis_jax.language.prompt_session import PromptSession
 from diffvis_jax.model import Model, load
 from diffvis_jax.report.patches import visualize_changed_patches
-from diffvis_jax.towers import CLIPConfig, FastViTHDConfig
+from diffvis_jax.towers import CLIPConfig, FastViTHDConfig, Qwen25VisionConfig
 from diffvis_jax.towers.init import init_params
 from diffvis_jax.vlm import generate_ids, logits, stream_ids
 
@@ -58,6 +58,7 @@ __all__ = [
     "PreprocessConfig",
     "PromptError",
     "PromptSession",
+    "Qwen25VisionConfig",
     "QwenConfig",
     "Report",
     "SlotCache",

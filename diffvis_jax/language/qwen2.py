@@ -17,6 +17,7 @@ from diffvis_jax.language.config import QwenConfig
 from diffvis_jax.language.kv_cache import KVCache, write_rows, write_run
 from diffvis_jax.ops.attention import attention_weights, grouped_attention, rms_norm
 from diffvis_jax.ops.matmul import linear
+from diffvis_jax.ops.rotary import rotate
 from diffvis_jax.towers.params import Params
 
 
@@ -97,8 +98,8 @@ def _query_key_value(
         y = linear(x, own["weight"], own.get("bias"))
         return y.reshape(*y.shape[:-1], count, config.head_width)
 
-    query = _rotate(heads("query", config.heads), rotation)
-    key = _rotate(heads("key", config.kv_heads), rotation)
+    query = rotate(heads("query", config.heads), *rotation)
+    key = rotate(heads("key", config.kv_heads), *rotation)
     value = heads("value", config.kv_heads)
     return query.astype(dtype), key.astype(dtype), value.astype(dtype)
 
@@ -109,15 +110,6 @@ def _rotation(positions: jax.Array, config: QwenConfig) -> tuple[jax.Array, jax.
     frequency = 1.0 / config.rope_theta**exponent
     angle = positions[..., None, None].astype(jnp.float32) * frequency[None, None, None]
     return jnp.cos(angle), jnp.sin(angle)
-
-
-def _rotate(x: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Channel i of the first half of a head turns with channel i of the second."""
-    cosine, sine = rotation
-    first, second = jnp.split(x, 2, axis=-1)
-    return jnp.concatenate(
-        [first * cosine - second * sine, second * cosine + first * sine], axis=-1
-    )
 
 
 def _mlp(mlp: Params, x: jax.Array) -> jax.Array:

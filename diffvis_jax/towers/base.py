@@ -42,6 +42,12 @@ def zero_outside(x: jax.Array, row: jax.Array, column: jax.Array, shape: Shape2)
     return jnp.where((rows[:, :, None] & columns[:, None])[..., None], x, jnp.zeros((), x.dtype))
 
 
+def raster_tokens(params: Params, x: jax.Array) -> jax.Array:
+    """A head that gives the positions of the last map `[B, H, W, C]` as they are, row by row:
+    `[B, H * W, C]`."""
+    return x.reshape(x.shape[0], -1, x.shape[-1]).astype(jnp.float32)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Layer:
     """One cached layer: its output map is kept from step to step.
