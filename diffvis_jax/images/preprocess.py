@@ -92,7 +92,7 @@ def preprocess(
     items = _named(images)
     for item, name in items:
         _check(item, name, settings)
-    frames = np.empty(0)
+    frames: np.ndarray = np.empty(0)
     for index, (item, name) in enumerate(items):
         rgb = _load(item, name)
         # Again, now that the EXIF orientation is known.

@@ -25,6 +25,7 @@ from diffvis_jax.towers.base import (
     AttentionBlock,
     AttentionLayer,
     ConvLayer,
+    Layer,
     Segment,
     Shape2,
     Tower,
@@ -288,7 +289,7 @@ def _inside(c: Qwen25VisionConfig, row, column, shape: Shape2) -> jax.Array | No
     return rows[:, :, None] & columns[:, None]
 
 
-def _embed(c: Qwen25VisionConfig, params: Params, pixels: jax.Array) -> jax.Array:
+def embed(c: Qwen25VisionConfig, params: Params, pixels: jax.Array) -> jax.Array:
     """Pixels `uint8 [K, h * p, w * p, 3]` to patches `[K, h, w, D]`."""
     x, p = normalized(pixels, c.mean, c.std), c.patch
     count, height, width = (n // m for n, m in zip(x.shape, (1, p, p), strict=False))
@@ -297,7 +298,7 @@ def _embed(c: Qwen25VisionConfig, params: Params, pixels: jax.Array) -> jax.Arra
 
 
 def _first_run(c: Qwen25VisionConfig, params: Params, pixels, row, column) -> jax.Array:
-    return _run(c, c.runs[0], params, _embed(c, params["embed"], pixels), row, column)
+    return _run(c, c.runs[0], params, embed(c, params["embed"], pixels), row, column)
 
 
 def _merge(c: Qwen25VisionConfig, params: Params, x, row, column) -> jax.Array:
@@ -318,7 +319,7 @@ def tower(config: Qwen25VisionConfig) -> Tower:
     """The tower's layers: a run of windowed blocks, a full block, a run, and so on; the merger."""
     c = config
     (first, *runs), stages = c.runs, len(c.full_blocks)
-    layers = [_run_layer(c, 0, first)]
+    layers: list[Layer] = [_run_layer(c, 0, first)]
     for stage, (block, run) in enumerate(zip(c.full_blocks, runs, strict=True), 1):
         layers.append(_full_layer(c, stage, block))
         if run:

@@ -1,16 +1,66 @@
-"""Qwen2.5-VL's tower: what stays inside a window, and what the released one costs."""
+"""Qwen2.5-VL's tower against PyTorch's activations (tests/data); windows; what it costs."""
 
 import dataclasses
+import shutil
 
 import jax
 import numpy as np
 import pytest
+from checkpoint_files import DATA, hf_qwen_vl, nested_qwen_vl_config, qwen_vl, write_directory
 from tiny import QWEN, deviation
 
 import diffvis_jax as dv
+from diffvis_jax.checkpoints.convert import convert
 from diffvis_jax.core.step import jit_encode
-from diffvis_jax.towers import build
+from diffvis_jax.towers import build, qwen2_5_vl
 from diffvis_jax.towers.init import cast_params
+
+LAYOUTS = {
+    "released": (qwen_vl, "qwen2_5_vl_tiny_config.json"),
+    "in memory": (hf_qwen_vl, nested_qwen_vl_config()),
+}
+
+
+@pytest.fixture(scope="module", params=LAYOUTS)
+def converted(request, tmp_path_factory):
+    """The tower of a tiny checkpoint, loaded."""
+    tensors, config = LAYOUTS[request.param]
+    base = tmp_path_factory.mktemp("qwen")
+    source = write_directory(base / "source", tensors(), config)
+    shutil.copy(DATA / "qwen2_5_vl_tiny_preprocessor.json", source / "preprocessor_config.json")
+    return dv.load(convert(str(source), base / "out", vision_only=True, say=lambda *_: None))
+
+
+@pytest.mark.parametrize("picture", ["a", "b"])  # whole windows alone, and partial ones
+def test_every_stage_equals_pytorchs(converted, picture):
+    golden = np.load(DATA / "qwen2_5_vl_tiny.npz")
+    frame = dv.preprocess(golden[f"{picture}_image"], converted.config)
+    found = jit_encode(converted.params, frame, config=converted.config, output="intermediates")
+    assert set(found) == {"run_0", "full_2", "run_3", "full_5", "merger", "tokens"}
+    last = {"run_0": "01", "full_2": "02", "run_3": "04", "full_5": "05"}
+    stages = {name: f"{picture}_block_{number}" for name, number in last.items()}
+    stages = {name: key for name, key in stages.items() if key in golden} | {
+        "merger": f"{picture}_merged"
+    }
+    assert len(stages) == (2 if picture == "a" else 5)
+    for name, key in stages.items():
+        assert deviation(found[name], golden[key][None]) < 2e-5, name
+    tokens = golden[f"{picture}_merged"].reshape(1, -1, 64)
+    np.testing.assert_allclose(found["tokens"], tokens, atol=2e-5)
+
+
+def test_patches_equal_pytorchs(converted):
+    golden = np.load(DATA / "qwen2_5_vl_tiny.npz")
+    own = converted.params["run_0"]["embed"]
+    found = qwen2_5_vl.embed(converted.config, own, golden["b_resized"][None])
+    np.testing.assert_allclose(found, golden["b_embed"][None], atol=2e-5)
+
+
+def test_the_architecture_is_read(converted):
+    assert converted.config == dv.Qwen25VisionConfig(
+        width=80, depth=6, heads=4, mlp_width=108, full_blocks=(2, 5), token_width=64
+    )
+    assert not converted.has_language
 
 
 def moved(kit, frame, other) -> dict[str, np.ndarray]:
@@ -91,6 +141,6 @@ def test_bfloat16_is_near(qwen):
 
 def test_random_parameters_have_the_shapes_of_the_tower():
     params = dv.init_params(QWEN)
-    tokens = dv.encode(params, np.full((1, *QWEN.size, 3), 90, np.uint8), config=QWEN)
+    tokens = np.asarray(jit_encode(params, np.full((1, *QWEN.size, 3), 90, np.uint8), config=QWEN))
     assert np.isfinite(tokens).all()
     assert tokens.shape == (1, 63, 24)
