@@ -33,16 +33,18 @@ def check_settings(
             )
     flat = source.vision is source.config
     alone, inside, images = settings.VISION_ALONE, settings.VISION, settings.PREPROCESSOR
+    decoder = settings.LANGUAGE
     if kind == "qwen2_5_vl":
         alone = inside = settings.QWEN_VISION
+        decoder = settings.QWEN_LANGUAGE
         images = settings.QWEN_PREPROCESSOR
     tower: Table = alone if flat else {"vision_config": inside}
     model: dict[str, Rule | Table] = dict(settings.WRAPPER)
     if source.text is source.config:
-        model |= settings.LANGUAGE
+        model |= decoder
     elif source.text and language:
         above = Ignored("text_config tells")
-        model = dict.fromkeys(settings.LANGUAGE, above) | model | {"text_config": settings.LANGUAGE}
+        model = dict.fromkeys(decoder, above) | model | {"text_config": decoder}
     else:
         model["text_config"] = Ignored(_LEFT_OUT)
     model |= settings.FEATURES[kind]

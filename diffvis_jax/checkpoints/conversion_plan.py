@@ -37,6 +37,7 @@ from diffvis_jax.errors import CheckpointError, ConfigError
 from diffvis_jax.language.config import QwenConfig
 from diffvis_jax.towers.clip import CLIPConfig
 from diffvis_jax.towers.fastvithd import FastViTHDConfig
+from diffvis_jax.towers.qwen2_5_vl import Qwen25VisionConfig
 
 # Of those whose key module serves one kind of tower.
 _KINDS = {fastvithd_keys: "fastvithd", qwen_keys: "qwen2_5_vl"}
@@ -310,6 +311,8 @@ def _language_config(
     width = getattr(vision, "token_width", None) or vision.width
     config = language_keys.infer_config(_shapes(part), language_heads(source), width)
     config = complete_language(config, source, has_head, found)
+    if isinstance(vision, Qwen25VisionConfig) and not config.mrope_section:
+        found.problems.append("config.json: mrope_section is missing, which no weight tells")
     if isinstance(vision, CLIPConfig) and (vision.width, vision.layers) == _SHORTENED:
         found.problems.append(
             "the tower is SigLIP's so400m without its last block, as LLaVA-NeXT saves it to read "

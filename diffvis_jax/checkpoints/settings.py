@@ -296,6 +296,20 @@ LANGUAGE: Table = {
     **_only((), "a mixture of experts", "n_routed_experts num_experts num_local_experts"),
 }
 
+_MROPE: Table = {
+    **_ROPE,
+    **_read("mrope_section"),
+    **_only(("default", "mrope"), "rotary embeddings of another type", "rope_type", "type"),
+}
+
+# Likewise, of Qwen2.5-VL's, whose rotary embeddings have three axes.
+QWEN_LANGUAGE: Table = {
+    **LANGUAGE,
+    "model_type": Only(("qwen2_5_vl", "qwen2_5_vl_text"), "another decoder"),
+    "rope_parameters": _MROPE,
+    "rope_scaling": _MROPE,
+}
+
 # Of a model of both; LLaVA's and transformers' words for the same things.
 WRAPPER: Table = {
     **_COMMON,
@@ -356,9 +370,7 @@ FEATURES: Mapping[str, Table] = {
         ),
     },
     "qwen2_5_vl": {
-        "model_type": Not(
-            {"qwen2_5_vl": "a decoder with rotary embeddings in three axes (M-RoPE)"}
-        ),
+        "model_type": Only(("qwen2_5_vl",), "another model around this tower"),
         **_ignored("ids of tokens around an image", "vision_start_token_id", "vision_end_token_id"),
         **_ignored(_VIDEO, "video_token_id"),
         **_ignored("of no token that is used", "vision_token_id"),

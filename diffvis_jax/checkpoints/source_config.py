@@ -314,6 +314,7 @@ def complete_language(
     return dataclasses.replace(
         config,
         rope_theta=theta or inner or 10000.0,
+        mrope_section=fields.indices(rope, "mrope_section") or (),
         norm_epsilon=fields.positive(text, "rms_norm_eps") or 1e-6,
         max_length=_context(source, config.max_length),
         bos_id=fields.token(text, "bos_token_id"),

@@ -167,9 +167,42 @@ def test_options_of_other_towers(option):
     assert f"--{option} is for" in refusal(**{option: value})
 
 
-def test_the_decoder_is_refused_and_can_be_left_out():
-    said = refusal(vision_only=False)
-    assert "rotary embeddings in three axes (M-RoPE): not supported; --vision-only leaves" in said
+@pytest.mark.parametrize("spelling", ["flat", "nested"])
+def test_the_decoder_is_read_from_both_spellings(spelling):
+    made = plan(CONFIGS[spelling], vision_only=False)
+    config = made.language_config
+    assert config is not None
+    assert (config.mrope_section, config.rope_theta, config.tied) == ((2, 3, 3), 1e6, False)
+    assert (config.heads, config.kv_heads, config.head_width) == (4, 2, 16)
+    assert (config.projector_layers, config.projector_input) == (0, 64)
+    assert (config.image_token_id, config.eos_ids) == (315, (311,))
+    assert made.notes == []
+
+
+ROPE = FLAT["rope_scaling"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rope_scaling": ROPE | {"type": "yarn"}}, "rope_scaling.type is 'yarn', which means"),
+        ({"rope_scaling": {"type": "mrope"}}, "mrope_section is missing"),
+        (
+            {"rope_scaling": ROPE | {"mrope_section": [2, 2, 3]}},
+            "mrope_section must be three numbers that add up to half the head width of 16",
+        ),
+        ({"rope_scaling": ROPE | {"mrope_section": 3}}, "must be a list of whole numbers"),
+        ({"use_sliding_window": True}, "use_sliding_window is True, which means"),
+        ({"hidden_size": 65}, "hidden_size is 65, the weights say 64"),
+    ],
+)
+def test_what_a_decoder_cannot_be(change, message):
+    assert message in refusal(config=FLAT | change, vision_only=False)
+
+
+def test_a_missing_tensor_of_the_decoder():
+    arrays = {k: x for k, x in ARRAYS.items() if k != "model.layers.1.self_attn.q_proj.bias"}
+    assert "missing: layers.1.self_attn.q_proj.bias" in refusal(arrays=arrays, vision_only=False)
 
 
 def test_bfloat16_keeps_the_patch_matrix_and_the_norms(tmp_path):
