@@ -94,17 +94,16 @@ class ConvLayer(Layer):
 
     Attributes:
       apply: (params, x `[K, h, w, C]`, row, column) -> `[K, h', w', C']` float32: windows of the
-        input, and int32 `[K]` the output position where each window's output begins.
+        input, and int32 `[K]` the output position where each window's output begins. A window is
+        either of a cell, or of the whole map, whose sides may be no multiple of a cell.
       stride: input positions per output position.
       before, after: input positions that the window reaches before and after the cell.
-      whole_cells: whether `apply` takes whole cells only (windowed attention).
     """
 
     apply: Callable[[Params, jax.Array, jax.Array, jax.Array], jax.Array]
     stride: int = 1
     before: int = 0
     after: int = 0
-    whole_cells: bool = False
 
     @property
     def reach(self) -> Shape2:

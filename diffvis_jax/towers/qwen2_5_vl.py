@@ -237,56 +237,63 @@ def _finish(params: Params, x, mixed, row, column) -> jax.Array:
     return feed_forward(_normalise(own, x), x, own["fc1"], own["fc2"], _gated)
 
 
-def _windowed(
-    c: Qwen25VisionConfig, params: Params, x: jax.Array, inside: jax.Array | None
-) -> jax.Array:
-    """A block on windows `[n, c, c, D]`, each by itself.
-
-    Args:
-      inside: bool `[n, c * c]`, positions that may be attended to; None = all.
-    """
-    # Scores depend on differences of positions alone: where a window lies does not matter.
-    origin, width, dtype = jnp.zeros((1,), jnp.int32), c.width // c.heads, jnp.dtype(c.dtype)
-    key, value = _key_value(c, params, x, origin, origin)
-    mixed = attention(
-        query_heads(_query(c, params, x, origin, origin), width, dtype),
-        key_heads(key, width, dtype),
-        value_heads(value, width, dtype),
-        inside,
-    )
-    return _finish(params, x, mixed.reshape(x.shape), origin, origin)
-
-
 def _run(
     c: Qwen25VisionConfig, blocks: range, params: Params, x: jax.Array, row, column
 ) -> jax.Array:
-    """Blocks that attend in windows, one after the other: `[K, h, w, D]` in whole windows."""
-    (count, height, width, channels), cell = x.shape, c.cell
-    high, wide = height // cell, width // cell
+    """Blocks that attend in windows, one after the other: `[K, h, w, D]`, either whole windows or
+    all of the map."""
+    windows = tuple(-(-side // c.cell) for side in x.shape[1:3])
+    inside = _inside(c, row, column, windows)
+    for block in blocks:
+        x = _windowed(c, params[f"block_{block}"], x.astype(c.dtype), windows, inside)
+    return x
+
+
+def _windowed(
+    c: Qwen25VisionConfig, params: Params, x: jax.Array, windows: Shape2, inside: jax.Array | None
+) -> jax.Array:
+    """A block on `[K, h, w, D]`, so many (rows, columns) of windows, each by itself.
+
+    Args:
+      inside: bool `[n, cell * cell]`, positions of windows that may be attended to; None = all.
+    """
+    (count, height, width, _), (high, wide), cell = x.shape, windows, c.cell
+    beyond = high * cell - height, wide * cell - width
 
     def cut(x: jax.Array) -> jax.Array:
+        """Each window by itself, `[n, cell * cell, D]`; zeros beyond the map."""
+        if any(beyond):
+            x = jnp.pad(x, ((0, 0), (0, beyond[0]), (0, beyond[1]), (0, 0)))
         x = x.reshape(count, high, cell, wide, cell, -1).swapaxes(2, 3)
-        return x.reshape(-1, cell, cell, x.shape[-1])
+        return x.reshape(-1, cell**2, x.shape[-1])
 
-    x = cut(x)
-    inside = _inside(c, row, column, (height, width))
-    if inside is not None:
-        inside = cut(inside).reshape(-1, cell * cell)
-    for block in blocks:
-        x = _windowed(c, params[f"block_{block}"], x.astype(c.dtype), inside)
-    x = x.reshape(count, high, wide, cell, cell, channels).swapaxes(2, 3)
-    return x.reshape(count, height, width, channels)
+    # Scores depend on differences of positions alone: where a window lies does not matter.
+    origin, head, dtype = jnp.zeros((1,), jnp.int32), c.width // c.heads, jnp.dtype(c.dtype)
+    key, value = _key_value(c, params, x, origin, origin)
+    mixed = attention(
+        query_heads(cut(_query(c, params, x, origin, origin)), head, dtype),
+        key_heads(cut(key), head, dtype),
+        value_heads(cut(value), head, dtype),
+        inside,
+    )
+    mixed = mixed.reshape(count, high, wide, cell, cell, -1).swapaxes(2, 3)
+    mixed = mixed.reshape(count, high * cell, wide * cell, -1)[:, :height, :width]
+    return _finish(params, x, mixed, origin, origin)
 
 
-def _inside(c: Qwen25VisionConfig, row, column, shape: Shape2) -> jax.Array | None:
-    """Which positions of windows `[K, h, w]` lie in the image; None = all of any."""
+def _inside(c: Qwen25VisionConfig, row, column, windows: Shape2) -> jax.Array | None:
+    """Which positions lie in the image, bool `[n, cell * cell]` window by window; None = all of
+    any. So many (rows, columns) of windows begin at each (row, column) `[K]`."""
     if not any(side % c.cell for side in c.grid):
         return None
     rows, columns = (
-        first[:, None] + jnp.arange(side, dtype=jnp.int32)[None] < valid
-        for first, side, valid in zip((row, column), shape, c.grid, strict=True)
+        (first[:, None] + jnp.arange(number * c.cell, dtype=jnp.int32)[None] < valid).reshape(
+            -1, number, c.cell
+        )
+        for first, number, valid in zip((row, column), windows, c.grid, strict=True)
     )
-    return rows[:, :, None] & columns[:, None]
+    both = rows[:, :, None, :, None] & columns[:, None, :, None]
+    return both.reshape(-1, c.cell**2)
 
 
 def embed(c: Qwen25VisionConfig, params: Params, pixels: jax.Array) -> jax.Array:
@@ -375,7 +382,6 @@ def _run_layer(c: Qwen25VisionConfig, stage: int, blocks: range) -> ConvLayer:
         macs=area * macs,
         apply=functools.partial(_run, c, blocks) if stage else functools.partial(_first_run, c),
         stride=1 if stage else c.patch,
-        whole_cells=True,
     )
 
 
