@@ -16,7 +16,13 @@ from diffvis_jax.errors import (
     FrameError,
     PromptError,
 )
-from diffvis_jax.images.geometry import ImageError, Placement, PreprocessConfig, placement
+from diffvis_jax.images.geometry import (
+    ImageError,
+    Placement,
+    PreprocessConfig,
+    frame_size,
+    placement,
+)
 from diffvis_jax.images.preprocess import preprocess
 from diffvis_jax.images.preprocess_in_graph import preprocess_in_graph
 from diffvis_jax.language.answer import AnswerOptions
@@ -26,7 +32,7 @@ from diffvis_jax.language.language_model import Language
 from diffvis_jax.language.prompt_session import PromptSession
 from diffvis_jax.model import Model, load
 from diffvis_jax.report.patches import visualize_changed_patches
-from diffvis_jax.towers import CLIPConfig, FastViTHDConfig
+from diffvis_jax.towers import CLIPConfig, FastViTHDConfig, Qwen25VisionConfig
 from diffvis_jax.towers.init import init_params
 from diffvis_jax.vlm import generate_ids, logits, stream_ids
 
@@ -52,6 +58,7 @@ __all__ = [
     "PreprocessConfig",
     "PromptError",
     "PromptSession",
+    "Qwen25VisionConfig",
     "QwenConfig",
     "Report",
     "SlotCache",
@@ -61,6 +68,7 @@ __all__ = [
     "encode",
     "encode_slots",
     "encode_step",
+    "frame_size",
     "generate_ids",
     "init_cache",
     "init_params",

@@ -91,7 +91,7 @@ def load(
             wanted = "float32" if small and on_cpu else None
         if wanted is not None and wanted != config.dtype:
             copy = store.cast(config, params, wanted)[1]
-            del copy["projector"]  # is done with before an answer begins
+            copy.pop("projector", None)  # is done with before an answer begins
         return Language(config, params, copy, place)
 
     return Model(

@@ -15,9 +15,11 @@ from diffvis_jax.core.step import jit_encode
 from diffvis_jax.language import generate
 from diffvis_jax.language.answer import AnswerOptions, answers
 from diffvis_jax.language.kv_cache import init_kv_cache
+from diffvis_jax.language.positions import Grid
 from diffvis_jax.language.prompt_session import PromptSession
 from diffvis_jax.language.splice import Ids, make_prompt
 from diffvis_jax.model import Model
+from diffvis_jax.towers import build, with_size
 
 
 def logits(model: Model, frames: Any, input_ids: Ids) -> jax.Array:
@@ -25,9 +27,11 @@ def logits(model: Model, frames: Any, input_ids: Ids) -> jax.Array:
 
     Args:
       model: from `load`, with a language side.
-      frames: `uint8 [n, S, S, 3]`, the images in the order of their places; None = there are none.
-      input_ids: `[L]` or `[B, L]`, or a list of prompts; -200 where an image goes. Prompts longer
-        than the context are cut, as LLaVA does it.
+      frames: `uint8 [n, H, W, 3]`, the images in the order of their places, or where the tower
+        takes several sizes a list of `[H, W, 3]`; None = there are none.
+      input_ids: `[L]` or `[B, L]`, or a list of prompts; -200 where an image goes (Qwen2.5-VL: or
+        the id of its image pad as often as the image has tokens). Prompts longer than the context
+        are cut, as LLaVA does it.
 
     Returns:
       float32 `[B, L, V]`; L is the longest spliced prompt. What lies beyond the end of a
@@ -38,8 +42,11 @@ def logits(model: Model, frames: Any, input_ids: Ids) -> jax.Array:
       CheckpointError: the model has no language side.
     """
     language = model.language
-    prompt = make_prompt(language, _tokens(model, frames), input_ids, cut=True)
-    found = generate.jit_all_logits(language.params, prompt.embeddings, config=language.config)
+    tokens, grids = _tokens(model, frames)
+    prompt = make_prompt(language, tokens, input_ids, grids=grids, cut=True)
+    found = generate.jit_all_logits(
+        language.params, prompt.embeddings, prompt.rotary, config=language.config
+    )
     return found[:, : int(prompt.length.max())]
 
 
@@ -85,13 +92,19 @@ def generate_ids(
         vocabulary=vocabulary,
     )
     language, config = model.language, model.language.config
-    prompt = make_prompt(language, _tokens(model, frames), input_ids)
+    tokens, grids = _tokens(model, frames)
+    prompt = make_prompt(language, tokens, input_ids, grids=grids)
     longest = int(prompt.length.max())
     generate.check_context(longest, max_new_tokens, config)
     capacity = generate.capacity_for(longest, max_new_tokens)
     cache = init_kv_cache(config, len(prompt.length), capacity)
     last, cache, _ = generate.jit_prefill(
-        language.params, cache, prompt.embeddings, prompt.length, config=config
+        language.params,
+        cache,
+        prompt.embeddings,
+        prompt.length,
+        config=config,
+        rotary=prompt.rotary,
     )
     found, _ = answers(language.decoding, last, cache, options, config=config)
     if len(found) == 1 and not _is_batch(input_ids):
@@ -107,16 +120,24 @@ def stream_ids(
     """The ids of one answer as they are chosen; arguments and errors are those of `generate_ids`,
     which come before the first id."""
     session = PromptSession(model.language, options=options)
-    session.prefill(_tokens(model, frames), input_ids)
+    tokens, grids = _tokens(model, frames)
+    session.prefill(tokens, input_ids, grids)
     return session.stream()
 
 
-def _tokens(model: Model, frames: Any) -> jax.Array | None:
+def _tokens(model: Model, frames: Any) -> tuple[Any, list[Grid]]:
+    """Vision tokens `[n, N, P]`, or a list of `[N, P]` where sizes differ; and the grids."""
     if frames is None or not len(frames):
-        return None
-    tokens = jit_encode(model.params, jnp.asarray(frames), config=model.config)
-    assert isinstance(tokens, jax.Array)
-    return tokens
+        return None, []
+    shapes = [x.shape for x in frames]
+    grids = [build(with_size(model.config, shape[:2])).token_grid for shape in shapes]
+    if len(set(shapes)) > 1:
+        tokens = [
+            jit_encode(model.params, jnp.asarray(x)[None], config=model.config) for x in frames
+        ]
+        return [x[0] for x in tokens if isinstance(x, jax.Array)], grids
+    tokens = jit_encode(model.params, jnp.asarray(np.stack(frames)), config=model.config)
+    return tokens, grids
 
 
 def _is_batch(input_ids: Ids) -> bool:

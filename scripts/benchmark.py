@@ -20,10 +20,10 @@ from typing import Any
 import jax
 import numpy as np
 from benchmark_batch import CHANGED, batches_of, patches_of, throughput, throughput_rows
-from benchmark_full import full_encodes, full_rows
+from benchmark_full import frame_of, full_encodes, full_rows
 from benchmark_report import write_report
 from bundled import BUNDLED
-from command_line import check_directory, check_file, run_script, write_json
+from command_line import check_directory, check_file, run_script, sides, write_json
 from named_policies import HELP as POLICY_HELP
 from named_policies import find_policies
 from named_weights import find_weights
@@ -55,7 +55,12 @@ SCENARIOS: dict[str, tuple[tuple[str, str], ...]] = {
 }
 
 
-CONFIGS = {"fastvithd": dv.FastViTHDConfig, "clip": dv.CLIPConfig}
+CONFIGS: dict[str, Any] = {
+    "fastvithd": dv.FastViTHDConfig(),
+    "clip": dv.CLIPConfig(),
+    # A screen of 1920 x 1080 at the processor's own limit, 1,003,520 pixels.
+    "qwen2_5_vl": dv.Qwen25VisionConfig(size=(728, 1316)),
+}
 
 
 def scenario_pairs(directory: Path) -> dict[str, list[tuple[Path, Path]]]:
@@ -84,7 +89,7 @@ def chosen_pairs(args: argparse.Namespace) -> dict[str, list[tuple[Path, Path]]]
 
 def change_of(model: dv.Model, before: Path, after: Path) -> SingleChange:
     """The step between two pictures."""
-    frames = (dv.preprocess(path, model.config) for path in (before, after))
+    frames = (frame_of(path, model.config) for path in (before, after))
     return SingleChange(model, *frames)
 
 
@@ -216,7 +221,11 @@ def main() -> int:
         help="a recording (default: the bundled session)",
     )
     add("--arch", choices=tuple(CONFIGS), default="fastvithd", help="of random weights (fastvithd)")
-    add("--size", type=int, help="model input of random weights, pixels along the side (its own)")
+    add(
+        "--size",
+        type=sides,
+        help="model input of random weights, such as 512 or 728x1316 (its own)",
+    )
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the changes")
     add("--weights", help="a directory in weights/, or any path (default: seeded random weights)")
     add(
@@ -281,7 +290,7 @@ def load_model(args: argparse.Namespace, dtype: str) -> dv.Model:
     """The tower that is measured, in a dtype."""
     together = tuple(args.blocks_per_map)
     if not args.weights:
-        config = with_size(CONFIGS[args.arch](dtype=dtype), args.size)
+        config = with_size(dataclasses.replace(CONFIGS[args.arch], dtype=dtype), args.size)
         model = dv.Model(config, dv.init_params(config, args.seed), "random")
     else:
         model = dv.load(find_weights(args.weights), dtype=dtype)
@@ -318,7 +327,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         result["changes"] = changes(args, model)
         tables.append(changes_table(result["changes"]))
         print_table(tables[-1])
-        idle = idle_step(model, dv.preprocess(first_path, model.config), args.rounds)
+        idle = idle_step(model, frame_of(first_path, model.config), args.rounds)
         result["idle"] = idle
         ratio = idle["full_ms"]["median"] / idle["step_ms"]["median"]
         print(
@@ -333,7 +342,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             print_table(tables[-1])
     if args.batch:
         policies, batches = find_policies(args.policies), batches_of(args.batch)
-        first = dv.preprocess(first_path, model.config)
+        first = frame_of(first_path, model.config)
         tower = build(model.config)
         patches = math.prod(side // tower.patch for side in tower.frame)
         changed = patches_of(args.changed, patches)

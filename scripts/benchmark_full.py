@@ -7,11 +7,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from PIL.Image import Resampling
 
 import diffvis_jax as dv
 from diffvis_jax.core.step import jit_encode
+from diffvis_jax.images.preprocess import open_image, upright_rgb
 from diffvis_jax.metrics import tails
 from diffvis_jax.report.text import TAILS, milliseconds, tails_text
+from diffvis_jax.towers import VisionConfig, build
 from diffvis_jax.utils.progress import Progress
 
 # Times the fastest first run: what takes longer than that is not run again.
@@ -46,6 +49,17 @@ def race(
     return times
 
 
+def frame_of(path: Path, config: VisionConfig) -> np.ndarray:
+    """The picture as the tower takes it, `uint8 [1, H, W, 3]`; where the tower takes any size, that
+    of its config, so that a recording can be measured at any."""
+    if config.preprocess.mode != "native":
+        return dv.preprocess(path, config)
+    height, width = build(config).frame
+    with open_image(path, str(path)) as image:
+        picture = upright_rgb(image, str(path))
+    return np.asarray(picture.resize((width, height), Resampling.BICUBIC))[None]
+
+
 def full_encodes(
     load: Callable[[str], dv.Model], path: Path, rounds: int, torch: bool
 ) -> list[dict[str, Any]]:
@@ -61,7 +75,7 @@ def full_encodes(
     with Progress(5 if torch else 2, "first runs") as progress:
         for dtype in ("float32", "bfloat16"):
             model = load(dtype)
-            frame = dv.preprocess(path, model.config)
+            frame = frame_of(path, model.config)
             start = time.perf_counter()
             compiled = jit_encode.lower(model.params, frame, config=model.config).compile()
             row = {"name": f"diffvis_jax {dtype}", "compile_s": time.perf_counter() - start}
@@ -99,18 +113,22 @@ def torch_runners(
     model: dv.Model, frame: np.ndarray
 ) -> list[tuple[dict[str, Any], Callable[[], Any]]]:
     """timm's FastViTHD or transformers' CLIP with our weights: float32, float32 channels-last and
-    bfloat16 channels-last (contiguous bfloat16 is the slowest everywhere: docs/lab)."""
+    bfloat16 channels-last (contiguous bfloat16 is the slowest everywhere: docs/lab).
+    transformers' Qwen2.5-VL has no convolution of images, and no channels-last."""
     from diffvis_jax.checkpoints.torch_reference import pixels_to_torch, require_torch, torch_tower
 
     require_torch()
     import torch
 
-    found = []
-    for dtype, layout in (
-        (torch.float32, torch.contiguous_format),
+    found, plain = [], torch.contiguous_format
+    layouts = [
+        (torch.float32, plain),
         (torch.float32, torch.channels_last),
         (torch.bfloat16, torch.channels_last),
-    ):
+    ]
+    if isinstance(model.config, dv.Qwen25VisionConfig):
+        layouts = [(torch.float32, plain), (torch.bfloat16, plain)]
+    for dtype, layout in layouts:
         network = torch_tower(model.config, model.params)
         network = network.to(dtype=dtype, memory_format=layout)
         pixels = pixels_to_torch(np.asarray(frame), model.config)

@@ -54,6 +54,15 @@ def whole(low: int, high: int, what: str) -> Callable[[str], int]:
     return parse
 
 
+def sides(text: str) -> int | tuple[int, int]:
+    """A type for `add_argument`: pixels along both sides, or HEIGHTxWIDTH."""
+    parts = text.split("x")
+    if not 1 <= len(parts) <= 2 or not all(part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"expected pixels, as 1024 or 728x1316, got {text!r}")
+    found = [int(part) for part in parts]
+    return found[0] if len(found) == 1 else (found[0], found[1])
+
+
 def run_script(run: Callable[[], int]) -> int:
     """The exit status; whatever goes wrong is told in one line.
 

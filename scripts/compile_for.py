@@ -31,9 +31,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import diffvis_jax as dv
 from diffvis_jax.core.tuning import CPU, GPU, TPU, Tuning
 from diffvis_jax.towers import build
-from diffvis_jax.towers.registry import VisionConfig
+from diffvis_jax.towers.registry import FAMILIES, VisionConfig
 
 TPUS = ("v5e", "v6e", "v5p", "v4")
+CONFIGS = {family.name: family.config for family in FAMILIES.values()}
 TARGETS = ("cpu", *TPUS, "h100")
 OPERATIONS = ("while", "conditional", "fusion", "custom-call", "copy", "gather", "scatter")
 
@@ -139,7 +140,7 @@ def main() -> int:
     add = parser.add_argument
     add("target", choices=TARGETS)
     add("what", choices=("encode", "step"))
-    add("--arch", choices=("fastvithd", "clip"), default="clip", help="the tower (%(default)s)")
+    add("--arch", choices=tuple(CONFIGS), default="clip", help="the tower (%(default)s)")
     add("--size", type=int, help="pixels along the side (as released)")
     add("--depths", type=int, nargs=5, help="blocks of each stage of FastViTHD (as released)")
     add("--layers", type=int, help="blocks of CLIP (as released)")
@@ -151,7 +152,7 @@ def main() -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Compiles what the arguments say, and prints three lines."""
-    config = dv.FastViTHDConfig() if args.arch == "fastvithd" else dv.CLIPConfig()
+    config = CONFIGS[args.arch]()
     wanted = {"size": args.size, "layers": args.layers, "depths": args.depths}
     given = {name: value for name, value in wanted.items() if value is not None}
     if unknown := given.keys() - {field.name for field in dataclasses.fields(config)}:

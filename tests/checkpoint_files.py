@@ -36,6 +36,31 @@ def hf_fastvlm() -> Arrays:
     return {ours: tensors[theirs] for ours, theirs in names.items()}
 
 
+def qwen_vl() -> Arrays:
+    """A tiny Qwen2.5-VL in the naming of the releases."""
+    return stored("qwen2_5_vl_tiny.safetensors")
+
+
+def hf_qwen_vl() -> Arrays:
+    """The same numbers as transformers names them in memory."""
+    names = json.loads((DATA / "qwen2_5_vl_tiny_names.json").read_text())
+    return {names[name]: x for name, x in qwen_vl().items()}
+
+
+def nested_qwen_vl_config() -> dict:
+    """Its config.json in the other spelling: everything of the language model in one object."""
+    flat = json.loads((DATA / "qwen2_5_vl_tiny_config.json").read_text())
+    outside = ("model_type", "architectures", "vision_config", "tie_word_embeddings")
+    tokens = [name for name in flat if name.endswith("_token_id") and name[:2] in ("im", "vi")]
+    document = {name: flat.pop(name) for name in (*outside, *tokens)}
+    rope = flat.pop("rope_scaling") | {"rope_type": "default", "rope_theta": flat.pop("rope_theta")}
+    vision = document["vision_config"]
+    vision["in_channels"] = vision.pop("in_chans")
+    vision["patch_size"] = vision.pop("spatial_patch_size")
+    text = flat | {"model_type": "qwen2_5_vl_text", "rope_parameters": rope}
+    return document | {"text_config": text}
+
+
 def clip_model() -> Arrays:
     """The tiny CLIP as a CLIPModel: with projection and some of its text tower."""
     tower = {f"vision_model.{k}": v for k, v in stored("clip_tiny.safetensors").items()}

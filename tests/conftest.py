@@ -56,9 +56,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`kit` means: with each of the tiny towers. FastViTHD has sixteen kinds of layers to compile,
     the toy the same kinds of work in eight."""
     if "kit" in metafunc.fixturenames:
-        slow = pytest.param("fastvithd", marks=pytest.mark.slow)
+        slow = [pytest.param(name, marks=pytest.mark.slow) for name in ("qwen", "fastvithd")]
         thorough = pytest.param("odd", marks=pytest.mark.thorough)
-        kits = ["toy", "clip", slow, thorough]
+        kits = ["toy", "clip", *slow, thorough]
         metafunc.parametrize("kit", kits, indirect=True, scope="session")
 
 
@@ -109,6 +109,14 @@ def clip():
     from tiny import CLIP, Kit
 
     return Kit(CLIP)
+
+
+@pytest.fixture(scope="session")
+def qwen():
+    """56 x 72 px: 4 x 5 windows of 16 px, the last of them partial; 7 x 9 tokens."""
+    from tiny import QWEN, Kit
+
+    return Kit(QWEN)
 
 
 @pytest.fixture(scope="session")

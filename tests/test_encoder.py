@@ -166,3 +166,14 @@ def test_bad_input(square, model):
         encoder.encode(square.frames())
     with pytest.raises(dv.ImageError):
         encoder.encode("no/such/screen.png")
+
+
+def test_a_tower_of_any_size_follows_its_images(qwen):
+    """Screens in sizes of their own: the cache starts again where the size does."""
+    model = dv.Model(qwen.config, qwen.params, "qwen")
+    encoder = dv.DifferentialVisionEncoder(model, dv.Policy.exact())
+    large, small = (Image.new("RGB", size, "teal") for size in ((75, 54), (50, 79)))
+    shapes = [encoder.encode(image).shape for image in (large, large, small)]
+    assert shapes == [(1, 63, 24), (1, 63, 24), (1, 60, 24)]  # 7 x 9 and 10 x 6 tokens
+    stats = encoder.get_stats()
+    assert (stats["full_encodes"], stats["cache_hits"], stats["cache_restarts"]) == (2, 1, 1)

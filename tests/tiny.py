@@ -33,6 +33,17 @@ ODD = dataclasses.replace(
 CLIP = dv.CLIPConfig(
     width=32, layers=3, heads=4, mlp_width=64, patch=8, size=36, projection_width=16
 )
+QWEN = dv.Qwen25VisionConfig(
+    width=16,
+    depth=3,
+    heads=2,
+    mlp_width=24,
+    full_blocks=(1,),
+    patch=4,
+    window=16,
+    token_width=24,
+    size=(56, 72),
+)
 LANGUAGE = dv.QwenConfig(
     vocabulary=96,
     width=32,

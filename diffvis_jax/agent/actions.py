@@ -229,7 +229,7 @@ def point_on_screen(point: Point, placement: Placement) -> Point:
         x, y = x * placement.width - 0.5, y * placement.height - 0.5
     elif point.space != "screen":
         if point.space == "input_share":
-            x, y = x * placement.size - 0.5, y * placement.size - 0.5
+            x, y = x * placement.frame_width - 0.5, y * placement.frame_height - 0.5
         x, y = (float(part) for part in placement.to_original(x, y))
     inside = -0.5 <= x <= placement.width - 0.5 and -0.5 <= y <= placement.height - 0.5
     if not inside:
@@ -246,5 +246,6 @@ def _screen_pixels_per_unit(space: Space, placement: Placement) -> tuple[float, 
         return 1.0, 1.0
     if space == "screen_share":
         return float(placement.width), float(placement.height)
-    units = placement.size if space == "input_share" else 1
-    return units / placement.scale_x, units / placement.scale_y
+    share = space == "input_share"
+    across, down = (placement.frame_width, placement.frame_height) if share else (1, 1)
+    return across / placement.scale_x, down / placement.scale_y

@@ -17,7 +17,7 @@ def check_settings(
     """Looks every field of every file up, and adds what the table says of it.
 
     Args:
-      kind: of the tower: "fastvithd", "clip" or "siglip".
+      kind: of the tower: "fastvithd", "clip", "siglip" or "qwen2_5_vl".
       layers: blocks of a CLIP or SigLIP tower.
       language: whether a language model is converted. Without it, what concerns it is ignored,
         whatever it says.
@@ -32,15 +32,22 @@ def check_settings(
                 f"{shown(other[name])}"
             )
     flat = source.vision is source.config
-    tower: Table = settings.VISION_ALONE if flat else {"vision_config": settings.VISION}
-    model: dict[str, Rule | Table] = {**settings.WRAPPER, **settings.FEATURES[kind]}
+    alone, inside, images = settings.VISION_ALONE, settings.VISION, settings.PREPROCESSOR
+    decoder = settings.LANGUAGE
+    if kind == "qwen2_5_vl":
+        alone = inside = settings.QWEN_VISION
+        decoder = settings.QWEN_LANGUAGE
+        images = settings.QWEN_PREPROCESSOR
+    tower: Table = alone if flat else {"vision_config": inside}
+    model: dict[str, Rule | Table] = dict(settings.WRAPPER)
     if source.text is source.config:
-        model |= settings.LANGUAGE
+        model |= decoder
     elif source.text and language:
         above = Ignored("text_config tells")
-        model = dict.fromkeys(settings.LANGUAGE, above) | model | {"text_config": settings.LANGUAGE}
+        model = dict.fromkeys(decoder, above) | model | {"text_config": decoder}
     else:
         model["text_config"] = Ignored(_LEFT_OUT)
+    model |= settings.FEATURES[kind]
     config = source.config
     of_tower = {name: value for name, value in config.items() if name in tower}
     rest = {name: value for name, value in config.items() if name not in tower}
@@ -48,11 +55,12 @@ def check_settings(
         # Counted from the end, as -2 is; transformers counts the embedding as layer 0.
         if type(layer := rest.get(name)) is int and layer >= 0:
             rest[name] = layer - layers - 1
+    processor = {"image_processor": images, **settings.PROCESSOR}
     for file, document, table, of_language in (
         ("config.json", of_tower, tower, False),
         ("config.json", rest, model, True),
-        ("preprocessor_config.json", source.preprocessor, settings.PREPROCESSOR, False),
-        ("processor_config.json", source.processor, settings.PROCESSOR, False),
+        ("preprocessor_config.json", source.preprocessor, images, False),
+        ("processor_config.json", source.processor, processor, False),
         ("open_clip_config.json", source.open_clip, settings.OPEN_CLIP, False),
         ("generation_config.json", source.generation, settings.GENERATION, True),
         ("tokenizer_config.json", source.tokenizer, settings.TOKENIZER, True),

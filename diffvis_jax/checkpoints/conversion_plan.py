@@ -19,6 +19,7 @@ from diffvis_jax.checkpoints.formats.tensors import Shape, Tensor
 from diffvis_jax.checkpoints.keys import clip as clip_keys
 from diffvis_jax.checkpoints.keys import fastvithd as fastvithd_keys
 from diffvis_jax.checkpoints.keys import qwen2 as language_keys
+from diffvis_jax.checkpoints.keys import qwen2_5_vl as qwen_keys
 from diffvis_jax.checkpoints.keys.rules import Rule, check, unknown
 from diffvis_jax.checkpoints.source_config import (
     Findings,
@@ -27,14 +28,19 @@ from diffvis_jax.checkpoints.source_config import (
     complete_clip,
     complete_fastvithd,
     complete_language,
+    complete_qwen_vision,
     fastvithd_size,
     language_heads,
+    qwen_vision_settings,
 )
 from diffvis_jax.errors import CheckpointError, ConfigError
 from diffvis_jax.language.config import QwenConfig
 from diffvis_jax.towers.clip import CLIPConfig
 from diffvis_jax.towers.fastvithd import FastViTHDConfig
+from diffvis_jax.towers.qwen2_5_vl import Qwen25VisionConfig
 
+# Of those whose key module serves one kind of tower.
+_KINDS = {fastvithd_keys: "fastvithd", qwen_keys: "qwen2_5_vl"}
 _SHORTENED = (1152, 26)  # width and blocks; SigLIP's so400m has 27
 # What wrappers put into the names of what they wrap: torch.compile, FSDP, activation checkpointing.
 _WRAPPED = re.compile(r"\b(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
@@ -44,7 +50,7 @@ _IGNORED = tuple(
     (re.compile(pattern), reason)
     for pattern, reason in (
         (r"(.*\.)?num_batches_tracked", "a training counter of BatchNorm"),
-        (r".*rotary_emb\.inv_freq", "computed from rope_theta"),
+        (r".*rotary_(pos_)?emb\.inv_freq", "computed from the theta of the rotary embedding"),
         (r"(.*\.)?position_ids", "the numbers 0, 1, 2, ..., no weights"),
         (r"(.*\.)?(input_resolution|context_length|vocab_size)", "a number, no weights"),
         (r"(.*\.)?logit_(scale|bias)", "of the contrastive loss, beyond the tower"),
@@ -135,9 +141,8 @@ def make_plan(
         spelled = _spelling(shared + prefix, vision, keys)
         found.problems += check(rules["vision"], vision, spelled)
         config = dataclasses.replace(config, dtype=dtype)
-        kind = "fastvithd" if keys is fastvithd_keys else "clip" if config.class_token else "siglip"
-        layers = 0 if keys is fastvithd_keys else config.layers
-        check_settings(source, kind, layers, found, language=bool(language))
+        kind = _KINDS.get(keys) or ("clip" if config.class_token else "siglip")
+        check_settings(source, kind, getattr(config, "layers", 0), found, language=bool(language))
     except (CheckpointError, ConfigError) as error:
         found.problems.append(str(error))
     try:
@@ -178,12 +183,14 @@ def _find_tower(tensors: Mapping[str, Tensor], source: SourceConfig) -> tuple[An
     """The tower's key module, and what stands before its names."""
     found = [
         (keys, name.removesuffix(anchor))
-        for keys in (fastvithd_keys, clip_keys)
+        for keys in (fastvithd_keys, clip_keys, qwen_keys)
         for anchor in keys.ANCHORS
         for name in tensors
         if (name == anchor or name.endswith(f".{anchor}"))
         # ResNets have a `conv1` too.
         and (anchor != "conv1.weight" or name.replace("conv1.weight", "class_embedding") in tensors)
+        # Most vision transformers name their patch embedding as Qwen2.5-VL does.
+        and (keys is not qwen_keys or _is_qwen(tensors, name.removesuffix(anchor)))
     ]
     if len(found) == 1:
         return found[0]
@@ -202,8 +209,15 @@ def _find_tower(tensors: Mapping[str, Tensor], source: SourceConfig) -> tuple[An
         )
     names = sorted(tensor.name for tensor in tensors.values())
     raise CheckpointError(
-        "no vision tower in it: neither FastViTHD nor CLIP names; its tensors are "
+        "no vision tower in it: no names of FastViTHD, CLIP or Qwen2.5-VL; its tensors are "
         f"{', '.join(names[:5])}, ..."
+    )
+
+
+def _is_qwen(tensors: Mapping[str, Tensor], prefix: str) -> bool:
+    return any(
+        name.startswith(prefix) and qwen_keys.GATE.fullmatch(name.removeprefix(prefix))
+        for name in tensors
     )
 
 
@@ -263,6 +277,15 @@ def _vision_config(
         if activation is not None:
             found.problems.append("--activation is for CLIP towers; FastViTHD's is always gelu")
         return config
+    if keys is qwen_keys:
+        if size is not None:
+            found.problems.append(
+                "--size is for FastViTHD; frames of Qwen2.5-VL have the sizes of their images"
+            )
+        if activation is not None:
+            found.problems.append("--activation is for CLIP towers; Qwen2.5-VL's is always silu")
+        config = qwen_keys.infer_config(shapes, **qwen_vision_settings(source, found))
+        return complete_qwen_vision(config, source, found)
     heads = clip_heads(source)
     config = clip_keys.infer_config(shapes, heads)
     config = complete_clip(config, source, activation, found)
@@ -288,6 +311,8 @@ def _language_config(
     width = getattr(vision, "token_width", None) or vision.width
     config = language_keys.infer_config(_shapes(part), language_heads(source), width)
     config = complete_language(config, source, has_head, found)
+    if isinstance(vision, Qwen25VisionConfig) and not config.mrope_section:
+        found.problems.append("config.json: mrope_section is missing, which no weight tells")
     if isinstance(vision, CLIPConfig) and (vision.width, vision.layers) == _SHORTENED:
         found.problems.append(
             "the tower is SigLIP's so400m without its last block, as LLaVA-NeXT saves it to read "

@@ -63,6 +63,16 @@ def ids(document: Json, name: str, file: str = "config.json") -> tuple[int, ...]
     return tuple(x for x in _listed(value) if x is not None and x >= 0)
 
 
+def indices(document: Json, name: str, file: str = "config.json") -> tuple[int, ...] | None:
+    """A list of whole numbers from 0 up."""
+
+    def are_indices(value: Any) -> bool:
+        return isinstance(value, list) and all(_is_id(x) and x is not None for x in value)
+
+    value = _value(document, name, file, are_indices, "a list of whole numbers")
+    return None if value is None else tuple(value)
+
+
 def token(document: Json, name: str, file: str = "config.json") -> int | None:
     """The id of a token, the first where there are several; a negative one stands for none."""
     return next(iter(ids(document, name, file)), None)

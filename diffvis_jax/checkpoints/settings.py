@@ -177,6 +177,25 @@ VISION: Table = {
 # A tower by itself, in a config.json of its own.
 VISION_ALONE: Table = {**VISION, "pretrained_cfg": _TIMM_PRETRAINED}
 
+# Of Qwen2.5-VL's tower.
+QWEN_VISION: Table = {
+    **_COMMON,
+    **_read(
+        "depth fullatt_block_indexes hidden_size intermediate_size num_heads out_hidden_size",
+        "patch_size spatial_merge_size spatial_patch_size window_size",
+    ),
+    **_only(("silu", "swish"), "another activation", "hidden_act"),
+    **_only(3, "images of other channels than red, green and blue", "in_channels", "in_chans"),
+    **_only(2, "another number of frames under a kernel", "temporal_patch_size"),
+    **_ignored(_VIDEO, "tokens_per_second"),
+    **_ignored(_WEIGHTS_TELL, "tie_word_embeddings"),
+    "model_type": Only(
+        # The tower's own name, and the whole model's: both are found in vision_config.
+        ("qwen2_5_vl", "qwen2_5_vl_vision"),
+        "another tower",
+    ),
+}
+
 _ROPE: Table = {
     **_read("rope_theta"),
     **_only("default", "rotary embeddings of another type than the default", "rope_type", "type"),
@@ -277,6 +296,20 @@ LANGUAGE: Table = {
     **_only((), "a mixture of experts", "n_routed_experts num_experts num_local_experts"),
 }
 
+_MROPE: Table = {
+    **_ROPE,
+    **_read("mrope_section"),
+    **_only(("default", "mrope"), "rotary embeddings of another type", "rope_type", "type"),
+}
+
+# Likewise, of Qwen2.5-VL's, whose rotary embeddings have three axes.
+QWEN_LANGUAGE: Table = {
+    **LANGUAGE,
+    "model_type": Only(("qwen2_5_vl", "qwen2_5_vl_text"), "another decoder"),
+    "rope_parameters": _MROPE,
+    "rope_scaling": _MROPE,
+}
+
 # Of a model of both; LLaVA's and transformers' words for the same things.
 WRAPPER: Table = {
     **_COMMON,
@@ -317,7 +350,8 @@ WRAPPER: Table = {
     ),
 }
 
-# Which of the tower's features the language model reads, by kind of tower.
+# What the model around a tower says of it, by kind of tower: which of its features are read, first
+# of all.
 LAYER = ("mm_vision_select_layer", "vision_feature_layer")
 _TOKENS = ("mm_vision_select_feature", "vision_feature_select_strategy")
 _ONE_BUT_LAST = _only(-2, "features of another block than the last but one", *LAYER)
@@ -334,6 +368,12 @@ FEATURES: Mapping[str, Table] = {
         **_only(
             "full", "features without those of the first patch", "vision_feature_select_strategy"
         ),
+    },
+    "qwen2_5_vl": {
+        "model_type": Only(("qwen2_5_vl",), "another model around this tower"),
+        **_ignored("ids of tokens around an image", "vision_start_token_id", "vision_end_token_id"),
+        **_ignored(_VIDEO, "video_token_id"),
+        **_ignored("of no token that is used", "vision_token_id"),
     },
 }
 
@@ -375,8 +415,19 @@ PREPROCESSOR: Table = {
     ),
 }
 
+# Of Qwen2-VL's image processor, whose `size` bounds the number of pixels.
+QWEN_PREPROCESSOR: Table = {
+    **PREPROCESSOR,
+    **_read("max_pixels", "merge_size", "min_pixels", "patch_size"),
+    **_only(2, "another number of frames under a kernel", "temporal_patch_size"),
+    **_only(False, "images that are cut or padded", "do_center_crop", "do_pad"),
+    **_ignored("images are not cut", "crop_size"),
+    "image_processor_type": Only(
+        ("Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast"), "another image processor"
+    ),
+}
+
 PROCESSOR: Table = {
-    "image_processor": PREPROCESSOR,
     **_ignored(_VIDEO, "video_processor", "video_token"),
     **_ignored(
         "config.json and the weights tell",

@@ -18,6 +18,7 @@ from diffvis_jax.errors import CheckpointError
 from diffvis_jax.language.config import QwenConfig
 from diffvis_jax.towers.clip import CLIPConfig
 from diffvis_jax.towers.fastvithd import FastViTHDConfig
+from diffvis_jax.towers.qwen2_5_vl import Qwen25VisionConfig
 
 _OPEN_CLIP = "open_clip_config.json"
 _PREPROCESSOR = "preprocessor_config.json"
@@ -93,12 +94,12 @@ class Findings:
     ignored: dict[str, str] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
 
-    def compare(self, document: Json, **ours: int) -> None:
+    def compare(self, document: Json, file: str = "config.json", **ours: int) -> None:
         """Adds fields of a config file that say something else than the weights."""
         for name, value in ours.items():
             if (theirs := document.get(name)) is not None and theirs != value:
                 self.problems.append(
-                    f"config.json: {name} is {fields.shown(theirs)}, the weights say {value}"
+                    f"{file}: {name} is {fields.shown(theirs)}, the weights say {value}"
                 )
 
 
@@ -222,6 +223,51 @@ def complete_clip(
     )
 
 
+def qwen_vision_settings(source: SourceConfig, found: Findings) -> dict[str, Any]:
+    """What shapes cannot tell of a Qwen2.5-VL tower. Files leave out what is the default."""
+    told = {
+        "heads": fields.whole(source.vision, "num_heads"),
+        "full_blocks": fields.indices(source.vision, "fullatt_block_indexes"),
+        "window": fields.whole(source.vision, "window_size"),
+    }
+    defaults = {name: getattr(Qwen25VisionConfig, name) for name in told}
+    assumed = {name: defaults[name] for name, value in told.items() if value is None}
+    if assumed:
+        values = ", ".join(f"{name} {value}" for name, value in assumed.items())
+        found.notes.append(f"assumed of the vision tower, as no file tells: {values}")
+    return {name: defaults[name] if value is None else value for name, value in told.items()}
+
+
+def complete_qwen_vision(
+    config: Qwen25VisionConfig, source: SourceConfig, found: Findings
+) -> Qwen25VisionConfig:
+    """Adds the preprocessing; contradictions between files and weights are added to `found`."""
+    vision, images = source.vision, source.images
+    found.compare(
+        vision,
+        depth=config.depth,
+        hidden_size=config.width,
+        intermediate_size=config.mlp_width,
+        out_hidden_size=config.token_width,
+        patch_size=config.patch,
+        spatial_patch_size=config.patch,
+        spatial_merge_size=config.merge,
+    )
+    found.compare(images, _PREPROCESSOR, patch_size=config.patch, merge_size=config.merge)
+    sizes = fields.section(images, "size")  # whose "edges" are numbers of pixels
+    bounds: dict[str, int] = {}
+    for name, edge in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")):
+        bound = fields.whole(images, name, _PREPROCESSOR) or fields.whole(
+            sizes, edge, _PREPROCESSOR
+        )
+        if bound is None:
+            bound = getattr(config, name)
+            found.notes.append(f"{name} of an image assumed, as no file tells: {bound}")
+        bounds[name] = bound
+    mean, std = _normalisation(source, config.mean, config.std)
+    return dataclasses.replace(config, mean=mean, std=std, **bounds)
+
+
 def complete_language(
     config: QwenConfig, source: SourceConfig, has_head: bool, found: Findings
 ) -> QwenConfig:
@@ -268,6 +314,7 @@ def complete_language(
     return dataclasses.replace(
         config,
         rope_theta=theta or inner or 10000.0,
+        mrope_section=fields.indices(rope, "mrope_section") or (),
         norm_epsilon=fields.positive(text, "rms_norm_eps") or 1e-6,
         max_length=_context(source, config.max_length),
         bos_id=fields.token(text, "bos_token_id"),

@@ -330,7 +330,7 @@ def _check_entries(tree: str, tensors: Mapping[str, Any], config: Any) -> list[s
         expected = storage_dtype(path, found[path], config.dtype)
         if dtype != expected:
             problems.append(f"{tree}/{path}: {dtype.name}, expected {expected.name}")
-    blocks = (getattr(config, name, 0) for name in ("layers", "projector_layers"))
+    blocks = (getattr(config, name, 0) for name in ("layers", "depth", "projector_layers"))
     deepest = max(*blocks, *getattr(config, "depths", ()))
     if deepest > len(tensors):  # whose names would not end
         return [*problems, f"{tree}: {deepest} layers, but {len(tensors)} tensors"]

@@ -6,17 +6,21 @@ parameters over. Needs the extra `parity`.
 
 import importlib.util
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from diffvis_jax.checkpoints.format import flatten
 from diffvis_jax.checkpoints.keys import clip as clip_keys
 from diffvis_jax.checkpoints.keys import fastvithd as fastvithd_keys
+from diffvis_jax.checkpoints.keys import qwen2_5_vl as qwen_keys
 from diffvis_jax.checkpoints.keys.fold import BATCH_NORM_EPSILON
 from diffvis_jax.errors import CheckpointError
 from diffvis_jax.towers.clip import CLIPConfig
 from diffvis_jax.towers.fastvithd import FastViTHDConfig
+from diffvis_jax.towers.qwen2_5_vl import Qwen25VisionConfig
+
+TowerConfig: TypeAlias = FastViTHDConfig | CLIPConfig | Qwen25VisionConfig
 
 if TYPE_CHECKING:
     import torch
@@ -50,13 +54,13 @@ def fastvithd_torch(config: FastViTHDConfig, state: Mapping[str, np.ndarray]) ->
     return _wrap(network.forward_features, network)
 
 
-def torch_tower(
-    config: FastViTHDConfig | CLIPConfig, params: Mapping[str, Any]
-) -> "torch.nn.Module":
+def torch_tower(config: TowerConfig, params: Mapping[str, Any]) -> "torch.nn.Module":
     """timm's or transformers' tower with our parameters; otherwise as those of a checkpoint."""
     state = source_state(config, params)
     if isinstance(config, CLIPConfig):
         return clip_torch(config, state)
+    if isinstance(config, Qwen25VisionConfig):
+        return qwen_vision_torch(config, state)
     return fastvithd_torch(config, state)
 
 
@@ -123,16 +127,65 @@ def clip_torch_end(
     return found.pooler_output if config.class_token else found.last_hidden_state
 
 
-def source_state(
-    config: FastViTHDConfig | CLIPConfig, params: Mapping[str, Any]
-) -> dict[str, np.ndarray]:
+def qwen_vision_torch(
+    config: Qwen25VisionConfig, state: Mapping[str, np.ndarray]
+) -> "torch.nn.Module":
+    """transformers' `Qwen2_5_VisionTransformerPretrainedModel` with the weights of a checkpoint.
+
+    Args:
+      state: its names, from `patch_embed.` on -> arrays.
+
+    Returns:
+      A module in eval mode: float `[B, 3, H, W]`, normalised -> tokens `[B, N, D]`.
+
+    Raises:
+      CheckpointError: the names or shapes are not the model's, or an extra is missing.
+    """
+    require_torch()
+    import torch
+    from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen
+
+    settings = qwen.Qwen2_5_VLVisionConfig(
+        depth=config.depth,
+        hidden_size=config.width,
+        intermediate_size=config.mlp_width,
+        num_heads=config.heads,
+        patch_size=config.patch,
+        spatial_merge_size=config.merge,
+        window_size=config.window,
+        out_hidden_size=config.token_width,
+        fullatt_block_indexes=list(config.full_blocks),
+    )
+    network = qwen.Qwen2_5_VisionTransformerPretrainedModel(settings)
+    _load(network, state, optional="inv_freq")
+    p, m = config.patch, config.merge
+
+    def forward(pixels: "torch.Tensor") -> "torch.Tensor":
+        batch, _, height, width = pixels.shape
+        rows, columns = height // p, width // p
+        # The patches of a token follow each other; a still image is two equal frames.
+        x = pixels.reshape(batch, 3, rows // m, m, p, columns // m, m, p)
+        x = x.permute(0, 2, 5, 3, 6, 1, 4, 7)[..., None, :, :].expand(*[-1] * 6, 2, -1, -1)
+        grid = torch.tensor([[1, rows, columns]]).repeat(batch, 1)
+        found = network(x.reshape(batch * rows * columns, -1), grid_thw=grid)
+        tokens = getattr(found, "pooler_output", found)
+        return tokens.reshape(batch, -1, config.token_width)
+
+    return _wrap(forward, network)
+
+
+def source_state(config: TowerConfig, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Our parameters under timm's or Hugging Face's names, in their layouts, float32: the
     converter's rules backwards.
 
     What was folded stays folded: BatchNorms are the identity, layer scales one.
     """
-    clip = isinstance(config, CLIPConfig)
-    rules = clip_keys.rules(config) if clip else fastvithd_keys.rules(config)
+    if isinstance(config, CLIPConfig):
+        rules = clip_keys.rules(config)
+    elif isinstance(config, Qwen25VisionConfig):
+        rules = qwen_keys.rules(config)
+    else:
+        rules = fastvithd_keys.rules(config)
     leaves, state = flatten(params), {}
     for rule in rules:
         made = [_outputs_first(leaves[path]) for path in rule.targets]
@@ -152,14 +205,16 @@ def source_state(
             else:
                 vectors = len(shape) == 1
                 rows, left[vectors] = np.split(left[vectors], shape[:1])
-                if len(shape) == 4 and rows.ndim == 2:  # columns lie as the pixels of a patch do
-                    rows = rows.reshape(shape[0], *shape[2:], shape[1]).transpose(0, 3, 1, 2)
+                if len(shape) > 3 and rows.ndim == 2:  # columns lie as the pixels of a patch do
+                    rows = rows.reshape(shape[0], *shape[-2:], shape[1]).transpose(0, 3, 1, 2)
+                if len(shape) == 5:  # a kernel for each of several equal frames
+                    rows = np.stack([rows / shape[2]] * shape[2], 2)
                 state[name] = np.ascontiguousarray(rows.reshape(shape))
     return state
 
 
-def pixels_to_torch(frames: np.ndarray, config: FastViTHDConfig | CLIPConfig) -> "torch.Tensor":
-    """`uint8 [B, S, S, 3]` -> normalised float32 `[B, 3, S, S]`."""
+def pixels_to_torch(frames: np.ndarray, config: TowerConfig) -> "torch.Tensor":
+    """`uint8 [B, H, W, 3]` -> normalised float32 `[B, 3, H, W]`."""
     import torch
 
     mean, std = np.array(config.mean, np.float32), np.array(config.std, np.float32)

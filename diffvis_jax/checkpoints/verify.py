@@ -14,10 +14,13 @@ from diffvis_jax.checkpoints.torch_reference import (
     clip_torch_end,
     fastvithd_torch,
     pixels_to_torch,
+    qwen_vision_torch,
     require_torch,
 )
 from diffvis_jax.errors import CheckpointError
+from diffvis_jax.towers import build
 from diffvis_jax.towers.clip import CLIPConfig
+from diffvis_jax.towers.qwen2_5_vl import Qwen25VisionConfig
 
 # Largest deviation, as a share of the largest token value. Float32 gives about 1e-6 on small
 # towers and 1e-5 on big ones, bfloat16 about 1e-2; a wrong weight gives more. A wrong activation
@@ -53,7 +56,9 @@ def verify_tower(
 
     require_torch()
     state = {name: np.asarray(tensor.load(), np.float32) for name, tensor in tensors.items()}
-    frames = np.random.default_rng(0).integers(0, 256, (1, config.size, config.size, 3), np.uint8)
+    if isinstance(config, Qwen25VisionConfig):  # of any size: six windows, some of them partial
+        config = config.resized(config.window + config.token, 2 * config.window + config.token)
+    frames = np.random.default_rng(0).integers(0, 256, (1, *build(config).frame, 3), np.uint8)
     pixels = pixels_to_torch(frames, config)
     assumed = ["resizing", "normalisation"]
     if isinstance(config, CLIPConfig):
@@ -66,6 +71,9 @@ def verify_tower(
         assumed += ["activation", "number of heads", "epsilon"]
         if config.projection_width:
             assumed.append("projection")
+    elif isinstance(config, Qwen25VisionConfig):
+        expected = {"tokens": qwen_vision_torch(config, state)(pixels).numpy()}
+        assumed += ["number of heads", "which blocks are full", "size of a window"]
     else:
         expected = {"tokens": fastvithd_torch(config, state)(pixels).numpy()}
     if language:
@@ -88,9 +96,10 @@ def _compare(
     scale = float(np.abs(theirs).max())
     error = float(difference.max()) / scale
     rms = float(np.sqrt((difference**2).mean() / (theirs**2).mean()))
+    height, width = build(config).frame
     say(
-        f"{output} against PyTorch, {config.size} px, {config.dtype}: max error {error:.2e} of the "
-        f"largest value {scale:.3g}, RMS {rms:.2e}"
+        f"{output} against PyTorch, {height} x {width} px, {config.dtype}: max error {error:.2e} "
+        f"of the largest value {scale:.3g}, RMS {rms:.2e}"
     )
     # Written so that NaN fails too.
     if not error <= TOLERANCE[config.dtype]:

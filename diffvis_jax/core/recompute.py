@@ -27,7 +27,6 @@ from diffvis_jax.core.windows import (
 from diffvis_jax.ops.attention import attention, key_heads, query_heads, value_heads
 from diffvis_jax.ops.storage import keep, value_dtype, values_of
 from diffvis_jax.towers.base import AttentionLayer, ConvLayer, Tower, zero_outside
-from diffvis_jax.towers.forward import extent
 from diffvis_jax.towers.params import Params
 
 
@@ -86,13 +85,11 @@ def conv_step(
         return array if same else source.array
 
     def whole(array: jax.Array, b: jax.Array) -> jax.Array:
-        height, width = extent(layer, tower.grid)
         around = layer.before + layer.after
-        sides = height * layer.stride + around, width * layer.stride + around
+        sides = layer.shape[0] * layer.stride + around, layer.shape[1] * layer.stride + around
         x = _slab(of(array), source, b, source.border - layer.before, sides)
         origin = jnp.zeros((1,), jnp.int32)
-        y = layer.apply(params, x, origin, origin)
-        return _put_slab(array, y[:, : layer.shape[0], : layer.shape[1]], target, b)
+        return _put_slab(array, layer.apply(params, x, origin, origin), target, b)
 
     def chunk(array: jax.Array, at: jax.Array, count: jax.Array) -> jax.Array:
         step = layer.cell * layer.stride

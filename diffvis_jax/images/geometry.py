@@ -1,4 +1,4 @@
-"""Where the pixels of an image go when it is fitted into a tower's square input: the geometry.
+"""Where the pixels of an image go when it is fitted into a tower's input: the geometry.
 
 This module knows sizes and coordinates, no pixels; it imports neither PIL nor JAX, so that the
 configs of the towers can embed `PreprocessConfig`.
@@ -7,6 +7,7 @@ configs of the towers can embed `PreprocessConfig`.
 from __future__ import annotations
 
 import dataclasses
+import math
 import operator
 from typing import Literal, NamedTuple, Protocol, get_args
 
@@ -15,7 +16,9 @@ from numpy.typing import ArrayLike
 
 from diffvis_jax.errors import ConfigError, DiffvisError
 
-Mode = Literal["pad", "crop", "squash"]
+Mode = Literal["pad", "crop", "squash", "native"]
+
+_MOST_ELONGATED = 200  # long over short side of an image in mode "native", as its models were made
 
 
 class ImageError(DiffvisError, ValueError):
@@ -24,19 +27,22 @@ class ImageError(DiffvisError, ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class PreprocessConfig:
-    """How an image of any size becomes a square of `size` x `size` pixels.
+    """How an image of any size becomes a frame: a square, or one of the image's own shape.
 
     Mean and standard deviation are not here: normalisation happens inside the tower.
 
     Attributes:
-        size: side S of the tower's input, in pixels.
+        size: side S of a square frame, in pixels; of no meaning, and 0, in mode "native".
         mode: "pad" puts the image in the middle of a square of its longer side, then resizes
             (LLaVA's and FastVLM's `image_aspect_ratio="pad"`); "crop" resizes the shorter side to
             S, then cuts out the centre (CLIP, and FastVLM's model card); "squash" resizes to
-            S x S whatever the aspect ratio (SigLIP).
+            S x S whatever the aspect ratio (SigLIP); "native" resizes to nearly the image's own
+            size (Qwen2.5-VL, see `frame_size`).
         pad_color: the red, green and blue (0-255) around a padded image: black for FastVLM,
             (122, 116, 104), CLIP's mean colour, for LLaVA with a CLIP tower.
         resample: always "bicubic", as Pillow computes it on uint8.
+        multiple: both sides of a frame in mode "native" are multiples of so many pixels.
+        min_pixels, max_pixels: bounds of height x width in mode "native".
 
     Raises:
         ConfigError: (a ValueError) a field holds something else.
@@ -46,12 +52,27 @@ class PreprocessConfig:
     mode: Mode = "pad"
     pad_color: tuple[int, int, int] = (0, 0, 0)
     resample: Literal["bicubic"] = "bicubic"
+    multiple: int = 28
+    min_pixels: int = 3136
+    max_pixels: int = 12_845_056
 
     def __post_init__(self) -> None:
-        if not _is_int(self.size) or self.size < 1:
-            raise ConfigError(f"size must be a positive whole number of pixels, got {self.size!r}")
         if self.mode not in get_args(Mode):
-            raise ConfigError(f"mode must be 'pad', 'crop' or 'squash', got {self.mode!r}")
+            raise ConfigError(
+                f"mode must be 'pad', 'crop', 'squash' or 'native', got {self.mode!r}"
+            )
+        if not _is_int(self.size) or self.size < (self.mode != "native"):
+            raise ConfigError(f"size must be a positive whole number of pixels, got {self.size!r}")
+        for name in ("multiple", "min_pixels", "max_pixels"):
+            value = getattr(self, name)
+            if not _is_int(value) or value < 1:
+                raise ConfigError(f"{name} must be a positive whole number, got {value!r}")
+        least = max(self.min_pixels, self.multiple**2)
+        if self.max_pixels < least:
+            raise ConfigError(
+                f"max_pixels {self.max_pixels} must be at least min_pixels and {self.multiple} x "
+                f"{self.multiple}, which are {least}"
+            )
         if self.resample != "bicubic":
             raise ConfigError(f"resample must be 'bicubic', got {self.resample!r}")
         try:
@@ -83,11 +104,52 @@ def preprocess_config(config: HasPreprocess | PreprocessConfig) -> PreprocessCon
     return found
 
 
+def frame_size(
+    width: int, height: int, config: HasPreprocess | PreprocessConfig
+) -> tuple[int, int]:
+    """(height, width) of the frame that an image of `width` x `height` pixels becomes.
+
+    In mode "native" each side is rounded to the nearest multiple; if that is more or fewer pixels
+    than allowed, both are scaled by one factor, then rounded down or up. So the aspect ratio is
+    kept but for the rounding: x and y have scales of their own. As `smart_resize` of Qwen2-VL's
+    processor computes it (Python rounds halves to even).
+
+    Raises:
+        ImageError: width or height is not a positive whole number, or one is more than 200 times
+            the other in mode "native".
+    """
+    settings = preprocess_config(config)
+    if not (_is_int(width) and _is_int(height)) or width < 1 or height < 1:
+        raise ImageError(
+            "width and height must be positive whole numbers of pixels, "
+            f"got width={width!r}, height={height!r}"
+        )
+    if settings.mode != "native":
+        return settings.size, settings.size
+    if max(width, height) > _MOST_ELONGATED * min(width, height):
+        raise ImageError(
+            f"{width} x {height} pixels (width x height) are too elongated: one side may be at "
+            f"most {_MOST_ELONGATED} times the other; cut the image into parts"
+        )
+    multiple, least, most = settings.multiple, settings.min_pixels, settings.max_pixels
+    sides = [round(side / multiple) * multiple for side in (height, width)]
+    if math.prod(sides) > most:
+        shrink = math.sqrt(height * width / most)
+        sides = [
+            max(multiple, math.floor(side / shrink / multiple) * multiple)
+            for side in (height, width)
+        ]
+    elif math.prod(sides) < least:
+        grow = math.sqrt(least / (height * width))
+        sides = [math.ceil(side * grow / multiple) * multiple for side in (height, width)]
+    return sides[0], sides[1]
+
+
 class Layout(NamedTuple):
     """The steps from an original to the model's input, all in whole pixels.
 
     The original is pasted on a canvas at (paste_left, paste_top); the canvas is resized to
-    resized_width x resized_height; of that, the S x S pixels from (crop_left, crop_top) are kept.
+    resized_width x resized_height; of that, a frame's pixels from (crop_left, crop_top) are kept.
     Steps that a mode does not have are the identity.
     """
 
@@ -108,21 +170,16 @@ def layout(width: int, height: int, config: HasPreprocess | PreprocessConfig) ->
     of a crop is truncated, and so are the offsets of the crop and of the padding.
 
     Raises:
-        ImageError: width or height is not a positive whole number.
+        ImageError: as `frame_size`.
     """
     settings = preprocess_config(config)
-    size = settings.size
-    if not (_is_int(width) and _is_int(height)) or width < 1 or height < 1:
-        raise ImageError(
-            "width and height must be positive whole numbers of pixels, "
-            f"got width={width!r}, height={height!r}"
-        )
-    width, height = int(width), int(height)
+    new_height, new_width = frame_size(width, height, settings)
+    width, height, size = int(width), int(height), settings.size
     if settings.mode == "pad":
         side = max(width, height)
         return Layout(side, side, (side - width) // 2, (side - height) // 2, size, size, 0, 0)
-    if settings.mode == "squash":
-        return Layout(width, height, 0, 0, size, size, 0, 0)
+    if settings.mode in ("squash", "native"):
+        return Layout(width, height, 0, 0, new_width, new_height, 0, 0)
     # transformers writes int(size * long / short); keep the expression, for its float rounding.
     if width <= height:
         resized_width, resized_height = size, int(size * height / width)
@@ -146,7 +203,7 @@ def vertical_first(width: int, height: int, new_width: int, new_height: int) -> 
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where an original lies in the model's S x S input, and back: what an agent needs to click.
+    """Where an original lies in the model's input, and back: what an agent needs to click.
 
     "Original" is the image as people see it: after its EXIF orientation was applied.
 
@@ -161,14 +218,15 @@ class Placement:
 
     Attributes:
         width, height: the original, in pixels.
-        size: side S of the model's input, in pixels.
+        frame_width, frame_height: the model's input, in pixels.
         scale_x, scale_y: model pixels per original pixel.
         offset_x, offset_y: the original's left and top edge, in the model's pixels.
     """
 
     width: int
     height: int
-    size: int
+    frame_width: int
+    frame_height: int
     scale_x: float
     scale_y: float
     offset_x: float
@@ -208,9 +266,9 @@ class Placement:
         x, y = np.asarray(x, np.float64) + 0.5, np.asarray(y, np.float64) + 0.5
         return (
             (x >= max(left, 0.0))
-            & (x < min(right, self.size))
+            & (x < min(right, self.frame_width))
             & (y >= max(top, 0.0))
-            & (y < min(bottom, self.size))
+            & (y < min(bottom, self.frame_height))
         )
 
     @property
@@ -231,16 +289,18 @@ def placement(width: int, height: int, config: HasPreprocess | PreprocessConfig)
         config: a model's config, or a PreprocessConfig.
 
     Raises:
-        ImageError: width or height is not a positive whole number.
+        ImageError: as `frame_size`.
     """
     settings = preprocess_config(config)
     steps = layout(width, height, settings)
+    frame_height, frame_width = frame_size(width, height, settings)
     scale_x = steps.resized_width / steps.canvas_width
     scale_y = steps.resized_height / steps.canvas_height
     return Placement(
         width=int(width),
         height=int(height),
-        size=settings.size,
+        frame_width=frame_width,
+        frame_height=frame_height,
         scale_x=scale_x,
         scale_y=scale_y,
         offset_x=steps.paste_left * scale_x - steps.crop_left,

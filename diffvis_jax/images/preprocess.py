@@ -65,7 +65,8 @@ def preprocess(
 ) -> np.ndarray:
     """Turns images into frames: uint8 pixels at the size of the tower's input.
 
-    B images, original size H x W (free, and different from image to image), S = model size.
+    B images, original size H x W (free, and different from image to image), frames of H' x W':
+    S x S, or in mode "native" what `frame_size` says, which must be one size for all of a list.
 
     Args:
         images: one image, or a list or tuple of images, each of them
@@ -79,25 +80,33 @@ def preprocess(
         config: a model's config (any object with `.preprocess`), or a PreprocessConfig.
 
     Returns:
-        uint8 [B, S, S, 3], RGB, 0-255; B is 1 for a single image.
+        uint8 [B, H', W', 3], RGB, 0-255; B is 1 for a single image.
 
     Raises:
         ImageError: (a ValueError) an image is missing, not an image, damaged, animated, empty,
-            implausibly large, too elongated for the mode, or of the wrong dtype or shape. The
-            message names it. All images are looked at, files up to their headers, before the
-            first is decoded.
+            implausibly large, too elongated for the mode, of the wrong dtype or shape, or would
+            become a frame of another size than the first one. The message names it. All images
+            are looked at, files up to their headers, before the first is decoded.
     """
     settings = geometry.preprocess_config(config)
     items = _named(images)
     for item, name in items:
         _check(item, name, settings)
-    size = settings.size
-    frames = np.empty((len(items), size, size, 3), np.uint8)
+    frames: np.ndarray = np.empty(0)
     for index, (item, name) in enumerate(items):
         rgb = _load(item, name)
         # Again, now that the EXIF orientation is known.
         _check_size(*rgb.size, name, settings)
-        frames[index] = np.asarray(_fit(rgb, settings))
+        frame = np.asarray(_fit(rgb, settings))
+        if not index:
+            frames = np.empty((len(items), *frame.shape), np.uint8)
+        if frame.shape != frames.shape[1:]:
+            (height, width), (rows, columns) = frame.shape[:2], frames.shape[1:3]
+            raise ImageError(
+                f"{name}: becomes a frame of {width} x {height} pixels (width x height), the first "
+                f"image one of {columns} x {rows}; preprocess images of different sizes one by one"
+            )
+        frames[index] = frame
     return frames
 
 
@@ -225,7 +234,10 @@ def _check_size(width: int, height: int, name: str, settings: PreprocessConfig) 
     """Refuses empty images, and those so elongated that resizing would eat the machine."""
     if width < 1 or height < 1:
         raise ImageError(f"{name}: empty image of {width} x {height} pixels (width x height)")
-    steps = geometry.layout(width, height, settings)
+    try:
+        steps = geometry.layout(width, height, settings)
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from None
     before, after = steps[:2], (steps.resized_width, steps.resized_height)
     between = _between_passes(before, after)
     largest = max(between, after, key=math.prod)
@@ -236,10 +248,12 @@ def _check_size(width: int, height: int, name: str, settings: PreprocessConfig) 
             "crop": "; use mode 'pad' or 'squash', or cut the image into parts",
             "pad": "; cut the image into parts",
             "squash": "; cut the image into parts",
+            "native": "; cut the image into parts, or lower max_pixels",
         }[settings.mode]
+        at = f" at size {settings.size}" if settings.size else ""
         raise ImageError(
             f"{name}: {width} x {height} pixels (width x height) are too elongated for mode "
-            f"{settings.mode!r} at size {settings.size}: resizing would take "
+            f"{settings.mode!r}{at}: resizing would take "
             f"{largest[0]} x {largest[1]} pixels in between{advice}"
         )
 
@@ -416,7 +430,7 @@ def _from_16_bit(values: np.ndarray) -> PIL.Image.Image:
     return Image.fromarray(np.rint(values / 257.0).astype(np.uint8)).convert("RGB")
 
 
-# --- fitting: RGB of any size -> S x S ------------------------------------------------------------
+# --- fitting: RGB of any size -> a frame ---------------------------------------------------------
 
 
 def _between_passes(before: tuple[int, int], after: tuple[int, int]) -> tuple[int, int]:
@@ -438,7 +452,8 @@ def _fit(image: PIL.Image.Image, settings: PreprocessConfig) -> PIL.Image.Image:
     bicubic = Image.Resampling.BICUBIC
     resized = image.resize(between, bicubic).resize(after, bicubic)
     left, top = steps.crop_left, steps.crop_top
-    return resized.crop((left, top, left + settings.size, top + settings.size))
+    height, width = geometry.frame_size(*image.size, settings)
+    return resized.crop((left, top, left + width, top + height))
 
 
 def _fit_padded(

@@ -25,6 +25,7 @@ from diffvis_jax.images.geometry import (
     HasPreprocess,
     ImageError,
     PreprocessConfig,
+    frame_size,
     layout,
     preprocess_config,
     vertical_first,
@@ -61,16 +62,16 @@ def resize_bicubic_pil(image: jax.Array, height: int, width: int) -> jax.Array:
 def preprocess_in_graph(images: jax.Array, config: HasPreprocess | PreprocessConfig) -> jax.Array:
     """`dv.preprocess` inside a jitted function, for raw captures on the accelerator.
 
-    B images of one size H x W, S the model's size. The same bytes as `preprocess` gives; padding
-    and the cropped-away parts are never computed. Jittable with `config` closed over or static;
-    one compilation for each H x W.
+    B images of one size H x W, to frames of H' x W' (`frame_size`). The same bytes as `preprocess`
+    gives; padding and the cropped-away parts are never computed. Jittable with `config` closed
+    over or static; one compilation for each H x W.
 
     Args:
         images: uint8 [B, H, W, 3], RGB, upright; of a capture in BGRA `[..., 2::-1]`.
         config: a model's config (any object with `.preprocess`), or a PreprocessConfig.
 
     Returns:
-        uint8 [B, S, S, 3].
+        uint8 [B, H', W', 3].
 
     Raises:
         ImageError: (a ValueError) images are not uint8 [B, H, W, 3], or empty.
@@ -79,21 +80,25 @@ def preprocess_in_graph(images: jax.Array, config: HasPreprocess | PreprocessCon
     images = _checked(images, 4, "images")
     if images.ndim != 4:
         raise ImageError(f"images must be uint8 [B, H, W, 3], got shape {images.shape}")
-    steps = layout(images.shape[2], images.shape[1], settings)
-    size, color = settings.size, settings.pad_color
+    width, height = images.shape[2], images.shape[1]
+    steps, kept = layout(width, height, settings), frame_size(width, height, settings)
     passes = {
-        _WIDTH_AXIS: ((steps.canvas_width, steps.resized_width), steps.crop_left, steps.paste_left),
+        _WIDTH_AXIS: (
+            (steps.canvas_width, steps.resized_width),
+            (steps.crop_left, steps.crop_left + kept[1]),
+            steps.paste_left,
+        ),
         _HEIGHT_AXIS: (
             (steps.canvas_height, steps.resized_height),
-            steps.crop_top,
+            (steps.crop_top, steps.crop_top + kept[0]),
             steps.paste_top,
         ),
     }
     # Lines that are padding throughout keep the pad colour in the first pass, so the second may
     # pad after it as well as before.
     for axis in _order(*steps[:2], steps.resized_width, steps.resized_height):
-        sizes, crop, paste = passes[axis]
-        images = _pass(images, axis, sizes, keep=(crop, crop + size), paste=paste, color=color)
+        sizes, keep, paste = passes[axis]
+        images = _pass(images, axis, sizes, keep=keep, paste=paste, color=settings.pad_color)
     return images
 
 

@@ -30,6 +30,8 @@ class QwenConfig:
         beyond were never trained, so their logits mean nothing.
       width, layers, heads, kv_heads, head_width, mlp_width: D, depth, H, G, d, M.
       rope_theta: base of the rotary embedding.
+      mrope_section: frequencies of the rotary embedding that turn with time, row and column, which
+        add up to half the head width (see `positions.py`); empty = all turn with one position.
       norm_epsilon: of the RMS norms.
       qkv_bias: whether query, key and value have biases (Qwen2: yes, Llama: no).
       tied: whether the output uses the embedding's matrix.
@@ -37,7 +39,7 @@ class QwenConfig:
       bos_id, pad_id: None where the source names none.
       eos_ids: ids that end a generation.
       image_token_id: id that the tokenizer gives `<image>`, where it has one. In `input_ids` an
-        image is always -200.
+        image is -200; with `mrope_section` also a run of this id, one for each of its tokens.
       projector_layers: linear layers of the projector, 0 = the tower's tokens as they are.
       projector_input: P, channels of a vision token.
       dtype: dtype of the matrices, "float32" or "bfloat16".
@@ -54,6 +56,7 @@ class QwenConfig:
     head_width: int = 64
     mlp_width: int = 4864
     rope_theta: float = 1_000_000.0
+    mrope_section: tuple[int, ...] = ()
     norm_epsilon: float = 1e-6
     qkv_bias: bool = True
     tied: bool = True
@@ -75,6 +78,12 @@ class QwenConfig:
             )
         if self.head_width % 2:
             raise ConfigError(f"rotary embedding needs an even head_width, got {self.head_width}")
+        section = self.mrope_section
+        if section and (len(section) != 3 or sum(section) != self.head_width // 2):
+            raise ConfigError(
+                f"mrope_section must be three numbers that add up to half the head width of "
+                f"{self.head_width}, got {section}"
+            )
         if self.projector_layers == 0 and self.projector_input != self.width:
             raise ConfigError(
                 f"without a projector the vision tokens ({self.projector_input} channels) must be "

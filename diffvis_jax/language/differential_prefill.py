@@ -31,7 +31,7 @@ from jax import lax
 from diffvis_jax.core import windows
 from diffvis_jax.errors import CacheError
 from diffvis_jax.language.config import QwenConfig
-from diffvis_jax.language.generate import prefill
+from diffvis_jax.language.generate import prefill, rope_delta
 from diffvis_jax.language.kv_cache import KVCache, init_kv_cache
 from diffvis_jax.language.qwen2 import forward, read_out
 from diffvis_jax.language.tuning import ACCELERATOR, CPU, PrefillTuning
@@ -47,11 +47,14 @@ class Prompt:
       embeddings: zero beyond `length`.
       image: which positions are image tokens.
       length: positions that count.
+      rotary: by what keys are rotated (`positions.py`); None unless the model has an
+        `mrope_section`.
     """
 
     embeddings: jax.Array  # float32 [B, T, D]
     image: jax.Array  # bool [B, T]
     length: jax.Array  # int32 [B]
+    rotary: jax.Array | None = None  # int32 [B, T, 3]
 
 
 @flax.struct.dataclass(kw_only=True)
@@ -60,7 +63,7 @@ class PromptCache:
 
     Attributes:
       kv: keys and values; T slots for the prompt, and more for an answer.
-      reference: what the keys and values of each position were computed from.
+      reference, rotary: what the keys and values of each position were computed from.
       length: of the last prompt; 0 = there was none.
       exact: from this position on keys and values may be those of an approximation.
       steps: steps since all of them were exact.
@@ -70,6 +73,7 @@ class PromptCache:
 
     kv: KVCache
     reference: jax.Array  # float32 [B, T, D]
+    rotary: jax.Array | None  # int32 [B, T, 3]
     length: jax.Array  # int32 [B]
     exact: jax.Array  # int32 [B]
     steps: jax.Array  # int32 [B]
@@ -182,6 +186,7 @@ def init_prompt_cache(
     return PromptCache(
         kv=init_kv_cache(config, batch, capacity),
         reference=jnp.zeros((batch, padded, config.width), jnp.float32),
+        rotary=jnp.zeros((batch, padded, 3), jnp.int32) if config.mrope_section else None,
         length=count(),
         exact=count(),
         steps=count(),
@@ -205,12 +210,14 @@ def prefill_fresh(
         prompt.embeddings,
         prompt.length,
         config=config,
+        rotary=prompt.rotary,
         watch=cache.attention is not None,
     )
     none = jnp.zeros_like(prompt.length)
     cache = PromptCache(
         kv=dataclasses.replace(kv, length=jnp.copy(prompt.length)),
         reference=jnp.copy(prompt.embeddings),
+        rotary=None if prompt.rotary is None else jnp.copy(prompt.rotary),
         length=jnp.copy(prompt.length),
         exact=jnp.copy(prompt.length),
         steps=none,
@@ -292,6 +299,9 @@ def _run_selected(
         positions = lax.dynamic_slice_in_dim(order, i * chunk, chunk, axis=1)
         inside = jnp.minimum(positions, select.shape[1] - 1)
         x = jnp.take_along_axis(prompt.embeddings, inside[..., None], axis=1)
+        rotary = prompt.rotary
+        if rotary is not None:
+            rotary = jnp.take_along_axis(rotary, inside[..., None], axis=1)
         at_last = positions == last[:, None]
         row, there = at_last.argmax(-1), at_last.any(-1)
         x, kv, watched = forward(
@@ -300,6 +310,7 @@ def _run_selected(
             x,
             positions,
             config=config,
+            rotary=rotary,
             scattered=True,
             span=select.shape[1],
             watch=None if weights is None else row,
@@ -319,7 +330,8 @@ def _run_selected(
 
     # A loop of one trip or none: reading the head costs as much as a few layers.
     logits = lax.fori_loop(0, moved.any().astype(jnp.int32), head, cache.logits)
-    kv = dataclasses.replace(kv, length=jnp.copy(prompt.length))
+    delta = rope_delta(prompt.rotary, prompt.length)
+    kv = dataclasses.replace(kv, length=jnp.copy(prompt.length), rope_delta=delta)
     return dataclasses.replace(cache, kv=kv, logits=logits, attention=weights)
 
 
@@ -342,6 +354,10 @@ def plan_prefill(
     # Differences may underflow, bits do not.
     differs = (prompt.embeddings != cache.reference).any(-1)
     differs &= (policy.tolerance == 0) | (difference > policy.tolerance * scale)
+    rotary = cache.rotary
+    if prompt.rotary is not None and rotary is not None:
+        # An image of another size moves all that follows it.
+        differs |= (prompt.rotary != rotary).any(-1)
     changed = inside & (differs | unknown)
     first = jnp.where(changed, positions, length).min(-1)
 
@@ -356,6 +372,8 @@ def plan_prefill(
     moved = select.any(-1) | (cache.length != prompt.length)
     select |= moved[:, None] & (positions == length - 1)
 
+    if prompt.rotary is not None and rotary is not None:
+        rotary = jnp.where(select[..., None], prompt.rotary, rotary)
     stale = inside & ~select & (positions > first[:, None])
     # A run of recomputed positions that begins where all before it is exact is exact, too.
     exact = jnp.where(
@@ -365,6 +383,7 @@ def plan_prefill(
     cache = dataclasses.replace(
         cache,
         reference=jnp.where(select[..., None], prompt.embeddings, cache.reference),
+        rotary=rotary,
         length=jnp.copy(prompt.length),
         exact=exact,
         steps=jnp.where(exact < prompt.length, cache.steps + 1, 0),
@@ -380,6 +399,8 @@ def plan_prefill(
 
 
 def _check(cache: PromptCache, prompt: Prompt) -> None:
+    if (cache.rotary is None) != (prompt.rotary is None):
+        raise CacheError("a prompt of another model: one of the two rotates by rows and columns")
     if cache.reference.shape != prompt.embeddings.shape:
         raise CacheError(
             f"a prompt of {list(prompt.embeddings.shape)} for a cache of "

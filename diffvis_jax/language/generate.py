@@ -77,6 +77,7 @@ def prefill(
     length: jax.Array,
     *,
     config: QwenConfig,
+    rotary: jax.Array | None = None,
     watch: bool = False,
 ) -> tuple[jax.Array, KVCache, jax.Array | None]:
     """Runs a whole prompt and fills the cache from its first slot on.
@@ -85,6 +86,7 @@ def prefill(
       cache: of at least R slots; what it holds is overwritten.
       x: float32 `[B, R, D]`, embeddings; rows beyond a prompt's length do not matter.
       length: int32 `[B]`, of the prompts.
+      rotary: int32 `[B, R, 3]` of a model with an `mrope_section`; else None.
       watch: whether the attention of the last position is wanted; static.
 
     Returns:
@@ -94,19 +96,39 @@ def prefill(
     rows = x.shape[1]
     last = length - 1
     positions = jnp.broadcast_to(jnp.arange(rows, dtype=jnp.int32), x.shape[:2])
+    cache = dataclasses.replace(cache, rope_delta=rope_delta(rotary, length))
     hidden, cache, weights = forward(
-        params, cache, x, positions, config=config, span=rows, watch=last if watch else None
+        params,
+        cache,
+        x,
+        positions,
+        config=config,
+        rotary=rotary,
+        span=rows,
+        watch=last if watch else None,
     )
     hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
     cache = dataclasses.replace(cache, length=length.astype(jnp.int32))
     return read_out(params, hidden, config=config), cache, weights
 
 
-def all_logits(params: Params, x: jax.Array, *, config: QwenConfig) -> jax.Array:
-    """Logits of every position of `[B, R, D]`, float32 `[B, R, V]`; keeps no cache."""
+def rope_delta(rotary: jax.Array | None, length: jax.Array) -> jax.Array:
+    """What is added to the positions after a prompt, int32 `[B]`: text goes on after the largest
+    rotary position of `[B, T, 3]`, not after the last slot."""
+    if rotary is None:
+        return jnp.zeros_like(length, jnp.int32)
+    inside = jnp.arange(rotary.shape[1], dtype=jnp.int32)[None] < length[:, None]
+    return jnp.where(inside, rotary.max(-1), -1).max(-1) + 1 - length.astype(jnp.int32)
+
+
+def all_logits(
+    params: Params, x: jax.Array, rotary: jax.Array | None = None, *, config: QwenConfig
+) -> jax.Array:
+    """Logits of every position of `[B, R, D]`, float32 `[B, R, V]`; keeps no cache. `rotary`: as
+    for `prefill`."""
     cache = init_kv_cache(config, *x.shape[:2])
     positions = jnp.broadcast_to(jnp.arange(x.shape[1], dtype=jnp.int32), x.shape[:2])
-    hidden, _, _ = forward(params, cache, x, positions, config=config)
+    hidden, _, _ = forward(params, cache, x, positions, config=config, rotary=rotary)
     return read_out(params, hidden, config=config)
 
 

@@ -18,15 +18,19 @@ class KVCache:
 
     The slot of a position is the position itself, and a query sees no slot beyond its own position:
     what lies beyond `length` means nothing, needs no mask, and is overwritten when its turn comes.
+    By what keys are rotated may be another number, where images stand in rows and columns.
 
     Attributes:
       keys, values: of each layer, in the dtype of the matrices; keys are already rotated.
       length: positions that are filled.
+      rope_delta: what is added to the position of text after the prompt, to rotate it; 0 unless
+        the model has an `mrope_section`.
     """
 
     keys: tuple[jax.Array, ...]  # L x [B, G, T, d]
     values: tuple[jax.Array, ...]  # L x [B, G, T, d]
     length: jax.Array  # int32 [B]
+    rope_delta: jax.Array  # int32 [B]
 
     @property
     def capacity(self) -> int:
@@ -48,7 +52,10 @@ def init_kv_cache(config: QwenConfig, batch: int = 1, capacity: int = 512) -> KV
     def empty() -> tuple[jax.Array, ...]:
         return tuple(jnp.zeros(shape, config.dtype) for _ in range(config.layers))
 
-    return KVCache(keys=empty(), values=empty(), length=jnp.zeros((batch,), jnp.int32))
+    def count() -> jax.Array:
+        return jnp.zeros((batch,), jnp.int32)
+
+    return KVCache(keys=empty(), values=empty(), length=count(), rope_delta=count())
 
 
 def write_run(slots: jax.Array, rows: jax.Array, start: jax.Array) -> jax.Array:

@@ -1,7 +1,7 @@
 """The stateful wrapper for scripts: one prompt after another, prefilled differentially."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from diffvis_jax.language.differential_prefill import (
 from diffvis_jax.language.generate import Generation
 from diffvis_jax.language.kv_cache import KVCache
 from diffvis_jax.language.language_model import Language
+from diffvis_jax.language.positions import Grid
 from diffvis_jax.language.splice import Ids, make_prompt
 from diffvis_jax.language.tuning import PrefillTuning
 
@@ -85,19 +86,23 @@ class PromptSession:
         self._generation: Generation | None = None
         self._stats = dict.fromkeys((*_COUNTS, "restarts"), 0)
 
-    def prefill(self, tokens: Any, input_ids: Ids) -> Prefilled:
+    def prefill(
+        self, tokens: Any, input_ids: Ids, grids: Sequence[Grid] | None = None
+    ) -> Prefilled:
         """Reads a prompt.
 
         Args:
-          tokens: vision tokens `[n, N, P]`, from a full or a differential encode; None = no images.
+          tokens: vision tokens `[n, N, P]`, from a full or a differential encode, or a list of
+            `[N, P]`; None = no images.
           input_ids: int `[L]`, -200 where an image goes.
+          grids: (rows, columns) of each image's tokens (see `make_prompt`).
 
         Raises:
           PromptError: `input_ids` are no integers, there is not one image for each -200, there are
             several prompts, or prompt and answer do not fit into the context.
         """
         params, config = self._language.params, self._language.config
-        prompt = make_prompt(self._language, tokens, input_ids)
+        prompt = make_prompt(self._language, tokens, input_ids, grids=grids)
         if len(prompt.length) != 1:
             raise PromptError(f"a session takes one prompt at a time, got {len(prompt.length)}")
         generate.check_context(int(prompt.length[0]), self.options.max_new_tokens, config)

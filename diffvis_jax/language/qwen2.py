@@ -12,11 +12,13 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffvis_jax.language.config import QwenConfig
 from diffvis_jax.language.kv_cache import KVCache, write_rows, write_run
 from diffvis_jax.ops.attention import attention_weights, grouped_attention, rms_norm
 from diffvis_jax.ops.matmul import linear
+from diffvis_jax.ops.rotary import rotate
 from diffvis_jax.towers.params import Params
 
 
@@ -27,6 +29,7 @@ def forward(
     positions: jax.Array,
     *,
     config: QwenConfig,
+    rotary: jax.Array | None = None,
     scattered: bool = False,
     span: int | None = None,
     watch: jax.Array | None = None,
@@ -39,7 +42,9 @@ def forward(
     Args:
       cache: holds every position that the rows attend to and that is not among them.
       x: float32 `[B, R, D]`, embeddings of the rows.
-      positions: int32 `[B, R]`, consecutive unless `scattered`.
+      positions: int32 `[B, R]`, slots in the cache; consecutive unless `scattered`.
+      rotary: int32 `[B, R, 3]`, by what queries and keys are rotated; None = by their positions,
+        moved by the cache's `rope_delta`.
       scattered: whether positions are arbitrary; those at T or beyond are not written then.
       span: no row attends beyond this many slots; None = T. Static.
       watch: int32 `[B]`, the row of each stream whose attention is wanted; None = of none.
@@ -48,7 +53,8 @@ def forward(
       the residual stream after the last layer, float32 `[B, R, D]`; the cache, its `length` as it
       was; attention weights of the watched rows, float32 `[B, L, H, span]`, or None.
     """
-    rotation = _rotation(positions, config)
+    moved = positions + cache.rope_delta[:, None]
+    rotation = _rotation(moved[..., None] if rotary is None else rotary, config)
     keys, values, watched = [], [], []
     for n in range(config.layers):
         layer = params[f"layer_{n}"]
@@ -97,27 +103,21 @@ def _query_key_value(
         y = linear(x, own["weight"], own.get("bias"))
         return y.reshape(*y.shape[:-1], count, config.head_width)
 
-    query = _rotate(heads("query", config.heads), rotation)
-    key = _rotate(heads("key", config.kv_heads), rotation)
+    query = rotate(heads("query", config.heads), *rotation)
+    key = rotate(heads("key", config.kv_heads), *rotation)
     value = heads("value", config.kv_heads)
     return query.astype(dtype), key.astype(dtype), value.astype(dtype)
 
 
-def _rotation(positions: jax.Array, config: QwenConfig) -> tuple[jax.Array, jax.Array]:
-    """Cosine and sine of the rotary embedding (arXiv 2104.09864), float32 `[B, R, 1, d / 2]`."""
+def _rotation(rotary: jax.Array, config: QwenConfig) -> tuple[jax.Array, jax.Array]:
+    """Cosine and sine of the rotary embedding (arXiv 2104.09864), float32 `[B, R, 1, d / 2]`, for
+    positions on one axis or three, `[B, R, 1]` or `[B, R, 3]`."""
     exponent = jnp.arange(0, config.head_width, 2, dtype=jnp.float32) / config.head_width
     frequency = 1.0 / config.rope_theta**exponent
-    angle = positions[..., None, None].astype(jnp.float32) * frequency[None, None, None]
+    if rotary.shape[-1] == 3:  # the frequencies fall into three runs, one for each axis
+        rotary = rotary[..., np.repeat(np.arange(3), config.mrope_section)]
+    angle = rotary[..., None, :].astype(jnp.float32) * frequency[None, None, None]
     return jnp.cos(angle), jnp.sin(angle)
-
-
-def _rotate(x: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Channel i of the first half of a head turns with channel i of the second."""
-    cosine, sine = rotation
-    first, second = jnp.split(x, 2, axis=-1)
-    return jnp.concatenate(
-        [first * cosine - second * sine, second * cosine + first * sine], axis=-1
-    )
 
 
 def _mlp(mlp: Params, x: jax.Array) -> jax.Array:

@@ -82,10 +82,12 @@ def cache_shardings(config: QwenConfig, mesh: Mesh) -> KVCache:
     streams = _DATA if _DATA in mesh.axis_names else None
     groups = None if config.kv_heads % parts else _MODEL
     slots = NamedSharding(mesh, PartitionSpec(streams, groups))
+    count = NamedSharding(mesh, PartitionSpec(streams))
     return KVCache(
         keys=(slots,) * config.layers,  # type: ignore[arg-type]
         values=(slots,) * config.layers,  # type: ignore[arg-type]
-        length=NamedSharding(mesh, PartitionSpec(streams)),  # type: ignore[arg-type]
+        length=count,  # type: ignore[arg-type]
+        rope_delta=count,  # type: ignore[arg-type]
     )
 
 

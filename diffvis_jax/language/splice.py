@@ -20,6 +20,7 @@ from diffvis_jax.language import generate
 from diffvis_jax.language.config import QwenConfig
 from diffvis_jax.language.differential_prefill import Prompt
 from diffvis_jax.language.language_model import Language
+from diffvis_jax.language.positions import Grid, collapsed, mrope_positions
 from diffvis_jax.language.prompt import IMAGE_TOKEN
 from diffvis_jax.language.qwen2 import embed
 from diffvis_jax.ops.matmul import linear
@@ -55,9 +56,10 @@ class Splice(NamedTuple):
 def splice(
     input_ids: Ids,
     images: int,
-    tokens_per_image: int,
+    tokens_per_image: int | Sequence[int],
     *,
     vocabulary: int,
+    pad_id: int | None = None,
     max_length: int,
     padded: int | None = None,
 ) -> Splice:
@@ -70,15 +72,24 @@ def splice(
     Args:
       input_ids: of one prompt or several.
       images: n; 0 = there are none, and no places for them either.
-      tokens_per_image: N.
+      tokens_per_image: N, or that of each image.
+      pad_id: an id of which a run, one for each token, stands for an image as -200 does; None =
+        there is none.
       vocabulary: ids must be below it.
       max_length: longest spliced prompt.
       padded: T; None = the smallest of the fixed lengths that holds the longest prompt.
 
     Raises:
-      PromptError: `input_ids` are no integers, or there is not one image for each -200.
+      PromptError: `input_ids` are no integers, or there is not one image for each -200; or a run
+        of `pad_id` of another length.
     """
-    prompts = rows_of(input_ids)
+    several = isinstance(tokens_per_image, Sequence)
+    sizes = list(tokens_per_image) if several else [tokens_per_image] * images
+    first_rows = np.cumsum([0, *sizes])
+    prompts, first = [], 0
+    for ids in rows_of(input_ids):
+        prompts.append(collapsed(ids, pad_id, IMAGE_TOKEN, sizes[first:], first))
+        first += max(1, int((prompts[-1] == IMAGE_TOKEN).sum()))
     places = [int((ids == IMAGE_TOKEN).sum()) for ids in prompts]
     _check_ids(prompts, vocabulary)
     _check_images(places, images)
@@ -88,9 +99,9 @@ def splice(
         source = [np.zeros(0, np.int32)]
         for number, piece in enumerate(np.split(ids, np.flatnonzero(ids == IMAGE_TOKEN))):
             if number:
-                first = (seen + number - 1) * tokens_per_image
-                source.append(np.arange(first, first + tokens_per_image, dtype=np.int32))
-                text.append(np.zeros(tokens_per_image, np.int32))
+                rows = first_rows[seen + number - 1 : seen + number + 1]
+                source.append(np.arange(*rows, dtype=np.int32))
+                text.append(np.zeros(rows[1] - rows[0], np.int32))
                 piece = piece[1:]
             text.append(piece)
             source.append(np.full(len(piece), -1, np.int32))
@@ -152,26 +163,46 @@ def _check_images(places: list[int], images: int) -> None:
 
 @functools.partial(jax.jit, static_argnames="config")
 def embed_prompt(
-    params: Params, spliced: Splice, tokens: jax.Array | None, *, config: QwenConfig
+    params: Params,
+    spliced: Splice,
+    tokens: jax.Array | None,
+    rotary: jax.Array | None = None,
+    *,
+    config: QwenConfig,
 ) -> Prompt:
-    """Embeddings of spliced prompts with vision tokens `[n, N, P]`; None = no images."""
+    """Embeddings of spliced prompts with vision tokens `[n, N, P]`, or `[n N, P]`; None = no
+    images. `rotary`: int32 `[B, T, 3]`, see `Prompt`."""
     text, image, length = (jnp.asarray(part) for part in spliced)
     x = embed(params, text)
     if tokens is not None:
         projected = project(params, tokens, config=config).reshape(-1, config.width)
         x = jnp.where((image >= 0)[..., None], projected[jnp.maximum(image, 0)], x)
     inside = jnp.arange(text.shape[1], dtype=jnp.int32)[None] < length[:, None]
-    return Prompt(embeddings=jnp.where(inside[..., None], x, 0), image=image >= 0, length=length)
+    return Prompt(
+        embeddings=jnp.where(inside[..., None], x, 0),
+        image=image >= 0,
+        length=length,
+        rotary=rotary,
+    )
 
 
 def make_prompt(
-    language: Language, tokens: Any, input_ids: Ids, *, padded: int | None = None, cut: bool = False
+    language: Language,
+    tokens: Any,
+    input_ids: Ids,
+    *,
+    grids: Sequence[Grid] | None = None,
+    padded: int | None = None,
+    cut: bool = False,
 ) -> Prompt:
     """Splices vision tokens into prompts and embeds them.
 
     Args:
-      tokens: vision tokens `[n, N, P]`; None = no images.
+      tokens: vision tokens `[n, N, P]`, or a list of `[N, P]` of images of different sizes; None
+        = no images.
       input_ids: `[L]` or `[B, L]`, or a list of prompts of different lengths.
+      grids: (rows, columns) of the tokens of each image, which a model with an `mrope_section`
+        needs; None = not told.
       padded: T; None = see `splice`.
       cut: whether prompts that are too long are cut at their end.
 
@@ -181,17 +212,29 @@ def make_prompt(
     """
     config = language.config
     tokens = None if tokens is None or not len(tokens) else tokens
-    if tokens is not None and (tokens.ndim != 3 or tokens.shape[2] != config.projector_input):
+    shapes: list[tuple[int, ...]] = []
+    if isinstance(tokens, list):
+        shapes = [x.shape for x in tokens]
+    elif tokens is not None:
+        shapes = [tokens.shape[1:]] * len(tokens)
+    for shape in shapes:
+        if len(shape) != 2 or shape[1] != config.projector_input:
+            raise PromptError(
+                f"vision tokens must be [images, tokens, {config.projector_input}] for this "
+                f"projector, got {[len(shapes), *shape]}"
+            )
+    mrope = bool(config.mrope_section)
+    sizes = [shape[0] for shape in shapes]
+    if mrope and [rows * columns for rows, columns in grids or ()] != sizes:
         raise PromptError(
-            f"vision tokens must be [images, tokens, {config.projector_input}] for this projector, "
-            f"got {list(tokens.shape)}"
+            f"grids must be (rows, columns) of each image's tokens, for {sizes} tokens; got {grids}"
         )
-    images, tokens_per_image = (0, 0) if tokens is None else tokens.shape[:2]
     spliced = splice(
         input_ids,
-        images,
-        tokens_per_image,
+        len(sizes),
+        sizes,
         vocabulary=config.vocabulary,
+        pad_id=config.image_token_id if mrope else None,
         max_length=config.max_length if cut else 2**30,
         padded=padded,
     )
@@ -200,4 +243,7 @@ def make_prompt(
             f"a prompt of {spliced.length.max()} positions, images included, does not fit into a "
             f"context of {config.max_length}"
         )
-    return embed_prompt(language.params, spliced, tokens, config=config)
+    rotary = mrope_positions(spliced.image, grids or ()) if mrope else None
+    if isinstance(tokens, list):
+        tokens = jnp.concatenate([jnp.asarray(x) for x in tokens])
+    return embed_prompt(language.params, spliced, tokens, rotary, config=config)

@@ -59,7 +59,7 @@ def compare_prefill(
     batch = len(prompt.length)
     empty = init_kv_cache(config, batch, cache.kv.capacity)
     logits, kv, _ = generate.jit_prefill(
-        params, empty, prompt.embeddings, prompt.length, config=config
+        params, empty, prompt.embeddings, prompt.length, config=config, rotary=prompt.rotary
     )
     options = AnswerOptions(max_new_tokens=new_tokens, stop_ids=stop_ids)
 

@@ -28,19 +28,21 @@ def attention(
       query: `[B, R, H, d]`.
       key: `[B, H, N, d]`.
       value: `[B, H, d, N]`.
-      mask: bool `[N]`, True = may be attended to; None = all.
+      mask: bool `[N]` or `[B, N]`, True = may be attended to; None = all.
 
     Returns:
       `[B, R, H * d]` float32.
     """
-    bias = None if mask is None else jnp.where(mask, np.float32(0), np.float32(-1e30))
+    bias = None
+    if mask is not None:
+        bias = jnp.where(mask, np.float32(0), np.float32(-1e30)).reshape(-1, 1, mask.shape[-1])
 
     def one_head(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         """`[B, R, d]`, `[B, N, d]`, `[B, d, N]` -> `[B, R, d]`."""
         scores = _product("brd,bnd->brn", q, k)
         scores *= query.shape[-1] ** -0.5
         if bias is not None:
-            scores += bias[None, None]
+            scores += bias
         weights = jnp.exp(scores - lax.stop_gradient(scores.max(-1, keepdims=True)))
         mixed = _product("brn,bdn->brd", weights.astype(v.dtype), v)
         return mixed / weights.sum(-1, keepdims=True)

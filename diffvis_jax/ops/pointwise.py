@@ -61,7 +61,8 @@ def feed_forward(
       x: `[..., C]`; with an inset `[B, H, W, C]`.
       residual: as `x`, and wider by `inset` positions on all four sides of the map.
       fc1, fc2: `{"weight": [F, C], "bias": [F]}` and `{"weight": [C, F], "bias": [C]}`.
-      activation: applied to the hidden layer in float32.
+      activation: applied to the hidden layer in float32; a gated one halves it, so that `fc1` is
+        `[2 F, C]`.
       inset: positions of the residual before the first one of `x`, in both directions.
 
     Returns:

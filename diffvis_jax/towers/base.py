@@ -42,6 +42,12 @@ def zero_outside(x: jax.Array, row: jax.Array, column: jax.Array, shape: Shape2)
     return jnp.where((rows[:, :, None] & columns[:, None])[..., None], x, jnp.zeros((), x.dtype))
 
 
+def raster_tokens(params: Params, x: jax.Array) -> jax.Array:
+    """A head that gives the positions of the last map `[B, H, W, C]` as they are, row by row:
+    `[B, H * W, C]`."""
+    return x.reshape(x.shape[0], -1, x.shape[-1]).astype(jnp.float32)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Layer:
     """One cached layer: its output map is kept from step to step.
@@ -88,17 +94,16 @@ class ConvLayer(Layer):
 
     Attributes:
       apply: (params, x `[K, h, w, C]`, row, column) -> `[K, h', w', C']` float32: windows of the
-        input, and int32 `[K]` the output position where each window's output begins.
+        input, and int32 `[K]` the output position where each window's output begins. A window is
+        either of a cell, or of the whole map, whose sides may be no multiple of a cell.
       stride: input positions per output position.
       before, after: input positions that the window reaches before and after the cell.
-      whole_cells: whether `apply` takes whole cells only (windowed attention).
     """
 
     apply: Callable[[Params, jax.Array, jax.Array, jax.Array], jax.Array]
     stride: int = 1
     before: int = 0
     after: int = 0
-    whole_cells: bool = False
 
     @property
     def reach(self) -> Shape2:

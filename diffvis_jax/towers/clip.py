@@ -15,7 +15,7 @@ from diffvis_jax.images.geometry import PreprocessConfig
 from diffvis_jax.ops.attention import layer_norm
 from diffvis_jax.ops.matmul import linear
 from diffvis_jax.ops.pointwise import ACTIVATIONS, feed_forward, normalized
-from diffvis_jax.towers.base import AttentionBlock, Segment, TokenStack, Tower
+from diffvis_jax.towers.base import AttentionBlock, Segment, TokenStack, Tower, raster_tokens
 from diffvis_jax.towers.forward import hidden_states
 from diffvis_jax.towers.params import Param, Params, Specs, affine, norm, normal
 from diffvis_jax.utils.config_checks import require_positive
@@ -190,11 +190,6 @@ def _finish(c: CLIPConfig, params: Params, x, mixed, row, column) -> jax.Array:
     return feed_forward(_norm(c, own, x), x, own["fc1"], own["fc2"], activation)
 
 
-def _tokens(params: Params, x: jax.Array) -> jax.Array:
-    """The patches' rows as they are: what LLaVA gives its projector."""
-    return x.reshape(x.shape[0], -1, x.shape[-1]).astype(jnp.float32)
-
-
 # ---- the tower --------------------------------------------------------------------------------
 
 
@@ -237,7 +232,7 @@ def tower(config: CLIPConfig) -> Tower:
         token=config.patch,
         segments=(Segment(layers=(stack(config, blocks),)),),
         margins={"faithful": (1.0,), "fast": (0.0,)},
-        head=_tokens,
+        head=raster_tokens,
         extra_specs=_other_specs(config, blocks),
         token_width=config.width,
         token_grid=(config.grid, config.grid),

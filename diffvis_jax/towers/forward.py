@@ -7,7 +7,6 @@ import itertools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from diffvis_jax.ops.attention import attention, key_heads, query_heads, value_heads
@@ -15,7 +14,6 @@ from diffvis_jax.towers.base import (
     AttentionLayer,
     ConvLayer,
     Layer,
-    Shape2,
     TokenStack,
     Tower,
 )
@@ -61,7 +59,7 @@ def read_out(params: Params, x: jax.Array, tower: Tower) -> jax.Array:
 def run_layer(params: Params, layer: Layer, own: Params, x: jax.Array, tower: Tower) -> jax.Array:
     """One layer over the whole map before it: `[B, H, W, C]` -> `[B, H', W', C']`."""
     if isinstance(layer, ConvLayer):
-        return run_conv(layer, own, x, tower.grid)
+        return run_conv(layer, own, x)
     if isinstance(layer, AttentionLayer):
         return run_attention(layer, own, x, tower)
     assert isinstance(layer, TokenStack)
@@ -70,39 +68,25 @@ def run_layer(params: Params, layer: Layer, own: Params, x: jax.Array, tower: To
     return patches.reshape(patches.shape[0], *layer.shape, layer.width)
 
 
-def extent(layer: ConvLayer, grid: Shape2) -> Shape2:
-    """(H, W) of what a pass over the whole map computes."""
-    if layer.whole_cells:
-        return grid[0] * layer.cell, grid[1] * layer.cell
-    return layer.shape
-
-
-def run_conv(layer: ConvLayer, own: Params, x: jax.Array, grid: Shape2) -> jax.Array:
+def run_conv(layer: ConvLayer, own: Params, x: jax.Array) -> jax.Array:
     """One big window around the map `[B, H, W, C]`."""
-    sides = extent(layer, grid)
-    needed = [side * layer.stride + layer.after for side in sides]
+    needed = [side * layer.stride + layer.after for side in layer.shape]
     pads = [(layer.before, n - side, 0) for n, side in zip(needed, x.shape[1:3], strict=True)]
     x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
     origin = jnp.zeros((x.shape[0],), jnp.int32)
-    return layer.apply(own, x, origin, origin)[:, : layer.shape[0], : layer.shape[1]]
+    return layer.apply(own, x, origin, origin)
 
 
 def run_attention(layer: AttentionLayer, own: Params, x: jax.Array, tower: Tower) -> jax.Array:
     """All positions of the map `[B, H, W, C]` against each other."""
-    batch, height, width, _ = x.shape
-    rows, columns = (side * layer.cell for side in tower.grid)
-    x = jnp.pad(x, ((0, 0), (0, rows - height), (0, columns - width), (0, 0)))
-    origin = jnp.zeros((batch,), jnp.int32)
-    block = layer.block
+    block, origin = layer.block, jnp.zeros((x.shape[0],), jnp.int32)
     key, value = block.key_value(own, x, origin, origin)
     mixed = attention(
         query_heads(block.query(own, x, origin, origin), block.head_width, tower.dtype),
         key_heads(key, block.head_width, tower.dtype),
         value_heads(value, block.head_width, tower.dtype),
-        inside_mask((rows, columns), layer.shape),
     )
-    y = block.finish(own, x, mixed.reshape(*x.shape[:3], -1), origin, origin)
-    return y[:, :height, :width]
+    return block.finish(own, x, mixed.reshape(*x.shape[:3], -1), origin, origin)
 
 
 def hidden_states(
@@ -127,11 +111,3 @@ def run_block(stack: TokenStack, own: Params, x: jax.Array) -> jax.Array:
         value_heads(value, block.head_width, x.dtype),
     )
     return block.finish(own, x, mixed, at, at)
-
-
-def inside_mask(sides: Shape2, shape: Shape2) -> jax.Array | None:
-    """Which positions of a map of these sides lie in the image, bool `[H * W]`; None = all."""
-    if sides == shape:
-        return None
-    rows, columns = (np.arange(side) < valid for side, valid in zip(sides, shape, strict=True))
-    return jnp.asarray(rows[:, None] & columns).reshape(-1)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from diffvis_jax.errors import ConfigError
-from diffvis_jax.towers import clip, fastvithd
+from diffvis_jax.towers import clip, fastvithd, qwen2_5_vl
 from diffvis_jax.towers.base import Tower
 from diffvis_jax.towers.params import Params
 
@@ -45,6 +45,7 @@ def register(family: Family) -> None:
 
 register(Family("fastvithd", fastvithd.FastViTHDConfig, fastvithd.tower))
 register(Family("clip", clip.CLIPConfig, clip.tower, clip.outputs))
+register(Family("qwen2_5_vl", qwen2_5_vl.Qwen25VisionConfig, qwen2_5_vl.tower))
 
 
 def family_of(config: Any) -> Family:

@@ -441,7 +441,8 @@ def test_points_become_pixels_of_the_screenshot(point, pixel):
 def test_a_pixel_survives_the_way_there_and_back(x, y):
     x_input, y_input = (float(part) for part in HD.to_model(x, y))
     assert point_on_screen(Point(x_input, y_input, "input"), HD).pixel == (x, y)
-    share = Point((x_input + 0.5) / HD.size, (y_input + 0.5) / HD.size, "input_share")
+    across, down = (x_input + 0.5) / HD.frame_width, (y_input + 0.5) / HD.frame_height
+    share = Point(across, down, "input_share")
     assert point_on_screen(share, HD).pixel == (x, y)
     share = Point((x + 0.5) / 1920, (y + 0.5) / 1080, "screen_share")
     assert point_on_screen(share, HD).pixel == (x, y)

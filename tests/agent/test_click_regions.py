@@ -20,7 +20,7 @@ def heat(*hot: tuple[int, int, float]) -> np.ndarray:
 
 
 def regions_of(heat, place, **options):
-    return click_regions(heat, place, **{"patch_size": place.size // 16, **options})
+    return click_regions(heat, place, **{"patch_size": place.frame_width // 16, **options})
 
 
 def test_one_hot_patch_is_one_box_in_pixels_of_the_screenshot():

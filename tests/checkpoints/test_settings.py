@@ -465,13 +465,14 @@ def test_the_code_reads_only_what_the_table_says_is_read():
         name
         for table in (
             settings.VISION_ALONE, settings.LANGUAGE, settings.WRAPPER, settings.PREPROCESSOR,
-            settings.GENERATION, settings.TOKENIZER, settings.OPEN_CLIP,
+            settings.GENERATION, settings.TOKENIZER, settings.OPEN_CLIP, settings.QWEN_VISION,
+            settings.QWEN_PREPROCESSOR, settings.QWEN_LANGUAGE,
         )
         for name, rule in rules(table)
         if isinstance(rule, Read)
     } | {"pretrained_cfg"}  # fmt: skip
     code = Path(source_config.__file__).read_text()
-    kinds = "whole|side|number|positive|flag|text|ids|token|colors"
+    kinds = "whole|side|number|positive|flag|text|ids|indices|token|colors"
     read = set(re.findall(rf'fields\.(?:{kinds})\(\s*[^"]*?"(\w+)"', code))
     assert len(read) > 20
     assert read <= known

@@ -105,6 +105,15 @@ def test_attention_ignores_what_the_mask_hides():
     np.testing.assert_array_equal(other, attention(q, k, v, mask))
 
 
+def test_each_stream_may_have_a_mask_of_its_own():
+    q, k, v = normal(2, 4, 3, 8), normal(2, 3, 5, 8), normal(2, 3, 8, 5)
+    masks = np.array([[True, True, False, True, True], [False, True, True, False, True]])
+    found = attention(q, k, v, masks)
+    for b, mask in enumerate(masks):
+        alone = attention(*(x[b : b + 1] for x in (q, k, v)), mask)
+        assert deviation(found[b : b + 1], alone) < 1e-6
+
+
 HIDDEN = 4096  # wide enough for chunks of 384 rows on CPU
 
 

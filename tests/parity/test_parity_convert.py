@@ -1,6 +1,7 @@
 """The converter against live PyTorch models. Needs the extra `parity`."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -25,6 +26,7 @@ from diffvis_jax.core.step import encode
 from diffvis_jax.errors import CheckpointError
 from diffvis_jax.towers.clip import CLIPConfig
 from diffvis_jax.towers.fastvithd import FastViTHDConfig
+from diffvis_jax.towers.qwen2_5_vl import Qwen25VisionConfig
 
 pytestmark = pytest.mark.parity
 
@@ -199,6 +201,51 @@ def test_our_clip_parameters_in_transformers():
     params = random_params(CLIP)
     tokens = torch_tower(CLIP, params)(pixels_to_torch(frames(CLIP.size), CLIP))
     assert difference(params, CLIP, tokens) < TOLERANCE
+
+
+QWEN = Qwen25VisionConfig(
+    width=40, depth=5, heads=2, mlp_width=36, full_blocks=(1, 4), window=56, token_width=24,
+    size=(140, 196),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"full_blocks": (0, 3), "window": 112},
+        {"width": 48, "full_blocks": (2,), "size": (224, 112)},
+        {"full_blocks": (), "depth": 2},
+    ],
+)
+def test_our_qwen_parameters_in_transformers(changes):
+    config = dataclasses.replace(QWEN, **changes)
+    params = random_params(config)
+    pixels = np.random.default_rng(1).integers(0, 256, (2, *config.size, 3), np.uint8)
+    expected = torch_tower(config, params)(pixels_to_torch(pixels, config)).numpy()
+    tokens = jax.jit(lambda p, x: encode(p, x, config=config))(params, pixels)
+    assert tokens.shape == expected.shape
+    assert np.abs(tokens - expected).max() / np.abs(expected).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("prefix", ["visual.", "model.visual."])
+def test_verify_a_qwen_tower(tmp_path, prefix):
+    state = source_state(QWEN, random_params(QWEN))
+    source = tmp_path / "source"
+    source.mkdir()
+    tensors = {prefix + name: torch.from_numpy(x) for name, x in state.items()}
+    safetensors.torch.save_file(tensors, source / "model.safetensors")
+    vision = {"num_heads": 2, "fullatt_block_indexes": [1, 4], "window_size": 56}
+    (source / "config.json").write_text(json.dumps({"vision_config": vision}))
+    lines = []
+    out = convert(str(source), tmp_path / "out", verify=True, say=lines.append)
+    assert any("tokens against PyTorch, 84 x 140 px" in line for line in lines)
+    config, params = store.load_vision(out)
+    assert dataclasses.replace(config, size=QWEN.size) == QWEN
+    state["merger.mlp.2.bias"] += 0.5
+    tensors = {k: Tensor(k, v.shape, v.dtype, "file", lambda v=v: v) for k, v in state.items()}
+    with pytest.raises(CheckpointError, match="tokens: differs from PyTorch"):
+        verify_tower(config, params, tensors, quiet)
 
 
 @pytest.mark.parametrize("legacy", [False, True])

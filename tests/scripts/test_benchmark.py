@@ -1,5 +1,6 @@
 """scripts/benchmark.py: what it says about single changes and settling. No time is judged."""
 
+import dataclasses
 import json
 import re
 import sys
@@ -7,7 +8,9 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import QWEN
 
+import diffvis_jax as dv
 from diffvis_jax.checkpoints import store
 
 
@@ -110,6 +113,20 @@ def test_bad_input_is_named_before_any_work(benchmark, screens, monkeypatch, cap
     for arguments in (("--rounds", "0"), ("--settling", "-1")):
         with pytest.raises(SystemExit):
             run(benchmark, monkeypatch, *arguments)
+
+
+def test_a_tower_of_any_size_gets_pictures_in_its_own(script, screens):
+    path = screens / "frames" / "a.png"
+    frame = script("benchmark_full").frame_of(path, QWEN)
+    assert frame.shape == (1, *QWEN.size, 3)
+    with Image.open(path) as picture:
+        resized = picture.resize(QWEN.size[::-1], Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(frame[0], resized)
+
+
+def test_the_screen_that_qwen_is_measured_at(benchmark):
+    config = dataclasses.replace(benchmark.CONFIGS["qwen2_5_vl"], max_pixels=1_003_520)
+    assert dv.frame_size(1920, 1080, config) == config.size == (728, 1316)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """What the scripts' command lines have in common."""
 
+import argparse
 import io
 import json
 import os
@@ -162,3 +163,14 @@ def test_a_reader_that_leaves_is_no_error():
     command = f'{sys.executable} -c "{code}" | head -1'
     ended = subprocess.run(command, shell=True, cwd=SCRIPTS, capture_output=True, text=True)
     assert ended.stderr == ""
+
+
+@pytest.mark.parametrize(("text", "found"), [("1024", 1024), ("728x1316", (728, 1316))])
+def test_sides(script, text, found):
+    assert script("command_line").sides(text) == found
+
+
+@pytest.mark.parametrize("text", ["", "x", "-3", "1x2x3", "12px", "7.5"])
+def test_what_are_no_sides(script, text):
+    with pytest.raises(argparse.ArgumentTypeError, match="expected pixels"):
+        script("command_line").sides(text)

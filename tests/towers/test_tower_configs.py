@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from tiny import CLIP, FASTVITHD, strict
+from tiny import CLIP, FASTVITHD, QWEN, strict
 
 from diffvis_jax.core.step import encode
 from diffvis_jax.errors import ConfigError
@@ -30,11 +30,40 @@ from diffvis_jax.towers.params import draw
         (FASTVITHD, "mlp_ratio", 0),
         (FASTVITHD, "squeeze_width", -16),
         (FASTVITHD, "size", 0),
+        (QWEN, "depth", 0),
+        (QWEN, "size", (0, 72)),
+        (QWEN, "size", (56, 72.0)),
+        (QWEN, "min_pixels", -1),
     ],
 )
 def test_what_is_no_positive_whole_number(config, field, value):
     with pytest.raises(ConfigError, match=f"{field} must be a positive whole number, got"):
         dataclasses.replace(config, **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("heads", 3, "width 16 does not divide into 3 heads"),
+        ("heads", 8, "heads of a multiple of 4 channels"),
+        ("full_blocks", (1, 3), "full_blocks must be ascending numbers of the 3 blocks"),
+        ("full_blocks", (-1,), "full_blocks must be ascending"),
+        ("full_blocks", (2, 1), "full_blocks must be ascending"),
+        ("full_blocks", (1, 1), "full_blocks must be ascending"),
+        ("window", 20, "window 20 must be a multiple of patch x merge = 8"),
+        ("size", (56, 76), "both multiples of patch x merge = 8"),
+        ("size", (56, 72, 3), "size must be"),
+        ("max_pixels", 63, "max_pixels 63 must be at least"),
+        ("dtype", "float16", "dtype must be"),
+    ],
+)
+def test_what_qwen_refuses(field, value, message):
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(QWEN, **{field: value})
+
+
+def test_one_number_is_both_sides():
+    assert dataclasses.replace(QWEN, size=64).size == (64, 64)
 
 
 def test_attention_in_more_stages_than_there_are():

@@ -20,6 +20,7 @@ from diffvis_jax.checkpoints.keys.rules import (
     move,
     move_linear,
     move_norm,
+    split_query_kv,
 )
 from diffvis_jax.errors import CheckpointError
 from diffvis_jax.towers.clip import CLIPConfig
@@ -149,20 +150,9 @@ def rules(config: CLIPConfig, names: Collection[str] = ()) -> list[Rule]:
 
 
 def _query_key_value(source: str, target: str, width: int, packed: bool) -> Rule:
-    targets = {
-        f"{target}/query/weight": (width, width),
-        f"{target}/query/bias": (width,),
-        f"{target}/kv/weight": (2 * width, width),
-        f"{target}/kv/bias": (2 * width,),
-    }
+    unpacked = split_query_kv(f"{source}.in_proj_weight", f"{source}.in_proj_bias", target, width)
     if packed:
-        weight, bias = f"{source}.in_proj_weight", f"{source}.in_proj_bias"
-
-        def split(t: Arrays) -> tuple[np.ndarray, ...]:
-            query, kv = t[weight][:width], t[weight][width:]
-            return query, t[bias][:width], kv, t[bias][width:]
-
-        return Rule({weight: (3 * width, width), bias: (3 * width,)}, targets, split)
+        return unpacked
     query, key, value = (f"{source}.{name}_proj" for name in "qkv")
 
     def join(t: Arrays) -> tuple[np.ndarray, ...]:
@@ -173,7 +163,7 @@ def _query_key_value(source: str, target: str, width: int, packed: bool) -> Rule
     sources: dict[str, Shape] = {}
     for name in (query, key, value):
         sources |= {f"{name}.weight": (width, width), f"{name}.bias": (width,)}
-    return Rule(sources, targets, join)
+    return Rule(sources, unpacked.targets, join)
 
 
 def _projection(width: int, embedding: int, matrix: bool) -> Rule:

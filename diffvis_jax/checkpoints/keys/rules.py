@@ -54,6 +54,21 @@ def move_linear(source: str, target: str, inputs: int, outputs: int, *, bias: bo
     return move(matrix, *[(f"{source}.bias", f"{target}/bias", (outputs,))] * bias)
 
 
+def split_query_kv(weight: str, bias: str, target: str, width: int) -> Rule:
+    """Packed queries, keys and values as two linear layers: `query`, and `kv` of both others."""
+    targets = {
+        f"{target}/query/weight": (width, width),
+        f"{target}/query/bias": (width,),
+        f"{target}/kv/weight": (2 * width, width),
+        f"{target}/kv/bias": (2 * width,),
+    }
+
+    def split(t: Arrays) -> tuple[np.ndarray, ...]:
+        return t[weight][:width], t[bias][:width], t[weight][width:], t[bias][width:]
+
+    return Rule({weight: (3 * width, width), bias: (3 * width,)}, targets, split)
+
+
 def target_shapes(rules: Iterable[Rule]) -> dict[str, Shape]:
     """Path of every leaf that the rules fill -> its shape."""
     return {path: shape for rule in rules for path, shape in rule.targets.items()}
