@@ -242,7 +242,7 @@ def _run(
 ) -> jax.Array:
     """Blocks that attend in windows, one after the other: `[K, h, w, D]`, either whole windows or
     all of the map."""
-    windows = tuple(-(-side // c.cell) for side in x.shape[1:3])
+    windows = -(-x.shape[1] // c.cell), -(-x.shape[2] // c.cell)
     inside = _inside(c, row, column, windows)
     for block in blocks:
         x = _windowed(c, params[f"block_{block}"], x.astype(c.dtype), windows, inside)
