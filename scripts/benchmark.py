@@ -10,16 +10,16 @@ import argparse
 import dataclasses
 import functools
 import itertools
-import math
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from benchmark_batch import CHANGED, batches_of, patches_of, throughput, throughput_rows
+from benchmark_batch import CHANGED, amounts_of, batches_of, patches_of, throughput, throughput_rows
 from benchmark_full import frame_of, full_encodes, full_rows
 from benchmark_report import write_report
 from bundled import BUNDLED
@@ -36,7 +36,7 @@ from diffvis_jax.metrics import tails
 from diffvis_jax.report.table import frame_text, print_table
 from diffvis_jax.report.text import TAILS, decimal, milliseconds, percent, tails_text, times
 from diffvis_jax.towers import build
-from diffvis_jax.towers.registry import with_size
+from diffvis_jax.towers.registry import ARCHITECTURES, VisionConfig, with_size
 from diffvis_jax.utils.memory import peak_memory_mb
 from diffvis_jax.utils.progress import Progress
 
@@ -52,14 +52,6 @@ SCENARIOS: dict[str, tuple[tuple[str, str], ...]] = {
     "scroll": (("21", "22"), ("22", "23")),
     "page load": (("02", "03"), ("03", "04")),
     "page switch": (("04", "05"), ("17", "18")),
-}
-
-
-CONFIGS: dict[str, Any] = {
-    "fastvithd": dv.FastViTHDConfig(),
-    "clip": dv.CLIPConfig(),
-    # A screen of 1920 x 1080 at the processor's own limit, 1,003,520 pixels.
-    "qwen2_5_vl": dv.Qwen25VisionConfig(size=(728, 1316)),
 }
 
 
@@ -220,7 +212,12 @@ def main() -> int:
         default=BUNDLED,
         help="a recording (default: the bundled session)",
     )
-    add("--arch", choices=tuple(CONFIGS), default="fastvithd", help="of random weights (fastvithd)")
+    add(
+        "--arch",
+        choices=tuple(ARCHITECTURES),
+        default="fastvithd",
+        help="of random weights (fastvithd)",
+    )
     add(
         "--size",
         type=sides,
@@ -278,28 +275,43 @@ def run(args: argparse.Namespace) -> int:
     find_policies(args.policies)  # before minutes of work
     if args.batch:
         batches_of(args.batch)
-        patches_of(args.changed, patches=2**31)
-    dv.FastViTHDConfig(blocks_per_map=tuple(args.blocks_per_map))
+        amounts_of(args.changed)
+    if not args.weights:
+        random_config(args)
     result = measure(args)
     if args.json:
         write_json(args.json, result)
     return 0
 
 
+def with_blocks_per_map(config: VisionConfig, together: Sequence[int]) -> VisionConfig:
+    """The config with `--blocks-per-map`.
+
+    Raises:
+      ValueError: the tower has no such blocks, or not in such numbers.
+    """
+    if not together:
+        return config
+    if not isinstance(config, dv.FastViTHDConfig):
+        raise ValueError("--blocks-per-map: only a FastViTHD tower has such blocks")
+    return dataclasses.replace(config, blocks_per_map=tuple(together))
+
+
+def random_config(args: argparse.Namespace) -> VisionConfig:
+    """The tower that random weights are drawn for."""
+    return with_blocks_per_map(
+        with_size(ARCHITECTURES[args.arch](), args.size), args.blocks_per_map
+    )
+
+
 def load_model(args: argparse.Namespace, dtype: str) -> dv.Model:
     """The tower that is measured, in a dtype."""
-    together = tuple(args.blocks_per_map)
-    if not args.weights:
-        config = with_size(dataclasses.replace(CONFIGS[args.arch], dtype=dtype), args.size)
-        model = dv.Model(config, dv.init_params(config, args.seed), "random")
-    else:
+    if args.weights:
         model = dv.load(find_weights(args.weights), dtype=dtype)
-    if not together:
-        return model
-    if not isinstance(model.config, dv.FastViTHDConfig):
-        raise ValueError("--blocks-per-map: only a FastViTHD tower has such blocks")
-    config = dataclasses.replace(model.config, blocks_per_map=together)
-    return dataclasses.replace(model, config=config)
+        config = with_blocks_per_map(model.config, args.blocks_per_map)
+        return dataclasses.replace(model, config=config)
+    config = dataclasses.replace(random_config(args), dtype=dtype)
+    return dv.Model(config, dv.init_params(config, args.seed), "random")
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -344,8 +356,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         policies, batches = find_policies(args.policies), batches_of(args.batch)
         first = frame_of(first_path, model.config)
         tower = build(model.config)
-        patches = math.prod(side // tower.patch for side in tower.frame)
-        changed = patches_of(args.changed, patches)
+        changed = patches_of(amounts_of(args.changed), tower.cells)
         rows = throughput(model, first, policies, batches, changed, args.rounds, args.seed)
         result["throughput"] = rows
         print()

@@ -41,28 +41,38 @@ def batches_of(text: str) -> list[int]:
     return [checked_places(places, data_mesh()) for places in found]
 
 
-def patches_of(text: str, patches: int) -> list[int]:
-    """Numbers of patches, as given by commas: each a number, or a share of all such as 5%.
+def amounts_of(text: str) -> list[int | float]:
+    """Amounts of patches, as given by commas: whole numbers, and shares of all, such as 5%, as
+    fractions.
 
     Raises:
-      ValueError: no such number, or more than there are; names the one.
+      ValueError: neither; names it.
     """
-    found = []
+    found: list[int | float] = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)(%?)\s*", part)
-        if match is None or ("." in match[1] and not match[2]):
+        match = re.fullmatch(r"\s*(?:(\d+)|(\d+(?:\.\d+)?)%)\s*", part)
+        if match is None:
             raise ValueError(f"--changed: a number of patches or a share is needed, got '{part}'")
-        number = round(float(match[1]) / 100 * patches) if match[2] else int(match[1])
-        if number > patches:
-            raise ValueError(f"--changed: a frame has {patches} patches, got '{part}'")
-        found.append(number)
+        found.append(int(match[1]) if match[1] else float(match[2]) / 100)
     return found
+
+
+def patches_of(amounts: Sequence[int | float], patches: int) -> list[int]:
+    """The numbers of patches that amounts mean in a frame of so many.
+
+    Raises:
+      ValueError: more than there are; names the number.
+    """
+    numbers = [round(x * patches) if isinstance(x, float) else x for x in amounts]
+    if max(numbers) > patches:
+        raise ValueError(f"--changed: a frame has {patches} patches, got {max(numbers)}")
+    return numbers
 
 
 def edited(frames: np.ndarray, patch: int, number: int, rng: np.random.Generator) -> np.ndarray:
     """The frames with so many patches of each replaced, at random places."""
     frames = frames.copy()
-    rows, columns = (side // patch for side in frames.shape[1:3])
+    rows, columns = (-(-side // patch) for side in frames.shape[1:3])
     for frame in frames:
         for index in rng.permutation(rows * columns)[:number]:
             row, column = divmod(int(index), columns)

@@ -23,7 +23,7 @@ os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
 
 import jax
 import jax.numpy as jnp
-from command_line import run_script
+from command_line import run_script, sides
 from jax.experimental import topologies
 from jax.extend import core
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -31,10 +31,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import diffvis_jax as dv
 from diffvis_jax.core.tuning import CPU, GPU, TPU, Tuning
 from diffvis_jax.towers import build
-from diffvis_jax.towers.registry import FAMILIES, VisionConfig
+from diffvis_jax.towers.registry import ARCHITECTURES, VisionConfig, with_size
 
 TPUS = ("v5e", "v6e", "v5p", "v4")
-CONFIGS = {family.name: family.config for family in FAMILIES.values()}
 TARGETS = ("cpu", *TPUS, "h100")
 OPERATIONS = ("while", "conditional", "fusion", "custom-call", "copy", "gather", "scatter")
 
@@ -43,8 +42,7 @@ H100 = """gpu_device_info { threads_per_block_limit: 1024 threads_per_warp: 32
 shared_memory_per_block: 49152 shared_memory_per_core: 233472 threads_per_core_limit: 2048
 core_count: 132 fpus_per_core: 128 block_dim_limit_x: 2147483647 block_dim_limit_y: 65535
 block_dim_limit_z: 65535 memory_bandwidth: 3352320000000 l2_cache_size: 52428800
-clock_rate_ghz: 1.98
-device_memory_size: 84978892800 shared_memory_per_block_optin: 232448
+clock_rate_ghz: 1.98 device_memory_size: 84978892800 shared_memory_per_block_optin: 232448
 cuda_compute_capability { major: 9 } registers_per_core_limit: 65536
 registers_per_block_limit: 65536 } platform_name: "CUDA" dnn_version_info { major: 9 minor: 1 }
 device_description_str: "NVIDIA H100 80GB HBM3" """
@@ -140,8 +138,8 @@ def main() -> int:
     add = parser.add_argument
     add("target", choices=TARGETS)
     add("what", choices=("encode", "step"))
-    add("--arch", choices=tuple(CONFIGS), default="clip", help="the tower (%(default)s)")
-    add("--size", type=int, help="pixels along the side (as released)")
+    add("--arch", choices=tuple(ARCHITECTURES), default="clip", help="the tower (%(default)s)")
+    add("--size", type=sides, help="pixels along the side, or HEIGHTxWIDTH (as released)")
     add("--depths", type=int, nargs=5, help="blocks of each stage of FastViTHD (as released)")
     add("--layers", type=int, help="blocks of CLIP (as released)")
     add("--batch", type=int, default=1, help="streams (1)")
@@ -152,14 +150,14 @@ def main() -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Compiles what the arguments say, and prints three lines."""
-    config = CONFIGS[args.arch]()
-    wanted = {"size": args.size, "layers": args.layers, "depths": args.depths}
+    config = ARCHITECTURES[args.arch]()
+    wanted = {"layers": args.layers, "depths": args.depths}
     given = {name: value for name, value in wanted.items() if value is not None}
     if unknown := given.keys() - {field.name for field in dataclasses.fields(config)}:
         raise ValueError(f"--{min(unknown)}: a {args.arch} tower has none")
     if "depths" in given:
         given["depths"] = tuple(given["depths"])
-    config = dataclasses.replace(config, dtype=args.dtype, **given)
+    config = with_size(dataclasses.replace(config, dtype=args.dtype, **given), args.size)
     jax.config.update("jax_enable_compilation_cache", False)
     found = compiled(config, args.what, args.target, args.batch)
     print(f"{args.arch} {args.what} for {args.target}: compiled in {found.seconds:.0f} s")

@@ -48,6 +48,10 @@ register(Family("clip", clip.CLIPConfig, clip.tower, clip.outputs))
 register(Family("qwen2_5_vl", qwen2_5_vl.Qwen25VisionConfig, qwen2_5_vl.tower))
 
 
+# Name -> class of the configs, whose defaults are a released tower's.
+ARCHITECTURES = {family.name: family.config for family in FAMILIES.values()}
+
+
 def family_of(config: Any) -> Family:
     """The family of a config.
 

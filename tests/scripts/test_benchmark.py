@@ -1,6 +1,5 @@
 """scripts/benchmark.py: what it says about single changes and settling. No time is judged."""
 
-import dataclasses
 import json
 import re
 import sys
@@ -10,7 +9,6 @@ import pytest
 from PIL import Image
 from tiny import QWEN
 
-import diffvis_jax as dv
 from diffvis_jax.checkpoints import store
 
 
@@ -124,9 +122,19 @@ def test_a_tower_of_any_size_gets_pictures_in_its_own(script, screens):
     np.testing.assert_array_equal(frame[0], resized)
 
 
-def test_the_screen_that_qwen_is_measured_at(benchmark):
-    config = dataclasses.replace(benchmark.CONFIGS["qwen2_5_vl"], max_pixels=1_003_520)
-    assert dv.frame_size(1920, 1080, config) == config.size == (728, 1316)
+@pytest.mark.parametrize(
+    ("text", "numbers"), [("1,8", [1, 8]), (" 2 , 50%,100%", [2, 20, 40]), ("0%,2.5%", [0, 1])]
+)
+def test_amounts_of_patches(script, text, numbers):
+    batch = script("benchmark_batch")
+    assert batch.patches_of(batch.amounts_of(text), 40) == numbers
+
+
+@pytest.mark.parametrize(("text", "said"), [("41", "has 40 patches, got 41"), ("110%", "got 44")])
+def test_more_patches_than_there_are(script, text, said):
+    batch = script("benchmark_batch")
+    with pytest.raises(ValueError, match=said):
+        batch.patches_of(batch.amounts_of(text), 40)
 
 
 @pytest.mark.slow
