@@ -33,10 +33,10 @@ def check_settings(
             )
     flat = source.vision is source.config
     alone, inside, images = settings.VISION_ALONE, settings.VISION, settings.PREPROCESSOR
-    decoder = settings.LANGUAGE
+    decoder, generation = settings.LANGUAGE, settings.GENERATION
     if kind == "qwen2_5_vl":
         alone = inside = settings.QWEN_VISION
-        decoder = settings.QWEN_LANGUAGE
+        decoder, generation = settings.QWEN_LANGUAGE, settings.QWEN_GENERATION
         images = settings.QWEN_PREPROCESSOR
     tower: Table = alone if flat else {"vision_config": inside}
     model: dict[str, Rule | Table] = dict(settings.WRAPPER)
@@ -62,7 +62,7 @@ def check_settings(
         ("preprocessor_config.json", source.preprocessor, images, False),
         ("processor_config.json", source.processor, processor, False),
         ("open_clip_config.json", source.open_clip, settings.OPEN_CLIP, False),
-        ("generation_config.json", source.generation, settings.GENERATION, True),
+        ("generation_config.json", source.generation, generation, True),
         ("tokenizer_config.json", source.tokenizer, settings.TOKENIZER, True),
     ):
         hint = "; --vision-only leaves the language model out" if of_language else ""
