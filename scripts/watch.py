@@ -42,8 +42,8 @@ if TYPE_CHECKING:  # so that --help does not wait for JAX
 OF_THE_SCREEN = ("monitor", "region", "display")
 OF_THE_ANSWERS = (
     *("prompt_style", "coordinates", "conv_mode", "temperature", "top_p", "num_beams"),
-    *("add_vision_id", "max_new_tokens", "history", "seed", "min_change", "decode_dtype"),
-    *("prefill", "prefill_refresh", "prefill_tolerance"),
+    *("add_vision_id", "repetition_penalty", "max_new_tokens", "history", "seed", "min_change"),
+    *("decode_dtype", "prefill", "prefill_refresh", "prefill_tolerance"),
 )
 
 
