@@ -22,22 +22,22 @@ from command_line import run_script
 
 from diffvis_jax.checkpoints.formats.tensors import Shape
 from diffvis_jax.checkpoints.keys import fastvithd as fastvithd_keys
-from diffvis_jax.checkpoints.keys import qwen2 as language_keys
-from diffvis_jax.language.config import QwenConfig
+from diffvis_jax.checkpoints.keys import language as language_keys
+from diffvis_jax.language.config import DecoderConfig
 from diffvis_jax.towers.fastvithd import FastViTHDConfig
 from diffvis_jax.utils.progress import Progress
 
 TOWER = FastViTHDConfig()
 # Widths of Qwen2; the rows of the embedding are those on disk.
-SIZES: dict[str, tuple[FastViTHDConfig, QwenConfig]] = {
-    "0.5b": (TOWER, QwenConfig()),
+SIZES: dict[str, tuple[FastViTHDConfig, DecoderConfig]] = {
+    "0.5b": (TOWER, DecoderConfig()),
     "1.5b": (
         TOWER,
-        QwenConfig(width=1536, layers=28, heads=12, head_width=128, mlp_width=8960),
+        DecoderConfig(width=1536, layers=28, heads=12, head_width=128, mlp_width=8960),
     ),
     "7b": (
         TOWER,
-        QwenConfig(
+        DecoderConfig(
             vocabulary=152064, width=3584, layers=28, heads=28, kv_heads=4, head_width=128,
             mlp_width=18944, tied=False,
         ),
@@ -47,7 +47,7 @@ SIZES: dict[str, tuple[FastViTHDConfig, QwenConfig]] = {
             depths=(1, 1, 2, 1, 1), widths=(16, 32, 64, 128, 256), token_width=512,
             squeeze_width=32, size=256,
         ),
-        QwenConfig(
+        DecoderConfig(
             vocabulary=2048, width=64, layers=3, heads=4, kv_heads=2, head_width=16, mlp_width=160,
             projector_input=512,
         ),
@@ -72,7 +72,7 @@ class Entry:
         return int(np.prod(self.shape, dtype=np.int64))
 
 
-def entries(tower: FastViTHDConfig, language: QwenConfig) -> list[Entry]:
+def entries(tower: FastViTHDConfig, language: DecoderConfig) -> list[Entry]:
     """Every tensor of such a checkpoint, under its released name."""
     found = []
     for rule in fastvithd_keys.rules(tower):
@@ -202,7 +202,7 @@ def _byte_letters() -> list[str]:
     return [letters[b] for b in range(256)]
 
 
-def config_files(tower: FastViTHDConfig, language: QwenConfig, first: int) -> dict[str, str]:
+def config_files(tower: FastViTHDConfig, language: DecoderConfig, first: int) -> dict[str, str]:
     """`config.json` and `generation_config.json`; `first` is the id of the first special token."""
     config = {
         "model_type": "llava_qwen2",

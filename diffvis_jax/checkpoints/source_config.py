@@ -15,7 +15,7 @@ from diffvis_jax.checkpoints import fields
 from diffvis_jax.checkpoints.fields import Json
 from diffvis_jax.checkpoints.format import read_json
 from diffvis_jax.errors import CheckpointError
-from diffvis_jax.language.config import QwenConfig
+from diffvis_jax.language.config import DecoderConfig
 from diffvis_jax.towers.clip import CLIPConfig
 from diffvis_jax.towers.fastvithd import FastViTHDConfig
 from diffvis_jax.towers.qwen2_5_vl import Qwen25VisionConfig
@@ -269,8 +269,8 @@ def complete_qwen_vision(
 
 
 def complete_language(
-    config: QwenConfig, source: SourceConfig, has_head: bool, found: Findings
-) -> QwenConfig:
+    config: DecoderConfig, source: SourceConfig, has_head: bool, found: Findings
+) -> DecoderConfig:
     """Adds what shapes cannot tell; contradictions are added to `found`."""
     text = source.text
     found.compare(

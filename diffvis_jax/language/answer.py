@@ -12,7 +12,7 @@ import numpy as np
 from diffvis_jax.errors import ConfigError
 from diffvis_jax.language import generate
 from diffvis_jax.language.beam import beam_search
-from diffvis_jax.language.config import QwenConfig
+from diffvis_jax.language.config import DecoderConfig
 from diffvis_jax.language.generate import Generation
 from diffvis_jax.language.kv_cache import KVCache
 from diffvis_jax.language.sampling import Sampling, make_sampling
@@ -56,7 +56,7 @@ class AnswerOptions:
                 f"{self.temperature}"
             )
 
-    def sampling(self, config: QwenConfig) -> Sampling:
+    def sampling(self, config: DecoderConfig) -> Sampling:
         """The same, as the decoding loop takes it."""
         rows = config.vocabulary
         limit = rows if self.vocabulary is None else min(self.vocabulary, rows)
@@ -69,7 +69,7 @@ class AnswerOptions:
 
 
 def first_id(
-    logits: jax.Array, cache: KVCache, options: AnswerOptions, *, config: QwenConfig
+    logits: jax.Array, cache: KVCache, options: AnswerOptions, *, config: DecoderConfig
 ) -> Generation:
     """An answer of one id, to be advanced; takes the cache over.
 
@@ -93,7 +93,7 @@ def advance(
     until: int,
     options: AnswerOptions,
     *,
-    config: QwenConfig,
+    config: DecoderConfig,
 ) -> Generation:
     """Goes on until that many ids are chosen, or every answer has ended.
 
@@ -115,7 +115,7 @@ def search(
     cache: KVCache,
     options: AnswerOptions,
     *,
-    config: QwenConfig,
+    config: DecoderConfig,
 ) -> list[np.ndarray]:
     """The best answers by beam search, int32 `[n]` each; the cache stays as it is."""
     stops = generate.make_stops(config, options.stop_ids)
@@ -143,7 +143,7 @@ def answers(
     cache: KVCache,
     options: AnswerOptions,
     *,
-    config: QwenConfig,
+    config: DecoderConfig,
 ) -> tuple[list[np.ndarray], KVCache]:
     """B whole answers after a prefill (its logits are float32 `[B, V]`, its cache is donated unless
     there are beams), int32 `[n]` each, with the stop id that ended it; and the cache."""

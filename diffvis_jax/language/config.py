@@ -1,4 +1,5 @@
-"""What a converted language model is: Qwen2 (or Llama, which only lacks the biases), projector."""
+"""What a converted language model is: a decoder (Llama and Mistral lack Qwen2's biases, and no
+more), projector."""
 
 import dataclasses
 
@@ -7,7 +8,7 @@ from diffvis_jax.utils.config_checks import require_positive
 
 
 @dataclasses.dataclass(frozen=True)
-class QwenConfig:
+class DecoderConfig:
     """Architecture of a decoder and of the projector before it; the defaults are FastVLM-0.5B's.
 
     Its parameters, V vocabulary rows, D width, H heads, G key-value heads, d head width, M mlp
