@@ -41,6 +41,7 @@ class DecoderConfig:
       eos_ids: ids that end a generation.
       image_token_id: id that the tokenizer gives `<image>`, where it has one. In `input_ids` an
         image is -200; with `mrope_section` also a run of this id, one for each of its tokens.
+      conversation: template of its prompts, see `build_prompt`.
       projector_layers: linear layers of the projector, 0 = the tower's tokens as they are.
       projector_input: P, channels of a vision token.
       dtype: dtype of the matrices, "float32" or "bfloat16".
@@ -66,6 +67,7 @@ class DecoderConfig:
     pad_id: int | None = None
     eos_ids: tuple[int, ...] = (151645, 151643)
     image_token_id: int | None = None
+    conversation: str = "qwen_2"
     projector_layers: int = 2
     projector_input: int = 3072
     dtype: str = "float32"
