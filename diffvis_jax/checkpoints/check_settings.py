@@ -35,9 +35,10 @@ def check_settings(
     alone, inside, images = settings.VISION_ALONE, settings.VISION, settings.PREPROCESSOR
     decoder = settings.MISTRAL if source.decoder == "mistral" else settings.LANGUAGE
     tokenizer = settings.TOKENIZER if source.decoder == "qwen2" else settings.SENTENCEPIECE
+    generation = settings.GENERATION
     if kind == "qwen2_5_vl":
         alone = inside = settings.QWEN_VISION
-        decoder = settings.QWEN_LANGUAGE
+        decoder, generation = settings.QWEN_LANGUAGE, settings.QWEN_GENERATION
         images = settings.QWEN_PREPROCESSOR
     tower: Table = alone if flat else {"vision_config": inside}
     model: dict[str, Rule | Table] = dict(settings.WRAPPER)
@@ -63,7 +64,7 @@ def check_settings(
         ("preprocessor_config.json", source.preprocessor, images, False),
         ("processor_config.json", source.processor, processor, False),
         ("open_clip_config.json", source.open_clip, settings.OPEN_CLIP, False),
-        ("generation_config.json", source.generation, settings.GENERATION, True),
+        ("generation_config.json", source.generation, generation, True),
         ("tokenizer_config.json", source.tokenizer, tokenizer, True),
     ):
         hint = "; --vision-only leaves the language model out" if of_language else ""

@@ -28,6 +28,7 @@ from diffvis_jax.checkpoints.source_config import (
     complete_clip,
     complete_fastvithd,
     complete_language,
+    complete_qwen_language,
     complete_qwen_vision,
     fastvithd_size,
     language_heads,
@@ -311,8 +312,10 @@ def _language_config(
     width = getattr(vision, "token_width", None) or vision.width
     config = language_keys.infer_config(_shapes(part), language_heads(source), width)
     config = complete_language(config, source, has_head, found)
-    if isinstance(vision, Qwen25VisionConfig) and not config.mrope_section:
-        found.problems.append("config.json: mrope_section is missing, which no weight tells")
+    if isinstance(vision, Qwen25VisionConfig):
+        if not config.mrope_section:
+            found.problems.append("config.json: mrope_section is missing, which no weight tells")
+        config = complete_qwen_language(config, source)
     if isinstance(vision, CLIPConfig) and (vision.width, vision.layers) == _SHORTENED:
         found.problems.append(
             "the tower is SigLIP's so400m without its last block, as LLaVA-NeXT saves it to read "

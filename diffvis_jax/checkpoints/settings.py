@@ -125,6 +125,9 @@ GENERATION: Table = {
     **_ignored("config.json tells", "bos_token_id", "pad_token_id"),
 }
 
+# Of Qwen2.5-VL.
+QWEN_GENERATION: Table = {**GENERATION, **_read("repetition_penalty")}
+
 # ---- config.json ------------------------------------------------------------------------------
 
 _COMMON: Table = {

@@ -338,6 +338,14 @@ def complete_language(
     )
 
 
+def complete_qwen_language(config: DecoderConfig, source: SourceConfig) -> DecoderConfig:
+    """Adds how a Qwen2.5-VL is talked to. (FastVLM's own script puts its file's penalty aside.)"""
+    penalty = fields.positive(source.generation, "repetition_penalty", "generation_config.json")
+    return dataclasses.replace(
+        config, conversation="qwen_2_5_vl", repetition_penalty=penalty or config.repetition_penalty
+    )
+
+
 def _names_the_released_tower(source: SourceConfig) -> bool:
     """Whether config.json names the tower of the released FastVLMs, by Apple's or timm's name."""
     architecture = fields.text(source.vision, "architecture") or ""

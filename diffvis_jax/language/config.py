@@ -41,7 +41,9 @@ class DecoderConfig:
       eos_ids: ids that end a generation.
       image_token_id: id that the tokenizer gives `<image>`, where it has one. In `input_ids` an
         image is -200; with `mrope_section` also a run of this id, one for each of its tokens.
-      conversation: template of its prompts, see `build_prompt`.
+      conversation: template of its prompts, see `prompt.py`.
+      repetition_penalty: what its files say that logits of ids already there are divided by; 1 =
+        nothing.
       projector_layers: linear layers of the projector, 0 = the tower's tokens as they are.
       projector_input: P, channels of a vision token.
       dtype: dtype of the matrices, "float32" or "bfloat16".
@@ -68,6 +70,7 @@ class DecoderConfig:
     eos_ids: tuple[int, ...] = (151645, 151643)
     image_token_id: int | None = None
     conversation: str = "qwen_2"
+    repetition_penalty: float = 1.0
     projector_layers: int = 2
     projector_input: int = 3072
     dtype: str = "float32"
@@ -92,5 +95,7 @@ class DecoderConfig:
                 f"without a projector the vision tokens ({self.projector_input} channels) must be "
                 f"as wide as the language model ({self.width})"
             )
+        if self.repetition_penalty <= 0:
+            raise ConfigError(f"repetition_penalty must be above 0, got {self.repetition_penalty}")
         if self.dtype not in ("float32", "bfloat16"):
             raise ConfigError(f"dtype must be 'float32' or 'bfloat16', got {self.dtype!r}")

@@ -1,9 +1,13 @@
-"""From a question to the ids that the decoder is given, as LLaVA writes them.
+"""From a question to the ids that the decoder is given, as the model's own code writes them.
 
-Source: haotian-liu/LLaVA `conversation.py` and `mm_utils.tokenizer_image_token`, apple/ml-fastvlm.
+Source: haotian-liu/LLaVA `conversation.py` and `mm_utils.tokenizer_image_token`, apple/ml-fastvlm,
+the chat template of Qwen2.5-VL.
 """
 
+import itertools
+import re
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,31 +24,43 @@ def build_prompt(
     conversation: str = "qwen_2",
     images: int = 1,
     turns: Sequence[tuple[str, str]] = (),
+    numbered: bool = False,
 ) -> str:
     """The text of a conversation up to where the model answers.
 
     Args:
       question: what is asked now.
-      conversation: the template, one of `CONVERSATIONS`: "qwen_2" is FastVLM's, "vicuna_v1" that
-        of LLaVA-1.5 and 1.6 with Vicuna, "mistral" that of LLaVA-1.6 with Mistral.
-      images: how many images there are. Their marks are put in front of the first message, each on
-        a line of its own, unless the messages have marks themselves.
+      conversation: the template, one of `CONVERSATIONS`: a model names its own
+        (`DecoderConfig.conversation`).
+      images: how many images there are. Their marks are put in front of the first message, unless
+        the messages have marks themselves.
       turns: earlier questions and answers.
+      numbered: whether each image is given its number in the text ("Picture 1: "); of
+        "qwen_2_5_vl" alone, whose `add_vision_id` this is.
 
     Raises:
-      PromptError: an unknown template, or marks in the text that are not as many as the images.
+      PromptError: an unknown template, one that numbers no images, or marks in the text that are
+        not as many as the images.
     """
     if conversation not in CONVERSATIONS:
         raise PromptError(
             f"no conversation template {conversation!r}: there are {sorted(CONVERSATIONS)}"
         )
+    template = CONVERSATIONS[conversation]
+    if numbered and not template.number:
+        raise PromptError(f"the template {conversation!r} gives images no numbers")
     messages = [*(text for turn in turns for text in turn), question]
     marks = sum(text.count(IMAGE_MARK) for text in messages)
     if marks not in (0, images):
         raise PromptError(f"the text has {marks} {IMAGE_MARK} marks for {images} images")
     if not marks:
-        messages[0] = f"{IMAGE_MARK}\n" * images + messages[0]
-    return CONVERSATIONS[conversation](messages)
+        messages[0] = f"{IMAGE_MARK}{template.after}" * images + messages[0]
+    count = itertools.count(1)
+
+    def image(_: re.Match) -> str:
+        return (template.number.format(next(count)) if numbered else "") + template.image
+
+    return template.conversation([re.sub(IMAGE_MARK, image, text) for text in messages])
 
 
 def tokenize(prompt: str, tokenizer: Tokenizer) -> np.ndarray:
@@ -62,10 +78,11 @@ def tokenize(prompt: str, tokenizer: Tokenizer) -> np.ndarray:
             "the tokenizer puts no special token (<s>) before a text, as the templates 'vicuna_v1' "
             "and 'mistral' need: the tokenizer.json or the template is another model's"
         )
-    for mark in _QWEN_MARKS if prompt.startswith(_QWEN_MARKS[0]) else ():
+    marks = [mark for mark in _QWEN_MARKS if mark in prompt]
+    for mark in marks if prompt.startswith(_QWEN_MARKS[0]) else ():
         if len(tokenizer.encode(mark)) != 1:
             raise PromptError(
-                f"the tokenizer has no token {mark!r}, which the template 'qwen_2' needs: the "
+                f"the tokenizer has no token {mark!r}, which the template needs: the "
                 "model's tokenizer_config.json or added_tokens.json is missing, or the template "
                 "is another model's"
             )
@@ -79,7 +96,7 @@ def tokenize(prompt: str, tokenizer: Tokenizer) -> np.ndarray:
     return np.array(ids, np.int32)
 
 
-_QWEN_MARKS = ("<|im_start|>", "<|im_end|>")
+_QWEN_MARKS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
 
 
 def _qwen_2(messages: Sequence[str]) -> str:
@@ -117,9 +134,28 @@ def _plain(messages: Sequence[str]) -> str:
     return "".join(f"{message}\n" for message in messages)
 
 
-CONVERSATIONS: dict[str, Callable[[Sequence[str]], str]] = {
-    "qwen_2": _qwen_2,
-    "vicuna_v1": _vicuna_v1,
-    "mistral": _mistral,
-    "plain": _plain,
+class Template(NamedTuple):
+    """How a model is talked to.
+
+    Attributes:
+      conversation: the messages of user and assistant in turn -> the prompt.
+      after: what follows each image in front of a message.
+      image: what stands for an image, `IMAGE_MARK` in it.
+      number: what may stand before it, with its number, from 1; empty = nothing may.
+    """
+
+    conversation: Callable[[Sequence[str]], str]
+    after: str = "\n"
+    image: str = IMAGE_MARK
+    number: str = ""
+
+
+CONVERSATIONS: dict[str, Template] = {
+    "qwen_2": Template(_qwen_2),
+    "qwen_2_5_vl": Template(
+        _qwen_2, "", f"<|vision_start|>{IMAGE_MARK}<|vision_end|>", "Picture {}: "
+    ),
+    "vicuna_v1": Template(_vicuna_v1),
+    "mistral": Template(_mistral),
+    "plain": Template(_plain),
 }

@@ -25,8 +25,8 @@ def headers(arrays) -> dict[str, Tensor]:
     }
 
 
-def plan(config=FLAT, preprocessor=PREPROCESSOR, arrays=ARRAYS, **kwargs):
-    source = SourceConfig(config=config, preprocessor=preprocessor)
+def plan(config=FLAT, preprocessor=PREPROCESSOR, arrays=ARRAYS, generation=None, **kwargs):
+    source = SourceConfig(config=config, preprocessor=preprocessor, generation=generation or {})
     return make_plan(headers(arrays), source, **{"vision_only": True, **kwargs})
 
 
@@ -177,6 +177,20 @@ def test_the_decoder_is_read_from_both_spellings(spelling):
     assert (config.projector_layers, config.projector_input) == (0, 64)
     assert (config.image_token_id, config.eos_ids) == (315, (311,))
     assert made.notes == []
+
+
+def test_how_it_is_talked_to():
+    sampling = {"do_sample": True, "temperature": 1e-6, "repetition_penalty": 1.05}
+    for generation, penalty in ((None, 1.0), (sampling | {"eos_token_id": [311, 309]}, 1.05)):
+        made = plan(generation=generation, vision_only=False)
+        assert made.language_config is not None
+        assert made.language_config.conversation == "qwen_2_5_vl"
+        assert made.language_config.repetition_penalty == penalty
+        assert ("generation_config.json: temperature" in made.ignored) == bool(generation)
+        assert "generation_config.json: repetition_penalty" not in made.ignored
+    assert made.language_config.eos_ids == (311, 309)
+    with pytest.raises(CheckpointError, match="repetition_penalty must be above 0, got 0"):
+        plan(generation={"repetition_penalty": 0}, vision_only=False)
 
 
 ROPE = FLAT["rope_scaling"]

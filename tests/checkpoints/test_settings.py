@@ -466,7 +466,7 @@ def test_the_code_reads_only_what_the_table_says_is_read():
         for table in (
             settings.VISION_ALONE, settings.LANGUAGE, settings.WRAPPER, settings.PREPROCESSOR,
             settings.GENERATION, settings.TOKENIZER, settings.OPEN_CLIP, settings.QWEN_VISION,
-            settings.QWEN_PREPROCESSOR, settings.QWEN_LANGUAGE,
+            settings.QWEN_PREPROCESSOR, settings.QWEN_LANGUAGE, settings.QWEN_GENERATION,
         )
         for name, rule in rules(table)
         if isinstance(rule, Read)

@@ -230,6 +230,35 @@ def test_the_template_is_that_of_fastvlm():
     )
 
 
+def test_the_template_of_qwen_2_5_vl():
+    """No newline around an image; its marks are tokens of the tokenizer."""
+    image = "<|vision_start|><image><|vision_end|>"
+    end = "<|im_end|>\n<|im_start|>assistant\n"
+    question = "Describe this image."
+    assert build_prompt(question, conversation="qwen_2_5_vl") == (
+        SYSTEM + f"<|im_start|>user\n{image}{question}{end}"
+    )
+    assert build_prompt("?", conversation="qwen_2_5_vl", images=2) == (
+        SYSTEM + f"<|im_start|>user\n{image}{image}?{end}"
+    )
+    turns = [("<image> or <image>", "Both.")]
+    numbered = build_prompt(
+        "And <image>?", conversation="qwen_2_5_vl", images=3, turns=turns, numbered=True
+    )
+    assert numbered == (
+        SYSTEM + f"<|im_start|>user\nPicture 1: {image} or Picture 2: {image}<|im_end|>\n"
+        "<|im_start|>assistant\nBoth.<|im_end|>\n"
+        f"<|im_start|>user\nAnd Picture 3: {image}?{end}"
+    )
+    with pytest.raises(dv.PromptError, match="'qwen_2' gives images no numbers"):
+        build_prompt("?", numbered=True)
+
+
+def test_the_marks_around_an_image_must_be_tokens(whole):
+    with pytest.raises(dv.PromptError, match=r"no token '<\|vision_start\|>', which the template"):
+        tokenize(build_prompt("What?", conversation="qwen_2_5_vl"), load_tokenizer(whole))
+
+
 def test_plain_is_the_text_alone():
     assert build_prompt("What are these?", conversation="plain") == "<image>\nWhat are these?\n"
 
