@@ -206,7 +206,7 @@ def _find_tower(tensors: Mapping[str, Tensor], source: SourceConfig) -> tuple[An
     if source.tower_name:
         raise CheckpointError(
             "no vision tower in it: config.json names "
-            f"{source.tower_name!r}, convert that checkpoint instead"
+            f"{source.tower_name!r}; tell where that is with --vision-tower, or convert it alone"
         )
     names = sorted(tensor.name for tensor in tensors.values())
     raise CheckpointError(

@@ -74,6 +74,15 @@ class SourceConfig:
         """LLaVA's name of the tower, such as "mobileclip_l_1024"."""
         return fields.text(self.config, "mm_vision_tower") or ""
 
+    def with_tower(self, tower: "SourceConfig") -> "SourceConfig":
+        """These files, and what another checkpoint's say of the tower, which these do not."""
+        return dataclasses.replace(
+            self,
+            config=self.config | {"vision_config": tower.vision},
+            preprocessor=self.preprocessor or tower.preprocessor,
+            open_clip=self.open_clip or tower.open_clip,
+        )
+
 
 def read_source_config(directory: Path) -> SourceConfig:
     """Reads the JSON files of a checkpoint's directory.

@@ -40,7 +40,7 @@ class DecoderConfig:
       bos_id, pad_id: None where the source names none.
       eos_ids: ids that end a generation.
       image_token_id: id that the tokenizer gives `<image>`, where it has one. In `input_ids` an
-        image is -200; with `mrope_section` also a run of this id, one for each of its tokens.
+        image is -200, or a run of this id, one for each of its tokens.
       conversation: template of its prompts, see `prompt.py`.
       repetition_penalty: what its files say that logits of ids already there are divided by; 1 =
         nothing.

@@ -234,7 +234,7 @@ def make_prompt(
         len(sizes),
         sizes,
         vocabulary=config.vocabulary,
-        pad_id=config.image_token_id if mrope else None,
+        pad_id=config.image_token_id,
         max_length=config.max_length if cut else 2**30,
         padded=padded,
     )
