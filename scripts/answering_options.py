@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from command_line import number, whole
+from frame_sizes import add_bounds, has_sizes, with_bounds
 from named_policies import HELP as POLICY_HELP
 from named_policies import find_policy
 from named_weights import WEIGHTS
@@ -48,6 +49,7 @@ def add_model_options(parser: argparse.ArgumentParser, *, required: bool) -> Non
         action="store_true",
         help="pad pictures to a square, whatever the model's files say",
     )
+    add_bounds(model.add_argument)
 
 
 def add_answer_options(parser: argparse.ArgumentParser) -> None:
@@ -63,12 +65,16 @@ def add_answer_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--coordinates",
         choices=COORDINATES,
-        default="as-written",
         help="what the numbers in commands mean: shares or pixels of the screenshot or of the "
-        "model's square input (default: two numbers in 0-1 with a decimal point are shares of the "
-        "screenshot, others its pixels)",
+        "model's input; as-written: two numbers in 0-1 with a decimal point are shares of the "
+        "screenshot, others its pixels (default: as-written, of Qwen2.5-VL input)",
     )
-    add("--conv-mode", metavar="NAME", default="qwen_2", help="template of the prompt (qwen_2)")
+    add("--conv-mode", metavar="NAME", help="template of the prompt (default: the model's own)")
+    add(
+        "--add-vision-id",
+        action="store_true",
+        help="number the images in the prompt, as Qwen2.5-VL's template can",
+    )
     add(
         "--temperature",
         metavar="T",
@@ -238,7 +244,10 @@ def load_model(args: argparse.Namespace, *, language: bool) -> dv.Model:
 
     directory = find_model_directory(args.model_path, language=language)
     model = dv.load(directory, dtype=args.dtype, decode_dtype=args.decode_dtype)
+    model = with_bounds(model, args)
     if args.force_pad_aspect:
+        if has_sizes(model):
+            raise ValueError(f"--force-pad-aspect: {model.name} takes images in their own shape")
         model = dataclasses.replace(
             model, config=dataclasses.replace(model.config, resize_mode="pad")
         )
@@ -288,17 +297,19 @@ def make_prefill(args: argparse.Namespace) -> dv.PrefillPolicy:
     return dataclasses.replace(named, tolerance=args.prefill_tolerance)
 
 
-def make_question(args: argparse.Namespace) -> str:
+def make_question(args: argparse.Namespace, model: dv.Model) -> str:
     """The prompt, with the instructions of its style."""
     from diffvis_jax.agent.commands import command_prompt
 
     if args.prompt_style == "pyautogui":
-        return command_prompt(args.prompt, make_space(args))
+        return command_prompt(args.prompt, make_space(args, model))
     return args.prompt
 
 
-def make_space(args: argparse.Namespace) -> Any:
+def make_space(args: argparse.Namespace, model: dv.Model) -> Any:
     """What the coordinates in commands are measured in; None = as they are written."""
+    if args.coordinates is None:  # Qwen2.5-VL writes pixels of the image that it was shown
+        return "input" if has_sizes(model) else None
     return None if args.coordinates == "as-written" else args.coordinates
 
 
@@ -308,6 +319,7 @@ def answerer_options(args: argparse.Namespace, model: dv.Model) -> dict[str, Any
 
     return {
         "conversation": args.conv_mode,
+        "numbered": args.add_vision_id,
         "policy": make_policy(args, model),
         "prefill": make_prefill(args),
         "history": args.history,

@@ -84,7 +84,8 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     """One row per policy."""
     model = dv.load(find_weights(args.weights), dtype=args.dtype)
     language = model.language
-    ids = tokenize(build_prompt(args.prompt), language.tokenizer)
+    text = build_prompt(args.prompt, conversation=language.config.conversation)
+    ids = tokenize(text, language.tokenizer)
     recording = read_recording(args.frames).first(args.num_frames)
     if len(recording.paths) < 2:
         raise ValueError(f"'{args.frames}' has one frame only: nothing changes")

@@ -25,6 +25,7 @@ import jax
 import numpy as np
 from bundled import BUNDLED
 from command_line import check_file, run_script, write_json
+from frame_sizes import add_bounds, sized_for, with_bounds
 from named_weights import HELP, TRAINED, find_weights
 from plots import pyplot, save
 
@@ -154,6 +155,7 @@ def main() -> int:
     add("--pairs", type=int, default=8, help="pairs of frames at most, evenly chosen (8)")
     add("--stream", type=int, default=64, help="frames of the recording that are run (64)")
     add("--output", type=Path, default=Path("policy.json"), help="the policy (policy.json)")
+    add_bounds(add)
     add("--curve", type=Path, help="draw the curve there (PNG; needs the extra viz)")
     args = parser.parse_args()
     if not 0 <= args.missed < 1:
@@ -172,8 +174,10 @@ def run(args: argparse.Namespace) -> int:
         if args.curve.suffix != ".png":
             raise ValueError(f"--curve is a PNG: '{args.curve.name}' must end in .png")
         pyplot()  # before minutes of work
-    model = dv.load(find_weights(args.weights), dtype="float32")
-    frames = dv.preprocess(list(read_recording(args.frames).paths), model.config)
+    model = with_bounds(dv.load(find_weights(args.weights), dtype="float32"), args)
+    paths = read_recording(args.frames).paths
+    model = sized_for(model, paths)
+    frames = dv.preprocess(list(paths), model.config)
     tower = build(model.config)
     pairs = spread_evenly(small_changes(frames, tower.patch, args.most), args.pairs)
     if not pairs:

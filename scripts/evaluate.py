@@ -28,6 +28,7 @@ from typing import Any
 import jax
 from command_line import run_script, write_json
 from evaluate_report import write_report
+from frame_sizes import BOUNDS, add_bounds, sized_for, with_bounds
 from named_policies import HELP as POLICY_HELP
 from named_policies import find_policies
 from named_weights import HELP, TRAINED, find_weights
@@ -134,6 +135,7 @@ def identity(
         "weights": weights,
         "policies": {name: policy_fields(policy) for name, policy in policies.items()},
         "dtype": args.dtype,
+        **{name: value for name in BOUNDS if (value := getattr(args, name)) is not None},
         "seed": args.seed,
     }
 
@@ -243,7 +245,9 @@ def evaluate(args: argparse.Namespace) -> int:
     if FULL in policies:
         raise ValueError(f"--policies: '{FULL}' is always measured; name others")
     # By all processes, whether they have anything left to do: loading waits for the others.
-    models = {n: dv.load(find_weights(n), dtype=args.dtype) for n in args.weights.split(",")}
+    loaded = {n: dv.load(find_weights(n), dtype=args.dtype) for n in args.weights.split(",")}
+    pictures = [screen.image for stream in streams for screen in stream.screens]
+    models = {name: sized_for(with_bounds(model, args), pictures) for name, model in loaded.items()}
     for model in models.values():
         for policy in policies.values():
             policy.margins(build(model.config))
@@ -327,6 +331,7 @@ def arguments() -> argparse.Namespace:
         default="faithful,fast",
         help=f"each {POLICY_HELP} (%(default)s)",
     )
+    add_bounds(add)
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="(%(default)s)")
     add("--batch", type=int, help="streams at a time in a process (one for each device)")
     add("--workers", type=int, default=2, help="threads that decode images (%(default)s)")

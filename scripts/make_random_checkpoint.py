@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Writes a FastVLM checkpoint with random weights, in the layout in which FastVLM is released.
+"""Writes a FastVLM or Qwen2.5-VL with random weights, in the layout in which it is released.
 
 For exercising conversion, memory and speed where the released weights are not at hand: same names,
 shapes and dtype (bfloat16), a tokenizer of the same size, text without meaning.
-`python scripts/make_random_checkpoint.py DIR`, then `python convert.py DIR weights/NAME`.
+`python scripts/make_random_checkpoint.py DIR`, then `python convert.py DIR weights/NAME`;
+`--arch qwen2_5_vl` for the other one.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -23,8 +25,10 @@ from command_line import run_script
 from diffvis_jax.checkpoints.formats.tensors import Shape
 from diffvis_jax.checkpoints.keys import fastvithd as fastvithd_keys
 from diffvis_jax.checkpoints.keys import language as language_keys
+from diffvis_jax.checkpoints.keys import qwen2_5_vl as qwen_keys
 from diffvis_jax.language.config import DecoderConfig
 from diffvis_jax.towers.fastvithd import FastViTHDConfig
+from diffvis_jax.towers.qwen2_5_vl import Qwen25VisionConfig
 from diffvis_jax.utils.progress import Progress
 
 TOWER = FastViTHDConfig()
@@ -54,9 +58,46 @@ SIZES: dict[str, tuple[FastViTHDConfig, DecoderConfig]] = {
     ),
 }  # fmt: skip
 
+
+def _without_projector(**sizes) -> DecoderConfig:
+    return DecoderConfig(projector_layers=0, projector_input=sizes["width"], **sizes)
+
+
+# Full is the 3B model; reduced has a tower of full depth, in which a change spreads as far.
+SCALES: dict[str, tuple[Qwen25VisionConfig, DecoderConfig]] = {
+    "tiny": (
+        Qwen25VisionConfig(
+            width=80, depth=6, heads=4, mlp_width=108, full_blocks=(2, 5), token_width=64
+        ),
+        _without_projector(
+            vocabulary=2048, width=64, layers=3, heads=4, kv_heads=2, head_width=16, mlp_width=144,
+            mrope_section=(2, 3, 3),
+        ),
+    ),
+    "reduced": (
+        Qwen25VisionConfig(width=320, heads=4, mlp_width=856, token_width=512),
+        _without_projector(
+            width=512, layers=12, heads=8, kv_heads=2, mlp_width=2752, mrope_section=(8, 12, 12)
+        ),
+    ),
+    "full": (
+        Qwen25VisionConfig(),
+        _without_projector(
+            width=2048, layers=36, heads=16, head_width=128, mlp_width=11008,
+            mrope_section=(16, 24, 24),
+        ),
+    ),
+}  # fmt: skip
+
 _APPLE = "model.vision_tower.vision_tower.model."
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-_SPARE = 290  # rows of the embedding beyond the tokenizer's last id, as in the released files
+_QWEN_SPECIAL = (
+    *_SPECIAL,
+    *(f"<|{name}_{end}|>" for name in ("object_ref", "box", "quad", "vision")
+      for end in ("start", "end")),
+    *("<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"),
+)  # fmt: skip
+_TOKENS = 151643  # of the tokenizer without the special ones; the embeddings have more rows
 _ROWS_AT_ONCE = 1 << 22  # numbers drawn before they are written
 
 
@@ -72,14 +113,18 @@ class Entry:
         return int(np.prod(self.shape, dtype=np.int64))
 
 
-def entries(tower: FastViTHDConfig, language: DecoderConfig) -> list[Entry]:
+def entries(tower: FastViTHDConfig | Qwen25VisionConfig, language: DecoderConfig) -> list[Entry]:
     """Every tensor of such a checkpoint, under its released name."""
     found = []
-    for rule in fastvithd_keys.rules(tower):
-        found += [Entry(_APPLE + fastvithd_keys.apple(k), s) for k, s in rule.sources.items()]
+    if isinstance(tower, Qwen25VisionConfig):
+        for rule in qwen_keys.rules(tower):
+            found += [Entry(f"visual.{k}", s) for k, s in rule.sources.items()]
+    else:
+        for rule in fastvithd_keys.rules(tower):
+            found += [Entry(_APPLE + fastvithd_keys.apple(k), s) for k, s in rule.sources.items()]
     for rule in language_keys.rules(language):
         found += [Entry(_released(k), s) for k, s in rule.sources.items()]
-    if language.tied:  # the files have it all the same
+    if language.tied and language.projector_layers:  # FastVLM's files have it all the same
         found.append(Entry("lm_head.weight", (language.vocabulary, language.width)))
     return found
 
@@ -126,7 +171,7 @@ def _distribution(entry: Entry) -> tuple[float, float]:
     if "embed_tokens" in name or "lm_head" in name:
         return 0.0, shape[1] ** -0.5
     fan_in = int(np.prod(shape[1:]))
-    small = ("token_mixer.reparam_conv", "o_proj", "down_proj")
+    small = ("token_mixer.reparam_conv", "o_proj", "down_proj", "attn.proj")
     gain = 0.2 if any(part in name for part in small) or _is_position(name) else 1.0
     return 0.0, gain * fan_in**-0.5
 
@@ -156,7 +201,7 @@ def write_safetensors(path: Path, table: list[Entry], seed: int) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def tokenizer_files(tokens: int) -> dict[str, str]:
+def tokenizer_files(tokens: int, special: tuple[str, ...] = _SPECIAL) -> dict[str, str]:
     """A byte-level BPE of that many tokens and the special ones after them, as Qwen2's files.
 
     Its merges spell pairs, triples and quadruples of letters, and of a space and letters.
@@ -177,14 +222,14 @@ def tokenizer_files(tokens: int) -> dict[str, str]:
             break
         vocabulary[left + right] = len(vocabulary)
         merges.append(f"{left} {right}")
-    added = {text: len(vocabulary) + i for i, text in enumerate(_SPECIAL)}
+    added = {text: len(vocabulary) + i for i, text in enumerate(special)}
     decoder = {str(i): {"content": text, "special": True} for text, i in added.items()}
     config = {
         "added_tokens_decoder": decoder,
         "tokenizer_class": "Qwen2Tokenizer",
         "eos_token": _SPECIAL[2],
         "pad_token": _SPECIAL[0],
-        "model_max_length": 8192,
+        "model_max_length": 8192 if special is _SPECIAL else 131072,
     }
     return {
         "vocab.json": json.dumps(vocabulary, ensure_ascii=False),
@@ -202,11 +247,11 @@ def _byte_letters() -> list[str]:
     return [letters[b] for b in range(256)]
 
 
-def config_files(tower: FastViTHDConfig, language: DecoderConfig, first: int) -> dict[str, str]:
-    """`config.json` and `generation_config.json`; `first` is the id of the first special token."""
+def config_files(
+    tower: FastViTHDConfig | Qwen25VisionConfig, language: DecoderConfig, first: int
+) -> dict[str, str]:
+    """The files beside the weights; `first` is the id of the first special token."""
     config = {
-        "model_type": "llava_qwen2",
-        "architectures": ["LlavaQwen2ForCausalLM"],
         "hidden_size": language.width,
         "intermediate_size": language.mlp_width,
         "num_hidden_layers": language.layers,
@@ -217,10 +262,38 @@ def config_files(tower: FastViTHDConfig, language: DecoderConfig, first: int) ->
         "rope_theta": language.rope_theta,
         "vocab_size": language.vocabulary,
         "tie_word_embeddings": language.tied,
-        "max_position_embeddings": 32768,
         "use_sliding_window": False,
         "bos_token_id": first,
         "eos_token_id": first + 2,
+        "torch_dtype": "bfloat16",
+    }
+    generation = {"eos_token_id": [first + 2, first], "pad_token_id": first}
+    files: dict[str, dict[str, Any]] = {}
+    if isinstance(tower, Qwen25VisionConfig):
+        config |= _qwen_fields(tower, language, first)
+        generation |= {"do_sample": True, "temperature": 1e-6, "repetition_penalty": 1.05}
+        files["preprocessor_config.json"] = {
+            "image_processor_type": "Qwen2VLImageProcessor",
+            "processor_class": "Qwen2_5_VLProcessor",
+            "min_pixels": tower.min_pixels,
+            "max_pixels": tower.max_pixels,
+            "patch_size": tower.patch,
+            "temporal_patch_size": 2,
+            "merge_size": tower.merge,
+            "image_mean": tower.mean,
+            "image_std": tower.std,
+        }
+    else:
+        config |= _fastvlm_fields(tower, language)
+    files |= {"config.json": config, "generation_config.json": generation}
+    return {name: json.dumps(document, indent=1) for name, document in files.items()}
+
+
+def _fastvlm_fields(tower: FastViTHDConfig, language: DecoderConfig) -> dict[str, Any]:
+    return {
+        "model_type": "llava_qwen2",
+        "architectures": ["LlavaQwen2ForCausalLM"],
+        "max_position_embeddings": 32768,
         "mm_hidden_size": tower.token_width,
         "mm_projector_type": "mlp2x_gelu",
         "mm_vision_tower": f"mobileclip_l_{tower.size}",
@@ -228,27 +301,58 @@ def config_files(tower: FastViTHDConfig, language: DecoderConfig, first: int) ->
         "image_aspect_ratio": "pad",
         "tokenizer_model_max_length": language.max_length,
         "tokenizer_padding_side": "right",
-        "torch_dtype": "bfloat16",
     }
-    generation = {"eos_token_id": [first + 2, first], "pad_token_id": first}
+
+
+def _qwen_fields(tower: Qwen25VisionConfig, language: DecoderConfig, first: int) -> dict[str, Any]:
+    def token(text: str) -> int:
+        return first + _QWEN_SPECIAL.index(text)
+
     return {
-        "config.json": json.dumps(config, indent=1),
-        "generation_config.json": json.dumps(generation, indent=1),
+        "model_type": "qwen2_5_vl",
+        "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+        "max_position_embeddings": 128000,
+        "sliding_window": 32768,
+        "max_window_layers": 70,
+        "rope_scaling": {"type": "mrope", "mrope_section": language.mrope_section},
+        "vision_start_token_id": token("<|vision_start|>"),
+        "vision_end_token_id": token("<|vision_end|>"),
+        "vision_token_id": token("<|vision_pad|>"),
+        "image_token_id": token("<|image_pad|>"),
+        "video_token_id": token("<|video_pad|>"),
+        "vision_config": {
+            "depth": tower.depth,
+            "hidden_act": "silu",
+            "hidden_size": tower.width,
+            "intermediate_size": tower.mlp_width,
+            "num_heads": tower.heads,
+            "in_chans": 3,
+            "out_hidden_size": tower.token_width,
+            "patch_size": tower.patch,
+            "spatial_merge_size": tower.merge,
+            "spatial_patch_size": tower.patch,
+            "window_size": tower.window,
+            "fullatt_block_indexes": tower.full_blocks,
+            "tokens_per_second": 2,
+            "temporal_patch_size": 2,
+        },
     }
 
 
-def make(directory: Path, size: str, seed: int) -> Path:
-    """Writes the checkpoint.
+def make(directory: Path, size: str, seed: int, arch: str = "fastvlm") -> Path:
+    """Writes the checkpoint; `size` is one of `SIZES`, or for "qwen2_5_vl" of `SCALES`.
 
     Raises:
       ValueError: the directory is there and not empty.
     """
     if directory.exists() and any(directory.iterdir()):
         raise ValueError(f"{directory} is not empty")
-    tower, language = SIZES[size]
-    tokens = 151936 - _SPARE - len(_SPECIAL) if size != "small" else 700
+    tower, language = (SIZES if arch == "fastvlm" else SCALES)[size]
+    special = _SPECIAL if arch == "fastvlm" else _QWEN_SPECIAL
+    tokens = 700 if language.vocabulary == 2048 else _TOKENS
     directory.mkdir(parents=True, exist_ok=True)
-    for name, text in (tokenizer_files(tokens) | config_files(tower, language, tokens)).items():
+    files = tokenizer_files(tokens, special) | config_files(tower, language, tokens)
+    for name, text in files.items():
         (directory / name).write_text(text, encoding="utf-8")
     table = entries(tower, language)
     write_safetensors(directory / "model.safetensors", table, seed)
@@ -260,12 +364,18 @@ def make(directory: Path, size: str, seed: int) -> Path:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("directory", type=Path, metavar="DIR", help="where to; must be empty")
-    parser.add_argument("--size", choices=SIZES, default="0.5b", help="of the model (0.5b)")
+    parser.add_argument("--arch", choices=("fastvlm", "qwen2_5_vl"), default="fastvlm")
+    parser.add_argument("--size", choices=SIZES, help="of a FastVLM (0.5b)")
+    parser.add_argument("--scale", choices=SCALES, help="of a Qwen2.5-VL; full is 3B (tiny)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
 
     def run() -> int:
-        make(args.directory, args.size, args.seed)
+        fast = args.arch == "fastvlm"
+        if (args.scale if fast else args.size) is not None:
+            raise ValueError("--size is of --arch fastvlm, --scale of --arch qwen2_5_vl")
+        size = args.size or "0.5b" if fast else args.scale or "tiny"
+        make(args.directory, size, args.seed, args.arch)
         return 0
 
     return run_script(run)

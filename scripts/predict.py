@@ -35,6 +35,7 @@ from command_line import (
     tell,
     whole,
 )
+from frame_sizes import sized_for
 from predict_output import Journal, Looks, frame_text, is_directory
 
 if TYPE_CHECKING:  # so that --help does not wait for JAX
@@ -215,9 +216,11 @@ def run(args: argparse.Namespace) -> int:
     check_outputs(args, several=count > 1)
     check_differential_options(args)
     model = load_model(args, language=True)
+    sized = [sized_for(model, sequence.paths) for sequence in sequences]
+    model = sized[0]  # what there is room for is found out with its size; others may differ
     looks = Looks(args, model)
     options = {"attention": looks.wants_attention, **answerer_options(args, model)}
-    question = make_question(args)
+    question = make_question(args, model)
     if args.benchmark:
         runner = Comparison(model, question, **options)
     else:
@@ -290,7 +293,7 @@ def read_frames(
     strict: bool,
     on_left_out: Callable[[Path, Exception], None],
 ) -> "Iterator[tuple[int, Path, np.ndarray]]":
-    """Number from 1, file and frame `uint8 [1, S, S, 3]` of each picture that can be read.
+    """Number from 1, file and frame `uint8 [1, H, W, 3]` of each picture that can be read.
 
     Raises:
       ImageError: one that cannot, with `strict`; otherwise `on_left_out` is called.

@@ -30,16 +30,16 @@ class Looks:
         from diffvis_jax.towers import build
 
         self._args, self._config = args, model.config
-        tower = build(model.config)
-        self._patch, self._grid = tower.token, tower.token_grid
+        self._space = make_space(args, model)
+        self._patch = build(model.config).token
         self.wants_attention = args.save_heatmap is not None or args.click_regions > 0
         if self.wants_attention:  # a layer that is not there is found out before the work
             layers = model.language.config.layers
-            self._map(attention_map, np.zeros((layers, 1, tower.tokens), np.float32))
+            self._map(attention_map, np.zeros((layers, 1, 1), np.float32), (1, 1))
 
-    def _map(self, attention_map: Any, attention: np.ndarray) -> np.ndarray:
+    def _map(self, attention_map: Any, attention: np.ndarray, grid: Any) -> np.ndarray:
         layer, average = self._args.heatmap_layer, self._args.heatmap_layer_avg_k
-        return attention_map(attention, self._grid, layer=layer, average=average)
+        return attention_map(attention, grid, layer=layer, average=average)
 
     def at(self, path: Path, answer: Answer, number: int) -> dict[str, Any]:
         """What is asked for beside the text of an answer, for JSON; files are written.
@@ -60,11 +60,11 @@ class Looks:
         picture = open_screenshot(path)
         placement = dv.placement(*picture.size, self._config)
         if args.prompt_style == "pyautogui":
-            found |= read_commands(answer.text, make_space(args), placement)
+            found |= read_commands(answer.text, self._space, placement)
         if not self.wants_attention:
             return found
         assert answer.attention is not None
-        heat, regions = self._map(attention_map, answer.attention), []
+        heat, regions = self._map(attention_map, answer.attention, answer.grids[-1]), []
         if args.click_regions:
             regions = click_regions(
                 heat, placement, patch_size=self._patch, limit=args.click_regions
@@ -207,7 +207,7 @@ class Journal:
         self._facts = {
             "model": tower_text(model),
             "machine": machine_text(),
-            "prompt": make_question(args),
+            "prompt": make_question(args, model),
             "options": {name: _plain(value) for name, value in vars(args).items()},
         }
         print(f"{self._facts['model']}; {self._facts['machine']}", file=sys.stderr)

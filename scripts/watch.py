@@ -31,6 +31,7 @@ from answering_options import (
     make_space,
 )
 from command_line import Parser, clear_line, number, run_script, tell, whole
+from frame_sizes import sized_for
 from named_weights import TRAINED, find_weights
 from predict_output import action_lines, read_commands
 
@@ -41,7 +42,7 @@ if TYPE_CHECKING:  # so that --help does not wait for JAX
 OF_THE_SCREEN = ("monitor", "region", "display")
 OF_THE_ANSWERS = (
     *("prompt_style", "coordinates", "conv_mode", "temperature", "top_p", "num_beams"),
-    *("max_new_tokens", "history", "seed", "min_change", "decode_dtype"),
+    *("add_vision_id", "max_new_tokens", "history", "seed", "min_change", "decode_dtype"),
     *("prefill", "prefill_refresh", "prefill_tolerance"),
 )
 
@@ -183,10 +184,10 @@ def run(args: argparse.Namespace) -> int:
     if first is None:
         raise ValueError(f"no image came into '{args.folder}'")
     args.model_path = args.model_path or str(find_weights(TRAINED))
-    model = load_model(args, language=args.prompt is not None)
+    model = sized_for(load_model(args, language=args.prompt is not None), [first[1]])
     answerer = None
     if args.prompt is not None:
-        answerer = Answerer(model, make_question(args), **answerer_options(args, model))
+        answerer = Answerer(model, make_question(args, model), **answerer_options(args, model))
         encoder = answerer.encoder
         assert encoder is not None
     else:
@@ -287,9 +288,10 @@ class Watcher:
         self, tokens: Any, done: dict[str, Any], encode_ms: float, placement: "dv.Placement"
     ) -> None:
         assert self._answerer is not None
+        size = placement.frame_height, placement.frame_width
         print("  > ", end="", flush=True)
         answer = self._answerer.reply(
-            tokens, done, encode_ms, lambda text: print(text, end="", flush=True)
+            tokens, size, done, encode_ms, lambda text: print(text, end="", flush=True)
         )
         self._answers += 1
         waited = answer.time_to_first_token_ms
@@ -297,7 +299,8 @@ class Watcher:
         soon = "" if waited is None else f", first token after {waited:.0f} ms"
         print(f"\n    {read}{soon}", flush=True)
         if self._args.prompt_style == "pyautogui":
-            found = read_commands(answer.text, make_space(self._args), placement)
+            space = make_space(self._args, self._encoder.model)
+            found = read_commands(answer.text, space, placement)
             for line in action_lines(found):
                 print(f"    {line}", flush=True)
 

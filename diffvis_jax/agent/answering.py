@@ -1,13 +1,13 @@
 """Answers a question about one screen after another, and says what each answer took.
 
-n images of a prompt, N tokens of an image, P their width, V vocabulary rows, L layers, H heads of
-the language model.
+N tokens of an image, which may have a number of its own, P their width, V vocabulary rows, L
+layers, H heads of the language model.
 """
 
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -20,11 +20,12 @@ from diffvis_jax.encoder import DifferentialVisionEncoder
 from diffvis_jax.language.answer import AnswerOptions
 from diffvis_jax.language.differential_prefill import PrefillPolicy
 from diffvis_jax.language.generate import check_context
+from diffvis_jax.language.positions import Grid
 from diffvis_jax.language.prompt import build_prompt, tokenize
 from diffvis_jax.language.prompt_session import PromptSession
 from diffvis_jax.language.tokenizer import TextStream
 from diffvis_jax.model import Model
-from diffvis_jax.towers import build
+from diffvis_jax.towers import build, with_size
 from diffvis_jax.utils.compile_time import watch_compilation
 
 
@@ -42,8 +43,9 @@ class Answer:
       compile_s: seconds of all this in which XLA compiled; above 0, the times are not typical.
       encoded: what the tower did: path, changed_patches, total_patches, recomputed, pending.
       prefilled: what became of the prompt: path, prefilled, total (see `PrefillReport`).
-      tokens: float32 `[n, N, P]`, as the language model was given them: the earlier frames that
-        it was shown again, oldest first, and this one.
+      tokens: float32 `[N, P]` of each image, as the language model was given them: the earlier
+        frames that it was shown again, oldest first, and this one.
+      grids: (rows, columns) of the tokens of each.
       logits: float32 `[V]`, of the first id.
       attention: float32 `[L, H, N]`, what the prompt's last position attends to on this frame;
         None unless asked for.
@@ -59,7 +61,8 @@ class Answer:
     compile_s: float
     encoded: dict[str, Any]
     prefilled: dict[str, Any]
-    tokens: np.ndarray
+    tokens: list[np.ndarray]
+    grids: list[Grid]
     logits: np.ndarray
     attention: np.ndarray | None
 
@@ -73,12 +76,12 @@ class Answer:
     def light(self) -> "Answer":
         """Without the large arrays (megabytes for each frame), to be kept."""
         return dataclasses.replace(
-            self, tokens=self.tokens[:0], logits=self.logits[:0], attention=None
+            self, tokens=[], grids=[], logits=self.logits[:0], attention=None
         )
 
     def numbers(self) -> dict[str, Any]:
         """All but the arrays, for JSON."""
-        arrays = ("ids", "tokens", "logits", "attention", "encoded", "prefilled")
+        arrays = ("ids", "tokens", "grids", "logits", "attention", "encoded", "prefilled")
         plain = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -106,7 +109,8 @@ class Answerer:
         model: Model,
         question: str,
         *,
-        conversation: str = "qwen_2",
+        conversation: str | None = None,
+        numbered: bool = False,
         differential: bool = True,
         policy: Policy | None = None,
         prefill: PrefillPolicy | None = None,
@@ -115,7 +119,7 @@ class Answerer:
         history: int = 0,
     ):
         """Args:
-          conversation: template of the prompt, see `build_prompt`.
+          conversation, numbered: template of the prompt, see `build_prompt`; None = the model's.
           differential: whether anything is reused; False = a full encode and a fresh prefill each.
           policy: what an encode may leave out; None = `Policy()`.
           prefill: what a prefill may leave out; None = `PrefillPolicy()`, which is exact.
@@ -133,14 +137,14 @@ class Answerer:
         """
         language = model.language
         self._model, self._tokenizer = model, language.tokenizer
-        self._ids = [  # of the prompt with one image, with two, ...
-            tokenize(
-                build_prompt(question, conversation=conversation, images=images), self._tokenizer
-            )
+        template = language.config.conversation if conversation is None else conversation
+        prompts = [  # with one image, with two, ...
+            build_prompt(question, conversation=template, images=images, numbered=numbered)
             for images in range(1, history + 2)
         ]
+        self._ids = [tokenize(prompt, self._tokenizer) for prompt in prompts]
         self._history = history
-        self._past: list[np.ndarray] = []
+        self._past: list[tuple[np.ndarray, Grid]] = []
         options = AnswerOptions() if options is None else options
         # One id stands for an image.
         length = len(self._ids[-1]) + (history + 1) * (build(model.config).tokens - 1)
@@ -158,10 +162,10 @@ class Answerer:
         if self.encoder is not None:
             self.encoder.reset_cache()
 
-    def fresh_logits(self, tokens: np.ndarray) -> np.ndarray:
-        """What a fresh prefill of image tokens `[n, N, P]` gives: float32 `[V]`; the session must
-        be one that reuses nothing."""
-        return np.asarray(self.session.prefill(tokens, self._ids[len(tokens) - 1]).logits)
+    def fresh_logits(self, tokens: list[np.ndarray], grids: Sequence[Grid]) -> np.ndarray:
+        """What a fresh prefill of images, `tokens` and `grids` of an `Answer`, gives: float32
+        `[V]`; the session must be one that reuses nothing."""
+        return np.asarray(self.session.prefill(tokens, self._ids[len(tokens) - 1], grids).logits)
 
     def stats(self) -> dict[str, float]:
         """Counts since the last reset, of the encoder and (`prompts_`...) of the session."""
@@ -179,7 +183,7 @@ class Answerer:
         """The answer about the next frame.
 
         Args:
-          frame: `uint8 [1, S, S, 3]`, from `preprocess`.
+          frame: `uint8 [1, H, W, 3]`, from `preprocess`.
           on_text: called with each piece of text as it comes (with beam search, once).
           limit: the answer is given up after so many ids; None = `options.max_new_tokens`.
 
@@ -190,25 +194,29 @@ class Answerer:
             start = time.perf_counter()
             tokens, encoded = self._encode(frame)
             encode_ms = _since(start)
-            answer = self.reply(tokens, encoded, encode_ms, on_text, limit=limit)
+            size = frame.shape[1], frame.shape[2]
+            answer = self.reply(tokens, size, encoded, encode_ms, on_text, limit=limit)
         return dataclasses.replace(answer, compile_s=compiled.seconds)
 
     def reply(
         self,
         tokens: jax.Array,
+        size: tuple[int, int],
         encoded: dict[str, Any],
         encode_ms: float = 0.0,
         on_text: Callable[[str], None] | None = None,
         *,
         limit: int | None = None,
     ) -> Answer:
-        """The answer about a frame that `encoder` has encoded already, float32 `[1, N, P]`; what
-        the encode did and took is passed on. Otherwise as `answer`."""
+        """The answer about a frame of a (height, width) that `encoder` has encoded already,
+        float32 `[1, N, P]`; what the encode did and took is passed on. Otherwise as `answer`."""
         with watch_compilation() as compiled:
-            seen = np.stack([*self._past, np.asarray(tokens[0])])
-            self._past = list(seen[len(seen) - self._history :])
+            grid = build(with_size(self._model.config, size)).token_grid
+            seen = [*self._past, (np.asarray(tokens[0]), grid)]
+            self._past = seen[len(seen) - self._history :]
+            images, grids = [image for image, _ in seen], [grid for _, grid in seen]
             start = time.perf_counter()
-            prefilled = self.session.prefill(seen, self._ids[len(seen) - 1])
+            prefilled = self.session.prefill(images, self._ids[len(seen) - 1], grids)
             logits = np.asarray(prefilled.logits)
             prefill_ms = _since(start)
             ids, pieces, times = [], [], []
@@ -239,7 +247,8 @@ class Answerer:
             compile_s=compiled.seconds,
             encoded=encoded,
             prefilled=prefilled.report,
-            tokens=seen,
+            tokens=images,
+            grids=grids,
             logits=logits,
             attention=None if attention is None else attention[..., -tokens.shape[1] :],
         )
@@ -250,13 +259,13 @@ class Answerer:
             tokens = jax.block_until_ready(self.encoder.encode(frame))
             assert self.encoder.report is not None
             return tokens, describe(self.encoder.report)[0]
-        config = self._model.config
+        config = with_size(self._model.config, frame.shape[1:3])
         tokens = jax.block_until_ready(jit_encode(self._model.params, frame, config=config))
         assert isinstance(tokens, jax.Array)
         return tokens, {
             "path": "full",
             "changed_patches": None,  # nobody looked
-            "total_patches": tokens.shape[1],
+            "total_patches": build(config).cells,
             "recomputed": 1.0,
             "pending": 0.0,
         }

@@ -10,7 +10,7 @@ from diffvis_jax.agent.answering import TIMES, Answer, Answerer
 from diffvis_jax.measure.missed import changed_tokens, missed_at
 from diffvis_jax.metrics import tails
 from diffvis_jax.model import Model
-from diffvis_jax.towers import build
+from diffvis_jax.towers import build, with_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Pair:
       full, differential: the answers.
       missed_changed: share of the true change of the image tokens that the differential encode
         did not deliver, at the tokens whose own pixels differ from the frame before; None where
-        there is none.
+        there is none, or none of this size.
       missed_all: the same over all tokens.
       logits_error: largest difference of the logits of the first id, over the largest logit.
       prefill_error: the same against a fresh prefill of the differential encode's tokens: the part
@@ -68,7 +68,7 @@ class Comparison:
 
     def __init__(self, model: Model, question: str, **options: Any):
         """Args: as `Answerer`, without `differential`."""
-        self._tower = build(model.config)
+        self._config = model.config
         self._full = Answerer(model, question, **options, differential=False)
         self.differential = Answerer(model, question, **options)
         self.reset()
@@ -101,13 +101,14 @@ class Comparison:
             differential = self.differential.answer(frame, on_text)
             full = self._full.answer(frame)
         missed_changed = missed_all = None
-        if self._before is not None:
+        if self._before is not None and self._before[0].shape == frame.shape:
             frame_before, tokens_before = self._before
-            at = np.asarray(changed_tokens(self._tower, frame_before, frame)[0])
+            tower = build(with_size(self._config, frame.shape[1:3]))
+            at = np.asarray(changed_tokens(tower, frame_before, frame)[0])
             tokens = differential.tokens[-1], full.tokens[-1], tokens_before
             missed_changed, missed_all = missed_at(at, *tokens)
         self._before = frame, full.tokens[-1]
-        fresh = self._full.fresh_logits(differential.tokens)
+        fresh = self._full.fresh_logits(differential.tokens, differential.grids)
         return Pair(
             full=full,
             differential=differential,
