@@ -30,6 +30,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="of a CLIP tower without a config.json (default: quick_gelu)",
     )
     parser.add_argument(
+        "--vision-tower",
+        metavar="TOWER",
+        help="where the vision tower is, if SRC has none (LLaVA-1.5's own release: "
+        "hf:openai/clip-vit-large-patch14-336)",
+    )
+    parser.add_argument(
         "--vision-only", action="store_true", help="leave the language model out, if there is one"
     )
     parser.add_argument(
@@ -53,6 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
             dtype=args.dtype,
             size=args.size,
             activation=args.activation,
+            vision_tower=args.vision_tower,
             vision_only=args.vision_only,
             verify=args.verify,
             force=args.force,

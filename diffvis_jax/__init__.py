@@ -26,7 +26,7 @@ from diffvis_jax.images.geometry import (
 from diffvis_jax.images.preprocess import preprocess
 from diffvis_jax.images.preprocess_in_graph import preprocess_in_graph
 from diffvis_jax.language.answer import AnswerOptions
-from diffvis_jax.language.config import QwenConfig
+from diffvis_jax.language.config import DecoderConfig
 from diffvis_jax.language.differential_prefill import PrefillPolicy
 from diffvis_jax.language.language_model import Language
 from diffvis_jax.language.prompt_session import PromptSession
@@ -45,6 +45,7 @@ __all__ = [
     "CacheError",
     "CheckpointError",
     "ConfigError",
+    "DecoderConfig",
     "DifferentialVisionEncoder",
     "DiffvisError",
     "FastViTHDConfig",
@@ -59,7 +60,6 @@ __all__ = [
     "PromptError",
     "PromptSession",
     "Qwen25VisionConfig",
-    "QwenConfig",
     "Report",
     "SlotCache",
     "audit",

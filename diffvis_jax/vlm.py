@@ -29,9 +29,9 @@ def logits(model: Model, frames: Any, input_ids: Ids) -> jax.Array:
       model: from `load`, with a language side.
       frames: `uint8 [n, H, W, 3]`, the images in the order of their places, or where the tower
         takes several sizes a list of `[H, W, 3]`; None = there are none.
-      input_ids: `[L]` or `[B, L]`, or a list of prompts; -200 where an image goes (Qwen2.5-VL: or
-        the id of its image pad as often as the image has tokens). Prompts longer than the context
-        are cut, as LLaVA does it.
+      input_ids: `[L]` or `[B, L]`, or a list of prompts; -200 where an image goes, or
+        the id that the tokenizer gives `<image>`, as often as the image has tokens. Prompts longer
+        than the context are cut, as LLaVA does it.
 
     Returns:
       float32 `[B, L, V]`; L is the longest spliced prompt. What lies beyond the end of a

@@ -51,7 +51,7 @@ def ours(
     return run
 
 
-def transformers_runner(directory: Path, config: dv.QwenConfig, dtype: str, ids, new) -> Runner:
+def transformers_runner(directory: Path, config: dv.DecoderConfig, dtype: str, ids, new) -> Runner:
     """The same by PyTorch: its cache, one call for the prompt and one for each id.
 
     Raises:

@@ -24,24 +24,24 @@ from command_line import run_script
 
 from diffvis_jax.checkpoints.formats.tensors import Shape
 from diffvis_jax.checkpoints.keys import fastvithd as fastvithd_keys
-from diffvis_jax.checkpoints.keys import qwen2 as language_keys
+from diffvis_jax.checkpoints.keys import language as language_keys
 from diffvis_jax.checkpoints.keys import qwen2_5_vl as qwen_keys
-from diffvis_jax.language.config import QwenConfig
+from diffvis_jax.language.config import DecoderConfig
 from diffvis_jax.towers.fastvithd import FastViTHDConfig
 from diffvis_jax.towers.qwen2_5_vl import Qwen25VisionConfig
 from diffvis_jax.utils.progress import Progress
 
 TOWER = FastViTHDConfig()
 # Widths of Qwen2; the rows of the embedding are those on disk.
-SIZES: dict[str, tuple[FastViTHDConfig, QwenConfig]] = {
-    "0.5b": (TOWER, QwenConfig()),
+SIZES: dict[str, tuple[FastViTHDConfig, DecoderConfig]] = {
+    "0.5b": (TOWER, DecoderConfig()),
     "1.5b": (
         TOWER,
-        QwenConfig(width=1536, layers=28, heads=12, head_width=128, mlp_width=8960),
+        DecoderConfig(width=1536, layers=28, heads=12, head_width=128, mlp_width=8960),
     ),
     "7b": (
         TOWER,
-        QwenConfig(
+        DecoderConfig(
             vocabulary=152064, width=3584, layers=28, heads=28, kv_heads=4, head_width=128,
             mlp_width=18944, tied=False,
         ),
@@ -51,7 +51,7 @@ SIZES: dict[str, tuple[FastViTHDConfig, QwenConfig]] = {
             depths=(1, 1, 2, 1, 1), widths=(16, 32, 64, 128, 256), token_width=512,
             squeeze_width=32, size=256,
         ),
-        QwenConfig(
+        DecoderConfig(
             vocabulary=2048, width=64, layers=3, heads=4, kv_heads=2, head_width=16, mlp_width=160,
             projector_input=512,
         ),
@@ -59,12 +59,12 @@ SIZES: dict[str, tuple[FastViTHDConfig, QwenConfig]] = {
 }  # fmt: skip
 
 
-def _without_projector(**sizes) -> QwenConfig:
-    return QwenConfig(projector_layers=0, projector_input=sizes["width"], **sizes)
+def _without_projector(**sizes) -> DecoderConfig:
+    return DecoderConfig(projector_layers=0, projector_input=sizes["width"], **sizes)
 
 
 # Full is the 3B model; reduced has a tower of full depth, in which a change spreads as far.
-SCALES: dict[str, tuple[Qwen25VisionConfig, QwenConfig]] = {
+SCALES: dict[str, tuple[Qwen25VisionConfig, DecoderConfig]] = {
     "tiny": (
         Qwen25VisionConfig(
             width=80, depth=6, heads=4, mlp_width=108, full_blocks=(2, 5), token_width=64
@@ -113,7 +113,7 @@ class Entry:
         return int(np.prod(self.shape, dtype=np.int64))
 
 
-def entries(tower: FastViTHDConfig | Qwen25VisionConfig, language: QwenConfig) -> list[Entry]:
+def entries(tower: FastViTHDConfig | Qwen25VisionConfig, language: DecoderConfig) -> list[Entry]:
     """Every tensor of such a checkpoint, under its released name."""
     found = []
     if isinstance(tower, Qwen25VisionConfig):
@@ -248,7 +248,7 @@ def _byte_letters() -> list[str]:
 
 
 def config_files(
-    tower: FastViTHDConfig | Qwen25VisionConfig, language: QwenConfig, first: int
+    tower: FastViTHDConfig | Qwen25VisionConfig, language: DecoderConfig, first: int
 ) -> dict[str, str]:
     """The files beside the weights; `first` is the id of the first special token."""
     config = {
@@ -289,7 +289,7 @@ def config_files(
     return {name: json.dumps(document, indent=1) for name, document in files.items()}
 
 
-def _fastvlm_fields(tower: FastViTHDConfig, language: QwenConfig) -> dict[str, Any]:
+def _fastvlm_fields(tower: FastViTHDConfig, language: DecoderConfig) -> dict[str, Any]:
     return {
         "model_type": "llava_qwen2",
         "architectures": ["LlavaQwen2ForCausalLM"],
@@ -304,7 +304,7 @@ def _fastvlm_fields(tower: FastViTHDConfig, language: QwenConfig) -> dict[str, A
     }
 
 
-def _qwen_fields(tower: Qwen25VisionConfig, language: QwenConfig, first: int) -> dict[str, Any]:
+def _qwen_fields(tower: Qwen25VisionConfig, language: DecoderConfig, first: int) -> dict[str, Any]:
     def token(text: str) -> int:
         return first + _QWEN_SPECIAL.index(text)
 

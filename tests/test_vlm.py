@@ -12,9 +12,9 @@ from tiny import FASTVITHD, LANGUAGE, ROUNDING, Kit, deviation, random_params
 
 import diffvis_jax as dv
 from diffvis_jax.checkpoints.convert import convert
+from diffvis_jax.language.decoder import forward
 from diffvis_jax.language.generate import jit_all_logits, padded_length
 from diffvis_jax.language.kv_cache import init_kv_cache
-from diffvis_jax.language.qwen2 import forward
 from diffvis_jax.language.splice import make_prompt, project, splice
 
 IMAGE = -200

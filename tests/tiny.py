@@ -44,7 +44,7 @@ QWEN = dv.Qwen25VisionConfig(
     token_width=24,
     size=(56, 72),
 )
-LANGUAGE = dv.QwenConfig(
+LANGUAGE = dv.DecoderConfig(
     vocabulary=96,
     width=32,
     layers=2,

@@ -3,13 +3,13 @@
 from typing import Any
 
 from diffvis_jax.checkpoints.formats.tensors import Shape
-from diffvis_jax.checkpoints.keys import qwen2 as language_keys
+from diffvis_jax.checkpoints.keys import language as language_keys
 from diffvis_jax.checkpoints.keys.rules import target_shapes
 from diffvis_jax.grounding.head import HeadConfig, head_shapes
-from diffvis_jax.language.config import QwenConfig
+from diffvis_jax.language.config import DecoderConfig
 from diffvis_jax.towers.registry import FAMILIES, build
 
-_OTHERS: dict[str, type] = {"qwen2": QwenConfig, "grounding_head": HeadConfig}
+_OTHERS: dict[str, type] = {"decoder": DecoderConfig, "grounding_head": HeadConfig}
 
 
 def kinds() -> dict[str, type]:
@@ -34,6 +34,6 @@ def expected_shapes(config: Any) -> dict[str, Shape]:
     """Path of every parameter of that architecture, such as "stem/conv_0/kernel" -> its shape."""
     if isinstance(config, HeadConfig):
         return head_shapes(config)
-    if isinstance(config, QwenConfig):
+    if isinstance(config, DecoderConfig):
         return target_shapes(language_keys.rules(config))
     return build(config).shapes()

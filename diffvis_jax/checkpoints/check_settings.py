@@ -33,7 +33,9 @@ def check_settings(
             )
     flat = source.vision is source.config
     alone, inside, images = settings.VISION_ALONE, settings.VISION, settings.PREPROCESSOR
-    decoder, generation = settings.LANGUAGE, settings.GENERATION
+    decoder = settings.MISTRAL if source.decoder == "mistral" else settings.LANGUAGE
+    tokenizer = settings.TOKENIZER if source.decoder == "qwen2" else settings.SENTENCEPIECE
+    generation = settings.GENERATION
     if kind == "qwen2_5_vl":
         alone = inside = settings.QWEN_VISION
         decoder, generation = settings.QWEN_LANGUAGE, settings.QWEN_GENERATION
@@ -63,7 +65,7 @@ def check_settings(
         ("processor_config.json", source.processor, processor, False),
         ("open_clip_config.json", source.open_clip, settings.OPEN_CLIP, False),
         ("generation_config.json", source.generation, generation, True),
-        ("tokenizer_config.json", source.tokenizer, settings.TOKENIZER, True),
+        ("tokenizer_config.json", source.tokenizer, tokenizer, True),
     ):
         hint = "; --vision-only leaves the language model out" if of_language else ""
         hint = hint if language or not of_language else None

@@ -18,7 +18,7 @@ from diffvis_jax.checkpoints.formats import foreign
 from diffvis_jax.checkpoints.formats.tensors import Shape, Tensor
 from diffvis_jax.checkpoints.keys import clip as clip_keys
 from diffvis_jax.checkpoints.keys import fastvithd as fastvithd_keys
-from diffvis_jax.checkpoints.keys import qwen2 as language_keys
+from diffvis_jax.checkpoints.keys import language as language_keys
 from diffvis_jax.checkpoints.keys import qwen2_5_vl as qwen_keys
 from diffvis_jax.checkpoints.keys.rules import Rule, check, unknown
 from diffvis_jax.checkpoints.source_config import (
@@ -35,7 +35,7 @@ from diffvis_jax.checkpoints.source_config import (
     qwen_vision_settings,
 )
 from diffvis_jax.errors import CheckpointError, ConfigError
-from diffvis_jax.language.config import QwenConfig
+from diffvis_jax.language.config import DecoderConfig
 from diffvis_jax.towers.clip import CLIPConfig
 from diffvis_jax.towers.fastvithd import FastViTHDConfig
 from diffvis_jax.towers.qwen2_5_vl import Qwen25VisionConfig
@@ -83,7 +83,7 @@ class Plan:
     """
 
     config: Any
-    language_config: QwenConfig | None
+    language_config: DecoderConfig | None
     rules: dict[str, list[Rule]]
     tensors: dict[str, dict[str, Tensor]]
     ignored: dict[str, str]
@@ -206,7 +206,7 @@ def _find_tower(tensors: Mapping[str, Tensor], source: SourceConfig) -> tuple[An
     if source.tower_name:
         raise CheckpointError(
             "no vision tower in it: config.json names "
-            f"{source.tower_name!r}, convert that checkpoint instead"
+            f"{source.tower_name!r}; tell where that is with --vision-tower, or convert it alone"
         )
     names = sorted(tensor.name for tensor in tensors.values())
     raise CheckpointError(
@@ -302,7 +302,7 @@ def _vision_config(
 
 def _language_config(
     part: dict[str, Tensor], vision: Any, source: SourceConfig, found: Findings
-) -> QwenConfig:
+) -> DecoderConfig:
     head, embedding = part.get("lm_head.weight"), part.get("embed_tokens.weight")
     has_head = head is not None
     # Files of tied models carry the matrix twice, and configs may be wrong about it.

@@ -4,6 +4,7 @@ Headers are read and a plan is made of them, which reports all problems together
 tensors read, converted and written, one after the other.
 """
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -48,6 +49,7 @@ def convert(
     dtype: str | None = "float32",
     size: int | None = None,
     activation: str | None = None,
+    vision_tower: str | os.PathLike[str] | None = None,
     vision_only: bool = False,
     need_language: bool = False,
     verify: bool = False,
@@ -63,6 +65,8 @@ def convert(
         smallest that loses nothing: bfloat16 if all weights are, else float32.
       size: side of a FastViTHD's input in pixels; None = as the files say.
       activation: of a CLIP tower; None = as the files say.
+      vision_tower: where the tower is, if `source` has none, as LLaVA-1.5's own release: likewise a
+        directory, a file or "hf:REPO[@REVISION]".
       vision_only: whether to leave a language model out.
       need_language: whether a checkpoint without a language model is an error.
       verify: whether to compare with PyTorch before writing (needs the extra `parity`).
@@ -82,15 +86,16 @@ def convert(
 
         require_torch()
     source = os.fspath(source)
-    if source.startswith("hf:"):
-        path, revision = download(source)
-    else:
-        path, revision = Path(os.path.expanduser(source)), None
+    path, revision = _find(source)
     checkpoint = open_checkpoint(path)
-    if dtype is None:
-        dtype = _lossless_dtype(checkpoint)
     # Also for a file named by itself: config files of another model would contradict its weights.
     files = read_source_config(checkpoint.directory)
+    if vision_tower is not None:
+        tower = open_checkpoint(_find(os.fspath(vision_tower))[0])
+        files = files.with_tower(read_source_config(tower.directory))
+        checkpoint = _with_tower(checkpoint, tower)
+    if dtype is None:
+        dtype = _lossless_dtype(checkpoint)
     plan = make_plan(
         checkpoint.tensors,
         files,
@@ -139,6 +144,25 @@ def convert(
     if peak := peak_memory_mb():
         say(f"peak memory of this process: {peak:.0f} MB")
     return result
+
+
+def _find(source: str) -> tuple[Path, str | None]:
+    """Where a checkpoint is, and its revision if it comes from the hub."""
+    if source.startswith("hf:"):
+        return download(source)
+    return Path(os.path.expanduser(source)), None
+
+
+def _with_tower(checkpoint: Checkpoint, tower: Checkpoint) -> Checkpoint:
+    """Both as one, as if the tower had been saved with the rest."""
+    if both := sorted(checkpoint.tensors.keys() & tower.tensors.keys()):
+        raise CheckpointError(f"{both[0]} is in the checkpoint, and in that of its vision tower")
+    return dataclasses.replace(
+        checkpoint,
+        tensors=checkpoint.tensors | tower.tensors,
+        files=checkpoint.files + tower.files,
+        ignored=checkpoint.ignored | tower.ignored,
+    )
 
 
 def _lossless_dtype(checkpoint: Checkpoint) -> str:

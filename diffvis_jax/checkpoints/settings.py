@@ -21,6 +21,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from diffvis_jax.checkpoints.decoders import FAMILIES, WRAPPERS
+
 
 @dataclasses.dataclass(frozen=True)
 class Read:
@@ -216,10 +218,8 @@ _ROPE: Table = {
     ),
 }
 
-_LATER = "whose tokenizer and prompts are not supported yet"
 _OTHER_DECODERS: Mapping[str, str] = {
-    **_each(("llama llava_llama vipllava",), f"a decoder of the LLaMA family {_LATER}"),
-    **_each(("mistral llava_mistral",), f"a decoder of the Mistral family {_LATER}"),
+    **_each(("vipllava",), "features of several blocks"),
     **_each(("llava_next llava_next_video llava_onevision",), _TILES),
     **_each(("qwen2_vl qwen2_5_vl qwen3_vl qwen3_vl_moe",), _NATIVE),
     **_each(
@@ -232,15 +232,15 @@ _OTHER_DECODERS: Mapping[str, str] = {
             "phi phi3 phi3_v pixtral qwen2_moe qwen3 qwen3_moe smollm3 smolvlm stablelm",
             "starcoder2",
         ),
-        "a decoder of another family than Qwen2",
+        "a decoder of another family than Qwen2, Llama and Mistral",
     ),
 }
 
-_QWEN2_WRAPPERS = ("llava_qwen2", "llava_qwen", "fast_vlm", "llava")
-_SCALED = "a factor that Qwen2's decoder does not have"
+_DECODERS = (*FAMILIES, *WRAPPERS)
+_SCALED = "a factor that these decoders do not have"
 
-# Of a language model; the fields of transformers' Qwen2, and those by which decoders with the same
-# tensors differ from it.
+# Of a language model; the fields of transformers' Qwen2 and Llama, and those by which decoders with
+# the same tensors differ from them.
 LANGUAGE: Table = {
     **_COMMON,
     **_read(
@@ -251,7 +251,7 @@ LANGUAGE: Table = {
     ),
     "rope_parameters": _ROPE,
     "rope_scaling": _ROPE,
-    "model_type": Not(_OTHER_DECODERS, ("qwen2", *_QWEN2_WRAPPERS)),
+    "model_type": Not(_OTHER_DECODERS, _DECODERS),
     **_only(("silu", "swish"), "another activation", "hidden_act", "hidden_activation"),
     **_only(False, "attention in a sliding window", "use_sliding_window"),
     **_only("full_attention", "attention of another reach in some of the layers", "layer_types"),
@@ -299,6 +299,9 @@ LANGUAGE: Table = {
     **_only((), "a mixture of experts", "n_routed_experts num_experts num_local_experts"),
 }
 
+# Likewise, of Mistral's, where a window needs no flag.
+MISTRAL: Table = {**LANGUAGE, **_read("sliding_window")}
+
 _MROPE: Table = {
     **_ROPE,
     **_read("mrope_section"),
@@ -320,7 +323,7 @@ WRAPPER: Table = {
         "image_seq_length image_token_id image_token_index mm_hidden_size mm_vision_tower",
         "tie_word_embeddings tokenizer_model_max_length",
     ),
-    "model_type": Not(_OTHER_DECODERS, (*_QWEN2_WRAPPERS, *_TOWERS, "clip", "siglip")),
+    "model_type": Not(_OTHER_DECODERS, (*WRAPPERS, *_TOWERS, "clip", "siglip")),
     "image_aspect_ratio": Only(("pad", "square"), f"{_TILES} or resized otherwise"),
     "mm_projector_type": Only(
         ("linear", "identity", *(f"mlp{n}x_gelu" for n in range(1, 9))), "another projector"
@@ -471,6 +474,13 @@ TOKENIZER: Table = {
         "tokenizer_class tokenizer_file use_default_system_prompt use_fast vocab_size",
         "add_special_tokens",
     ),
+}
+
+# Of Llama's and Mistral's, whose tokenizer.json tells how a text begins.
+SENTENCEPIECE: Table = {
+    **TOKENIZER,
+    **_only(True, "no special token before a text", "add_bos_token"),
+    **_ignored("tokenizer.json tells", "add_prefix_space"),
 }
 
 # ---- open_clip_config.json --------------------------------------------------------------------

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from diffvis_jax.checkpoints import fields
+from diffvis_jax.checkpoints.decoders import FAMILIES, family_name
 from diffvis_jax.checkpoints.fields import Json
 from diffvis_jax.checkpoints.format import read_json
 from diffvis_jax.errors import CheckpointError
-from diffvis_jax.language.config import QwenConfig
+from diffvis_jax.language.config import DecoderConfig
 from diffvis_jax.towers.clip import CLIPConfig
 from diffvis_jax.towers.fastvithd import FastViTHDConfig
 from diffvis_jax.towers.qwen2_5_vl import Qwen25VisionConfig
@@ -59,6 +60,11 @@ class SourceConfig:
         return self.config if "vocab_size" in self.config else {}
 
     @property
+    def decoder(self) -> str:
+        """The family of the language model, one of `decoders.FAMILIES`."""
+        return family_name(self.config, self.text)
+
+    @property
     def images(self) -> Json:
         """How images are prepared; transformers writes it into either of two files."""
         return self.preprocessor or fields.section(self.processor, "image_processor")
@@ -67,6 +73,15 @@ class SourceConfig:
     def tower_name(self) -> str:
         """LLaVA's name of the tower, such as "mobileclip_l_1024"."""
         return fields.text(self.config, "mm_vision_tower") or ""
+
+    def with_tower(self, tower: "SourceConfig") -> "SourceConfig":
+        """These files, and what another checkpoint's say of the tower, which these do not."""
+        return dataclasses.replace(
+            self,
+            config=self.config | {"vision_config": tower.vision},
+            preprocessor=self.preprocessor or tower.preprocessor,
+            open_clip=self.open_clip or tower.open_clip,
+        )
 
 
 def read_source_config(directory: Path) -> SourceConfig:
@@ -116,10 +131,13 @@ def clip_heads(source: SourceConfig) -> int | None:
 
 def language_heads(source: SourceConfig) -> tuple[int, int] | None:
     """(heads, key-value heads), where a file tells."""
-    heads = fields.whole(source.text, "num_attention_heads")
+    family = FAMILIES[source.decoder]
+    heads = fields.whole(source.text, "num_attention_heads") or family.heads
     if heads is None:
         return None
-    return heads, fields.whole(source.text, "num_key_value_heads") or heads
+    if "num_key_value_heads" in source.text:  # null: as many as heads
+        return heads, fields.whole(source.text, "num_key_value_heads") or heads
+    return heads, family.kv_heads or heads
 
 
 def fastvithd_size(source: SourceConfig) -> int | None:
@@ -269,8 +287,8 @@ def complete_qwen_vision(
 
 
 def complete_language(
-    config: QwenConfig, source: SourceConfig, has_head: bool, found: Findings
-) -> QwenConfig:
+    config: DecoderConfig, source: SourceConfig, has_head: bool, found: Findings
+) -> DecoderConfig:
     """Adds what shapes cannot tell; contradictions are added to `found`."""
     text = source.text
     found.compare(
@@ -305,6 +323,10 @@ def complete_language(
     if not text:
         return config
     # What the file leaves out has the default of the model's config class.
+    family = FAMILIES[source.decoder]
+    if source.decoder != "qwen2":
+        found.notes.append(f"template of prompts assumed, as no file tells: {family.conversation}")
+    bos = family.bos_id if "bos_token_id" not in text else fields.token(text, "bos_token_id")
     theta, inner = (fields.positive(part, "rope_theta") for part in (text, rope))
     if None not in (theta, inner) and theta != inner:
         found.problems.append(f"config.json: rope_theta is {theta:g}, and {inner:g} for its kind")
@@ -316,15 +338,16 @@ def complete_language(
         rope_theta=theta or inner or 10000.0,
         mrope_section=fields.indices(rope, "mrope_section") or (),
         norm_epsilon=fields.positive(text, "rms_norm_eps") or 1e-6,
-        max_length=_context(source, config.max_length),
-        bos_id=fields.token(text, "bos_token_id"),
+        max_length=_context(source, family.context, found),
+        bos_id=bos,
         pad_id=fields.token(text, "pad_token_id"),
-        eos_ids=tuple(dict.fromkeys(eos)) or config.eos_ids,
+        eos_ids=tuple(dict.fromkeys(eos)) or family.eos_ids or config.eos_ids,
+        conversation=family.conversation,
         image_token_id=fields.token(source.config, "image_token_id") if image is None else image,
     )
 
 
-def complete_qwen_language(config: QwenConfig, source: SourceConfig) -> QwenConfig:
+def complete_qwen_language(config: DecoderConfig, source: SourceConfig) -> DecoderConfig:
     """Adds how a Qwen2.5-VL is talked to. (FastVLM's own script puts its file's penalty aside.)"""
     penalty = fields.positive(source.generation, "repetition_penalty", "generation_config.json")
     return dataclasses.replace(
@@ -342,8 +365,9 @@ def _open_clip_vision(source: SourceConfig) -> Json:
     return fields.section(source.open_clip, "model_cfg", "vision_cfg")
 
 
-def _context(source: SourceConfig, assumed: int) -> int:
-    """Longest sequence: the smallest of the lengths that files tell.
+def _context(source: SourceConfig, assumed: int, found: Findings) -> int:
+    """Longest sequence: the smallest of the lengths that files tell, and at most what a sliding
+    window reaches: within it, the window is without effect.
 
     Tokenizers that know no longest text say 1e30.
     """
@@ -356,7 +380,17 @@ def _context(source: SourceConfig, assumed: int) -> int:
         )
     ]
     known = [int(length) for length in told if length is not None and length < 1e9]
-    return min(known, default=assumed)
+    context = min(known, default=assumed)
+    window = FAMILIES[source.decoder].window
+    if window is not None and "sliding_window" in source.text:  # null: there is none
+        window = fields.whole(source.text, "sliding_window")
+    if window is None or context <= window:
+        return context
+    found.notes.append(
+        f"attention in a sliding window of {window} positions: not supported, so that prompt and "
+        f"answer may have no more than these, of {context}"
+    )
+    return window
 
 
 def _preprocessor_size(source: SourceConfig) -> int | None:

@@ -42,7 +42,7 @@ from diffvis_jax.checkpoints.formats.open import SUFFIXES
 from diffvis_jax.checkpoints.writer import Writer
 from diffvis_jax.errors import CheckpointError, ConfigError
 from diffvis_jax.grounding.head import HeadConfig
-from diffvis_jax.language.config import QwenConfig
+from diffvis_jax.language.config import DecoderConfig
 from diffvis_jax.towers.dtypes import storage_dtype
 
 _LARGE = 1 << 20  # bytes of a file whose checksum is not worth reading it twice
@@ -55,7 +55,7 @@ def save(
     *,
     config: Any,
     params: Mapping[str, Any],
-    language_config: QwenConfig | None = None,
+    language_config: DecoderConfig | None = None,
     language_params: Mapping[str, Any] | None = None,
     grounding_config: HeadConfig | None = None,
     grounding_params: Mapping[str, Any] | None = None,
@@ -122,7 +122,7 @@ def load_language(
     mesh: jax.sharding.Mesh | None = None,
     *,
     verify: bool = True,
-) -> tuple[QwenConfig, Params]:
+) -> tuple[DecoderConfig, Params]:
     """Loads the language model and projector of a weight directory; as `load_vision`.
 
     Args:
@@ -133,7 +133,7 @@ def load_language(
       ConfigError: a mesh that the model cannot be split over.
     """
 
-    def shardings(config: QwenConfig) -> dict[str, jax.sharding.Sharding]:
+    def shardings(config: DecoderConfig) -> dict[str, jax.sharding.Sharding]:
         from diffvis_jax.language.sharding import param_shardings
 
         return {} if mesh is None else flatten(param_shardings(config, mesh))

@@ -12,7 +12,7 @@ import numpy as np
 from diffvis_jax.errors import ConfigError
 from diffvis_jax.language import generate
 from diffvis_jax.language.beam import beam_search
-from diffvis_jax.language.config import QwenConfig
+from diffvis_jax.language.config import DecoderConfig
 from diffvis_jax.language.generate import Generation
 from diffvis_jax.language.kv_cache import KVCache
 from diffvis_jax.language.sampling import Sampling, make_sampling
@@ -58,7 +58,7 @@ class AnswerOptions:
                 f"{self.temperature}"
             )
 
-    def sampling(self, config: QwenConfig) -> Sampling:
+    def sampling(self, config: DecoderConfig) -> Sampling:
         """The same, as the decoding loop takes it."""
         rows = config.vocabulary
         limit = rows if self.vocabulary is None else min(self.vocabulary, rows)
@@ -82,7 +82,7 @@ def first_id(
     cache: KVCache,
     options: AnswerOptions,
     *,
-    config: QwenConfig,
+    config: DecoderConfig,
     prompt: jax.Array | None = None,
 ) -> Generation:
     """An answer of one id, to be advanced; takes the cache over.
@@ -109,7 +109,7 @@ def advance(
     until: int,
     options: AnswerOptions,
     *,
-    config: QwenConfig,
+    config: DecoderConfig,
 ) -> Generation:
     """Goes on until that many ids are chosen, or every answer has ended.
 
@@ -131,7 +131,7 @@ def search(
     cache: KVCache,
     options: AnswerOptions,
     *,
-    config: QwenConfig,
+    config: DecoderConfig,
     prompt: jax.Array | None = None,
 ) -> list[np.ndarray]:
     """The best answers by beam search, int32 `[n]` each; the cache stays as it is."""
@@ -161,7 +161,7 @@ def answers(
     cache: KVCache,
     options: AnswerOptions,
     *,
-    config: QwenConfig,
+    config: DecoderConfig,
     prompt: jax.Array | None = None,
 ) -> tuple[list[np.ndarray], KVCache]:
     """B whole answers after a prefill (its logits are float32 `[B, V]`, its cache is donated unless

@@ -18,10 +18,10 @@ import numpy as np
 from jax import lax
 
 from diffvis_jax.core.windows import inside
-from diffvis_jax.language.config import QwenConfig
+from diffvis_jax.language.config import DecoderConfig
+from diffvis_jax.language.decoder import embed, forward, read_out
 from diffvis_jax.language.generate import Stops
 from diffvis_jax.language.kv_cache import KVCache
-from diffvis_jax.language.qwen2 import embed, forward, read_out
 from diffvis_jax.language.sampling import Sampling, penalised, seen_in, within_vocabulary
 from diffvis_jax.towers.params import Params
 
@@ -66,7 +66,7 @@ def beam_search(
     prompt: jax.Array | None,
     length_penalty: jax.Array,
     *,
-    config: QwenConfig,
+    config: DecoderConfig,
     beams: int,
     kept: int,
 ) -> jax.Array:

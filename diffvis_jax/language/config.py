@@ -1,4 +1,5 @@
-"""What a converted language model is: Qwen2 (or Llama, which only lacks the biases), projector."""
+"""What a converted language model is: a decoder (Llama and Mistral lack Qwen2's biases, and no
+more), projector."""
 
 import dataclasses
 
@@ -7,7 +8,7 @@ from diffvis_jax.utils.config_checks import require_positive
 
 
 @dataclasses.dataclass(frozen=True)
-class QwenConfig:
+class DecoderConfig:
     """Architecture of a decoder and of the projector before it; the defaults are FastVLM-0.5B's.
 
     Its parameters, V vocabulary rows, D width, H heads, G key-value heads, d head width, M mlp
@@ -39,7 +40,7 @@ class QwenConfig:
       bos_id, pad_id: None where the source names none.
       eos_ids: ids that end a generation.
       image_token_id: id that the tokenizer gives `<image>`, where it has one. In `input_ids` an
-        image is -200; with `mrope_section` also a run of this id, one for each of its tokens.
+        image is -200, or a run of this id, one for each of its tokens.
       conversation: template of its prompts, see `prompt.py`.
       repetition_penalty: what its files say that logits of ids already there are divided by; 1 =
         nothing.

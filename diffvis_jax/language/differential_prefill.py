@@ -30,10 +30,10 @@ from jax import lax
 
 from diffvis_jax.core import windows
 from diffvis_jax.errors import CacheError
-from diffvis_jax.language.config import QwenConfig
+from diffvis_jax.language.config import DecoderConfig
+from diffvis_jax.language.decoder import forward, read_out
 from diffvis_jax.language.generate import prefill, rope_delta
 from diffvis_jax.language.kv_cache import KVCache, init_kv_cache
-from diffvis_jax.language.qwen2 import forward, read_out
 from diffvis_jax.language.tuning import ACCELERATOR, CPU, PrefillTuning
 from diffvis_jax.towers.params import Params
 from diffvis_jax.utils.validation import checked, unchecked
@@ -167,7 +167,7 @@ def describe_prefill(report: PrefillReport) -> list[dict[str, Any]]:
 
 
 def init_prompt_cache(
-    config: QwenConfig, batch: int, padded: int, capacity: int, *, attention: bool = False
+    config: DecoderConfig, batch: int, padded: int, capacity: int, *, attention: bool = False
 ) -> PromptCache:
     """An empty cache; the first prefill with it recomputes everything.
 
@@ -199,7 +199,7 @@ def init_prompt_cache(
 
 
 def prefill_fresh(
-    params: Params, cache: PromptCache, prompt: Prompt, *, config: QwenConfig
+    params: Params, cache: PromptCache, prompt: Prompt, *, config: DecoderConfig
 ) -> tuple[PromptCache, PrefillReport]:
     """Runs the whole prompt in one dense pass; what the cache holds does not matter.
 
@@ -243,7 +243,7 @@ def prefill_step(
     prompt: Prompt,
     policy: PrefillPolicy,
     *,
-    config: QwenConfig,
+    config: DecoderConfig,
     tuning: PrefillTuning | None = None,
 ) -> tuple[PromptCache, PrefillReport]:
     """Makes the cache that of a new prompt, recomputing only what the policy asks for.
@@ -280,7 +280,7 @@ def _run_selected(
     select: jax.Array,
     prefilled: jax.Array,
     *,
-    config: QwenConfig,
+    config: DecoderConfig,
     chunk: int,
 ) -> PromptCache:
     """Runs the selected positions through the decoder, at most `chunk` at a time.
@@ -439,7 +439,7 @@ def prefill_next(
     prompt: Prompt,
     policy: PrefillPolicy,
     *,
-    config: QwenConfig,
+    config: DecoderConfig,
     tuning: PrefillTuning | None = None,
 ) -> tuple[PromptCache, PrefillReport]:
     """`prefill_step`, or a dense pass where that is faster; not inside jit, for it looks first.

@@ -19,9 +19,9 @@ from jax import lax
 
 from diffvis_jax.core.windows import inside
 from diffvis_jax.errors import PromptError
-from diffvis_jax.language.config import QwenConfig
+from diffvis_jax.language.config import DecoderConfig
+from diffvis_jax.language.decoder import embed, forward, read_out
 from diffvis_jax.language.kv_cache import KVCache, init_kv_cache
-from diffvis_jax.language.qwen2 import embed, forward, read_out
 from diffvis_jax.language.sampling import Sampling, choose, seen_in
 from diffvis_jax.towers.params import Params
 
@@ -54,7 +54,7 @@ def kept_ids(max_new_tokens: int) -> int:
     return -(-max_new_tokens // _NEW_IDS) * _NEW_IDS
 
 
-def check_context(length: int, max_new_tokens: int, config: QwenConfig) -> None:
+def check_context(length: int, max_new_tokens: int, config: DecoderConfig) -> None:
     """Raises `PromptError` unless prompt and answer fit into the model's context."""
     if max_new_tokens < 1:
         raise PromptError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
@@ -76,7 +76,7 @@ def prefill(
     x: jax.Array,
     length: jax.Array,
     *,
-    config: QwenConfig,
+    config: DecoderConfig,
     rotary: jax.Array | None = None,
     watch: bool = False,
 ) -> tuple[jax.Array, KVCache, jax.Array | None]:
@@ -122,7 +122,7 @@ def rope_delta(rotary: jax.Array | None, length: jax.Array) -> jax.Array:
 
 
 def all_logits(
-    params: Params, x: jax.Array, rotary: jax.Array | None = None, *, config: QwenConfig
+    params: Params, x: jax.Array, rotary: jax.Array | None = None, *, config: DecoderConfig
 ) -> jax.Array:
     """Logits of every position of `[B, R, D]`, float32 `[B, R, V]`; keeps no cache. `rotary`: as
     for `prefill`."""
@@ -171,7 +171,7 @@ class Stops:
     fill: jax.Array  # int32 []
 
 
-def make_stops(config: QwenConfig, ids: Sequence[int] | None = None) -> Stops:
+def make_stops(config: DecoderConfig, ids: Sequence[int] | None = None) -> Stops:
     """Stop ids, None = the model's own; padded so that few compilations serve all numbers of them.
 
     Raises:
@@ -228,7 +228,7 @@ def advance(
     sampling: Sampling,
     stops: Stops,
     *,
-    config: QwenConfig,
+    config: DecoderConfig,
 ) -> Generation:
     """Goes on until that many ids are chosen, or every stream has ended.
 

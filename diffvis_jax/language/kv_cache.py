@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from diffvis_jax.errors import CacheError
-from diffvis_jax.language.config import QwenConfig
+from diffvis_jax.language.config import DecoderConfig
 
 
 @flax.struct.dataclass(kw_only=True)
@@ -38,7 +38,7 @@ class KVCache:
         return self.keys[0].shape[2]
 
 
-def init_kv_cache(config: QwenConfig, batch: int = 1, capacity: int = 512) -> KVCache:
+def init_kv_cache(config: DecoderConfig, batch: int = 1, capacity: int = 512) -> KVCache:
     """An empty cache.
 
     Args:

@@ -5,7 +5,7 @@ import functools
 from pathlib import Path
 
 from diffvis_jax.errors import CheckpointError
-from diffvis_jax.language.config import QwenConfig
+from diffvis_jax.language.config import DecoderConfig
 from diffvis_jax.language.tokenizer import Tokenizer, load_tokenizer
 from diffvis_jax.towers.params import Params
 
@@ -16,12 +16,12 @@ class Language:
 
     Attributes:
       config: frozen config.
-      params: nested dict of arrays (see `QwenConfig`).
+      params: nested dict of arrays (see `DecoderConfig`).
       decode_params: a copy in another dtype that decodes; None = `params` do.
       directory: where the tokenizer's files are; None = there is no tokenizer.
     """
 
-    config: QwenConfig
+    config: DecoderConfig
     params: Params
     decode_params: Params | None = None
     directory: Path | None = None

@@ -31,7 +31,7 @@ def build_prompt(
     Args:
       question: what is asked now.
       conversation: the template, one of `CONVERSATIONS`: a model names its own
-        (`QwenConfig.conversation`).
+        (`DecoderConfig.conversation`).
       images: how many images there are. Their marks are put in front of the first message, unless
         the messages have marks themselves.
       turns: earlier questions and answers.
@@ -66,11 +66,18 @@ def build_prompt(
 def tokenize(prompt: str, tokenizer: Tokenizer) -> np.ndarray:
     """Ids of a prompt, int32 `[L]`; -200 at every image mark.
 
-    The pieces between the marks are tokenised each by itself.
+    Where the mark is a token (llava-hf), the prompt is tokenised whole; else the pieces between the
+    marks are, each by itself (LLaVA). What the tokenizer puts before a text stands there once.
 
     Raises:
-      PromptError: the tokenizer would cut the marks of the template like text.
+      PromptError: the tokenizer would cut the marks of the template like text, or does not begin a
+        text as the template needs it.
     """
+    if prompt.startswith((_VICUNA, _INSTRUCTION)) and not tokenizer.start:
+        raise PromptError(
+            "the tokenizer puts no special token (<s>) before a text, as the templates 'vicuna_v1' "
+            "and 'mistral' need: the tokenizer.json or the template is another model's"
+        )
     marks = [mark for mark in _QWEN_MARKS if mark in prompt]
     for mark in marks if prompt.startswith(_QWEN_MARKS[0]) else ():
         if len(tokenizer.encode(mark)) != 1:
@@ -79,7 +86,11 @@ def tokenize(prompt: str, tokenizer: Tokenizer) -> np.ndarray:
                 "model's tokenizer_config.json or added_tokens.json is missing, or the template "
                 "is another model's"
             )
-    ids: list[int] = []
+    ids = list(tokenizer.start)
+    mark = tokenizer.id_of(IMAGE_MARK)
+    if mark is not None:
+        ids += [IMAGE_TOKEN if i == mark else i for i in tokenizer.encode(prompt)]
+        return np.array(ids, np.int32)
     for number, piece in enumerate(prompt.split(IMAGE_MARK)):
         ids += [IMAGE_TOKEN] * (number > 0) + tokenizer.encode(piece)
     return np.array(ids, np.int32)
@@ -94,6 +105,29 @@ def _qwen_2(messages: Sequence[str]) -> str:
         role = "assistant" if number % 2 else "user"
         text += f"<|im_start|>{role}\n{message}<|im_end|>\n"
     return f"{text}<|im_start|>assistant\n"
+
+
+_VICUNA = (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
+    "helpful, detailed, and polite answers to the user's questions. "
+)
+
+
+def _vicuna_v1(messages: Sequence[str]) -> str:
+    text = _VICUNA
+    for number, message in enumerate(messages):
+        text += f"ASSISTANT: {message}</s>" if number % 2 else f"USER: {message} "
+    return f"{text}ASSISTANT:"
+
+
+_INSTRUCTION = "[INST] "
+
+
+def _mistral(messages: Sequence[str]) -> str:
+    text = ""
+    for number, message in enumerate(messages):
+        text += f" {message} </s>" if number % 2 else f"{_INSTRUCTION}{message} [/INST]"
+    return text
 
 
 def _plain(messages: Sequence[str]) -> str:
@@ -121,5 +155,7 @@ CONVERSATIONS: dict[str, Template] = {
     "qwen_2_5_vl": Template(
         _qwen_2, "", f"<|vision_start|>{IMAGE_MARK}<|vision_end|>", "Picture {}: "
     ),
+    "vicuna_v1": Template(_vicuna_v1),
+    "mistral": Template(_mistral),
     "plain": Template(_plain),
 }

@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from diffvis_jax.checkpoints.architectures import expected_shapes
 from diffvis_jax.checkpoints.format import unflatten
 from diffvis_jax.errors import ConfigError
-from diffvis_jax.language.config import QwenConfig
+from diffvis_jax.language.config import DecoderConfig
 from diffvis_jax.language.kv_cache import KVCache
 
 _DATA, _MODEL = "data", "model"  # names of the mesh's axes: prompts, and what is split of a layer
@@ -42,7 +42,9 @@ _RULES = tuple(
 )
 
 
-def param_spec(path: str, shape: tuple[int, ...], config: QwenConfig, parts: int) -> PartitionSpec:
+def param_spec(
+    path: str, shape: tuple[int, ...], config: DecoderConfig, parts: int
+) -> PartitionSpec:
     """How one parameter is split over so many devices.
 
     Keys and values stay whole where their heads do not divide, and so does an embedding or head
@@ -61,7 +63,7 @@ def param_spec(path: str, shape: tuple[int, ...], config: QwenConfig, parts: int
     return spec
 
 
-def param_shardings(config: QwenConfig, mesh: Mesh) -> dict[str, Any]:
+def param_shardings(config: DecoderConfig, mesh: Mesh) -> dict[str, Any]:
     """Shardings of all parameters, as their tree.
 
     Raises:
@@ -76,7 +78,7 @@ def param_shardings(config: QwenConfig, mesh: Mesh) -> dict[str, Any]:
     )
 
 
-def cache_shardings(config: QwenConfig, mesh: Mesh) -> KVCache:
+def cache_shardings(config: DecoderConfig, mesh: Mesh) -> KVCache:
     """Shardings of a KV cache, as its tree: heads as their parameters, streams over "data"."""
     parts = _check_mesh(config, mesh)
     streams = _DATA if _DATA in mesh.axis_names else None
@@ -96,7 +98,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(_DATA if _DATA in mesh.axis_names else None))
 
 
-def _check_mesh(config: QwenConfig, mesh: Mesh) -> int:
+def _check_mesh(config: DecoderConfig, mesh: Mesh) -> int:
     """Devices along "model"."""
     if _MODEL not in mesh.axis_names:
         raise ConfigError(

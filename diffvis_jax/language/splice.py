@@ -17,12 +17,12 @@ import numpy as np
 
 from diffvis_jax.errors import PromptError
 from diffvis_jax.language import generate
-from diffvis_jax.language.config import QwenConfig
+from diffvis_jax.language.config import DecoderConfig
+from diffvis_jax.language.decoder import embed
 from diffvis_jax.language.differential_prefill import Prompt
 from diffvis_jax.language.language_model import Language
 from diffvis_jax.language.positions import Grid, collapsed, mrope_positions
 from diffvis_jax.language.prompt import IMAGE_TOKEN
-from diffvis_jax.language.qwen2 import embed
 from diffvis_jax.ops.matmul import linear
 from diffvis_jax.ops.pointwise import gelu
 from diffvis_jax.towers.params import Params
@@ -30,7 +30,7 @@ from diffvis_jax.towers.params import Params
 Ids = Any  # int [L], [B, L], or a list of lists of ints
 
 
-def project(params: Params, tokens: jax.Array, *, config: QwenConfig) -> jax.Array:
+def project(params: Params, tokens: jax.Array, *, config: DecoderConfig) -> jax.Array:
     """Vision tokens `[..., P]` -> `[..., D]` float32: linear layers with a GELU between them."""
     x = jnp.asarray(tokens, jnp.float32)
     for i in range(config.projector_layers):
@@ -168,7 +168,7 @@ def embed_prompt(
     tokens: jax.Array | None,
     rotary: jax.Array | None = None,
     *,
-    config: QwenConfig,
+    config: DecoderConfig,
 ) -> Prompt:
     """Embeddings of spliced prompts with vision tokens `[n, N, P]`, or `[n N, P]`; None = no
     images. `rotary`: int32 `[B, T, 3]`, see `Prompt`."""
@@ -236,7 +236,7 @@ def make_prompt(
         len(sizes),
         sizes,
         vocabulary=config.vocabulary,
-        pad_id=config.image_token_id if mrope else None,
+        pad_id=config.image_token_id,
         max_length=config.max_length if cut else 2**30,
         padded=padded,
     )

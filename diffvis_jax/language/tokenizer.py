@@ -1,6 +1,7 @@
 """Text to ids and back, by the `tokenizers` library (extra `text`).
 
-Qwen2's tokenizer is a byte-level BPE. Checkpoints bring it as `tokenizer.json`, or as `vocab.json`
+Qwen2's tokenizer is a byte-level BPE, Llama's and Mistral's are of sentencepiece's kind, which is
+read from `tokenizer.json` alone. Checkpoints bring Qwen2's as `tokenizer.json`, or as `vocab.json`
 and `merges.txt` with the special tokens in `tokenizer_config.json` or `added_tokens.json`; the
 latter is built here as transformers' `Qwen2Tokenizer` builds it.
 """
@@ -38,6 +39,17 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of a text; nothing is put before or after it."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    @functools.cached_property
+    def start(self) -> list[int]:
+        """Special ids that stand before every prompt: Llama's `<s>`; Qwen2 has none."""
+        found = self._tokenizer.encode("a")
+        special = found.special_tokens_mask
+        return found.ids[: special.index(0)]
+
+    def id_of(self, token: str) -> int | None:
+        """Id of one token by its name; None if there is none."""
+        return self._tokenizer.token_to_id(token)
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Text of ids; those that the tokenizer does not have are nothing."""
@@ -105,6 +117,11 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{directory}: damaged tokenizer files ({error})") from None
+    if (directory / "tokenizer.model").is_file():
+        raise CheckpointError(
+            f"{directory}: tokenizer.model is sentencepiece's format, which is not read here; put "
+            "the tokenizer.json of the same model there (such as that of its llava-hf release)"
+        )
     raise CheckpointError(
         f"{directory}: no tokenizer; put tokenizer.json there, or vocab.json and merges.txt, as "
         "they come with the checkpoint"

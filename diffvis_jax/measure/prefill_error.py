@@ -11,7 +11,7 @@ import numpy as np
 
 from diffvis_jax.language import generate
 from diffvis_jax.language.answer import AnswerOptions, answers
-from diffvis_jax.language.config import QwenConfig
+from diffvis_jax.language.config import DecoderConfig
 from diffvis_jax.language.differential_prefill import Prompt, PromptCache
 from diffvis_jax.language.kv_cache import KVCache, init_kv_cache
 from diffvis_jax.towers.params import Params
@@ -42,7 +42,7 @@ def compare_prefill(
     cache: PromptCache,
     prompt: Prompt,
     *,
-    config: QwenConfig,
+    config: DecoderConfig,
     new_tokens: int = 32,
     stop_ids: tuple[int, ...] | None = None,
 ) -> PrefillError:

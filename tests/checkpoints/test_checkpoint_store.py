@@ -14,11 +14,11 @@ import diffvis_jax as dv
 from diffvis_jax.checkpoints import store, writer
 from diffvis_jax.checkpoints.architectures import expected_shapes
 from diffvis_jax.errors import CheckpointError
-from diffvis_jax.language.config import QwenConfig
+from diffvis_jax.language.config import DecoderConfig
 from diffvis_jax.towers.clip import CLIPConfig
 
 CONFIG = CLIPConfig(width=8, layers=2, heads=2, mlp_width=16, patch=4, size=8)
-LANGUAGE = QwenConfig(
+LANGUAGE = DecoderConfig(
     vocabulary=20, width=8, layers=1, heads=2, kv_heads=1, head_width=4, mlp_width=12,
     projector_layers=1, projector_input=8,
 )  # fmt: skip

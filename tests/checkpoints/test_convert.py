@@ -455,7 +455,7 @@ def test_bfloat16_nan_is_seen(tmp_path):
         (
             {"model.mm_projector.0.weight": np.zeros((2, 2), np.float32)},
             {"mm_vision_tower": "openai/clip-vit-large-patch14-336", "vocab_size": 2},
-            "'openai/clip-vit-large-patch14-336', convert that checkpoint instead",
+            "'openai/clip-vit-large-patch14-336'; tell where that is with --vision-tower",
         ),
     ],
 )

@@ -148,11 +148,10 @@ def test_a_tower_of_tiles_by_itself():
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"model_type": "llava_llama"}, "a decoder of the LLaMA family"),
-        ({"model_type": "mistral"}, "a decoder of the Mistral family"),
+        ({"model_type": "vipllava"}, "features of several blocks"),
         ({"model_type": "llava_next"}, "AnyRes"),
         ({"model_type": "qwen2_5_vl"}, "Qwen2.5-VL"),
-        ({"model_type": "granite"}, "a decoder of another family than Qwen2"),
+        ({"model_type": "granite"}, "a decoder of another family than Qwen2, Llama"),
         ({"image_aspect_ratio": "anyres_max_9"}, "an image that is cut into tiles (AnyRes)"),
         ({"mm_projector_type": "ldpnet"}, "mm_projector_type is 'ldpnet'"),
         ({"projector_hidden_act": "relu"}, "another activation of the projector"),
@@ -467,6 +466,7 @@ def test_the_code_reads_only_what_the_table_says_is_read():
             settings.VISION_ALONE, settings.LANGUAGE, settings.WRAPPER, settings.PREPROCESSOR,
             settings.GENERATION, settings.TOKENIZER, settings.OPEN_CLIP, settings.QWEN_VISION,
             settings.QWEN_PREPROCESSOR, settings.QWEN_LANGUAGE, settings.QWEN_GENERATION,
+                settings.MISTRAL,
         )
         for name, rule in rules(table)
         if isinstance(rule, Read)

@@ -12,8 +12,8 @@ from tiny import LANGUAGE, ROUNDING, deviation, random_params
 import diffvis_jax as dv
 from diffvis_jax.language import generate
 from diffvis_jax.language.answer import advance, answers, first_id
+from diffvis_jax.language.decoder import embed
 from diffvis_jax.language.kv_cache import init_kv_cache
-from diffvis_jax.language.qwen2 import embed
 from diffvis_jax.language.sampling import choose, make_sampling
 from diffvis_jax.towers.init import cast_params
 

@@ -13,6 +13,7 @@ from diffvis_jax.checkpoints import store
 from diffvis_jax.checkpoints.architectures import expected_shapes
 from diffvis_jax.language import generate
 from diffvis_jax.language.answer import answers
+from diffvis_jax.language.decoder import embed
 from diffvis_jax.language.differential_prefill import (
     PrefillPolicy,
     Prompt,
@@ -21,7 +22,6 @@ from diffvis_jax.language.differential_prefill import (
     jit_prefill_step,
 )
 from diffvis_jax.language.kv_cache import init_kv_cache
-from diffvis_jax.language.qwen2 import embed
 from diffvis_jax.language.sharding import (
     batch_sharding,
     cache_shardings,
@@ -30,7 +30,7 @@ from diffvis_jax.language.sharding import (
 )
 
 CONFIG = dataclasses.replace(LANGUAGE, tied=False)
-SEVEN_B = dv.QwenConfig(
+SEVEN_B = dv.DecoderConfig(
     vocabulary=152064, width=3584, layers=28, heads=28, kv_heads=4, head_width=128,
     mlp_width=18944, tied=False,
 )  # fmt: skip

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 import diffvis_jax as dv
 from diffvis_jax.language.prompt import IMAGE_TOKEN, build_prompt, tokenize
@@ -219,6 +219,70 @@ def test_missing_and_damaged_files(with_merges, tmp_path, monkeypatch):
         load_tokenizer(with_merges)
 
 
+# ---- tokenizers of sentencepiece's kind ---------------------------------------------------------
+
+LETTERS = ("▁", "\n", *"ACDEFGHINOQRSTUWabcdefghijklmnopqrstuvwxyz.,:?'[]/")
+
+
+def llama_tokenizer(directory, *, mark: bool, start: bool = True):
+    """As Llama's tokenizer.json: bytes for what it does not know, a space and `<s>` first."""
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256)), *LETTERS]
+    merges = [("▁", "a")]
+    tokens.append("▁a")
+    for token in ("▁W", "▁Wh", "▁Wha", "▁What"):
+        merges.append((token[:-1], token[-1]))
+        tokens.append(token)
+    vocab = {token: i for i, token in enumerate(tokens)}
+    tokenizer = tokenizers.Tokenizer(
+        models.BPE(vocab, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    )
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
+         decoders.Strip(" ", 1, 0)]
+    )  # fmt: skip
+    tokenizer.add_special_tokens(["<unk>", "<s>", "</s>", *(["<image>"] if mark else [])])
+    if start:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", 1)]
+        )
+    directory.mkdir(exist_ok=True)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    return load_tokenizer(directory)
+
+
+@pytest.mark.parametrize("mark", [False, True])
+def test_llamas_prompts_begin_once(tmp_path, mark):
+    """As LLaVA's `tokenizer_image_token`: each piece has its space, the first alone its `<s>`."""
+    tokenizer = llama_tokenizer(tmp_path, mark=mark)
+    assert tokenizer.start == [1]
+    ids = tokenize("a<image>\nWhat<image>", tokenizer)
+    names = [None if i == IMAGE_TOKEN else tokenizer._tokenizer.id_to_token(i) for i in ids]
+    assert names[:6] == ["<s>", "▁a", None, "▁", "\n", "W"]
+    assert names[-1] is None
+    assert names.count("<s>") == 1
+    assert tokenizer.decode(tokenizer.encode("What, 漢🙂?")) == "What, 漢🙂?"
+    pieces = TextStream(tokenizer)
+    text = "".join(pieces.push(i) for i in tokenizer.encode("What, 漢🙂? a")) + pieces.flush()
+    assert text == "What, 漢🙂? a"
+
+
+def test_a_tokenizer_that_begins_otherwise_is_refused(tmp_path, whole):
+    for tokenizer in (llama_tokenizer(tmp_path, mark=True, start=False), load_tokenizer(whole)):
+        assert tokenizer.start == []
+        for conversation in ("vicuna_v1", "mistral"):
+            with pytest.raises(dv.PromptError, match="no special token"):
+                tokenize(build_prompt("?", conversation=conversation), tokenizer)
+
+
+def test_sentencepieces_own_format_is_refused(tmp_path):
+    (tmp_path / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>")
+    with pytest.raises(dv.CheckpointError, match=r"tokenizer\.model is sentencepiece's.*llava-hf"):
+        load_tokenizer(tmp_path)
+
+
 # ---- prompts ----------------------------------------------------------------------------------
 
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
@@ -261,6 +325,26 @@ def test_the_marks_around_an_image_must_be_tokens(whole):
 
 def test_plain_is_the_text_alone():
     assert build_prompt("What are these?", conversation="plain") == "<image>\nWhat are these?\n"
+
+
+VICUNA = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+
+
+def test_the_templates_are_those_of_llava():
+    assert build_prompt("What?", conversation="vicuna_v1") == (
+        f"{VICUNA} USER: <image>\nWhat? ASSISTANT:"
+    )
+    turns = [("What?", "A page.")]
+    assert build_prompt("And now?", conversation="vicuna_v1", turns=turns) == (
+        f"{VICUNA} USER: <image>\nWhat? ASSISTANT: A page.</s>USER: And now? ASSISTANT:"
+    )
+    assert build_prompt("What?", conversation="mistral") == "[INST] <image>\nWhat? [/INST]"
+    assert build_prompt("And now?", conversation="mistral", turns=turns) == (
+        "[INST] <image>\nWhat? [/INST] A page. </s>[INST] And now? [/INST]"
+    )
 
 
 def test_several_images_and_turns():

@@ -9,8 +9,8 @@ import pytest
 from tiny import CLIP, FASTVITHD, LANGUAGE, random_params
 
 import diffvis_jax as dv
+from diffvis_jax.language.decoder import forward, read_out
 from diffvis_jax.language.kv_cache import init_kv_cache
-from diffvis_jax.language.qwen2 import forward, read_out
 
 PRODUCTS = ("dot_general", "conv_general_dilated")
 

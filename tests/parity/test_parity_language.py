@@ -13,10 +13,11 @@ from tiny import deviation
 import diffvis_jax as dv
 from diffvis_jax.checkpoints.convert import convert
 from diffvis_jax.checkpoints.format import unflatten
-from diffvis_jax.checkpoints.keys import qwen2 as language_keys
+from diffvis_jax.checkpoints.keys import language as language_keys
 from diffvis_jax.checkpoints.torch_reference import pixels_to_torch
 from diffvis_jax.language import generate
 from diffvis_jax.language.answer import answers
+from diffvis_jax.language.decoder import embed
 from diffvis_jax.language.differential_prefill import (
     PrefillPolicy,
     Prompt,
@@ -26,7 +27,6 @@ from diffvis_jax.language.differential_prefill import (
 )
 from diffvis_jax.language.kv_cache import init_kv_cache
 from diffvis_jax.language.prompt import build_prompt, tokenize
-from diffvis_jax.language.qwen2 import embed
 from diffvis_jax.towers.init import cast_params
 
 pytestmark = pytest.mark.parity
@@ -45,7 +45,7 @@ SHAPES = {
 
 def config_of(name):
     shape = SHAPES[name]
-    return dv.QwenConfig(
+    return dv.DecoderConfig(
         vocabulary=VOCABULARY,
         width=shape["heads"] * shape["head_width"],
         layers=3,

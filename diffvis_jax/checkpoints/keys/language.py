@@ -2,7 +2,7 @@
 
 Canonical names are those of the decoder itself (`embed_tokens`, `layers`, `norm`), `lm_head`, and
 `projector.{i}` with the linear layers counted from 0. The destination tree is described at
-`QwenConfig`. Source: transformers `modeling_qwen2.py`, haotian-liu/LLaVA `multimodal_projector`.
+`DecoderConfig`. Source: transformers `modeling_qwen2.py`, haotian-liu/LLaVA `multimodal_projector`.
 """
 
 import re
@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from diffvis_jax.checkpoints.formats.tensors import Shape
 from diffvis_jax.checkpoints.keys.rules import Rule, count_blocks, move, move_linear
 from diffvis_jax.errors import CheckpointError
-from diffvis_jax.language.config import QwenConfig
+from diffvis_jax.language.config import DecoderConfig
 
 _DECODER = re.compile(
     r"(?:model\.)?(?:language_model\.)?(?:model\.)?"
@@ -41,7 +41,7 @@ def canonical(name: str) -> str | None:
 
 def infer_config(
     shapes: Mapping[str, Shape], heads: tuple[int, int] | None, vision_width: int
-) -> QwenConfig:
+) -> DecoderConfig:
     """The architecture behind canonical names and shapes.
 
     Args:
@@ -72,7 +72,7 @@ def infer_config(
             f"language model: {heads[0]} heads and {heads[1]} key-value heads do not fit queries "
             f"of width {query} and keys of width {key}"
         )
-    return QwenConfig(
+    return DecoderConfig(
         vocabulary=vocabulary,
         width=width,
         layers=count_blocks(shapes, r"layers\.(\d+)\."),
@@ -87,7 +87,7 @@ def infer_config(
     )
 
 
-def rules(config: QwenConfig, names: Collection[str] = ()) -> list[Rule]:
+def rules(config: DecoderConfig, names: Collection[str] = ()) -> list[Rule]:
     """The table for one language model and its projector; `names` do not matter here."""
     width, hidden = config.width, config.mlp_width
     table = [move(("embed_tokens.weight", "embed/embedding", (config.vocabulary, width)))]

@@ -1,8 +1,8 @@
-"""Qwen2: some rows of a sequence against a KV cache, in one pure function.
+"""The decoder of Qwen2, Llama and Mistral: some rows against a KV cache, in one pure function.
 
 Prefill, decoding and differential prefill are all `forward`: they differ in which rows they give
 it. Source: arXiv 2407.10671; transformers `modeling_qwen2.py`. The parameters are described at
-`QwenConfig`.
+`DecoderConfig`.
 
 B streams, R rows, T slots of the cache, D width, H heads, G key-value heads, d head width,
 L layers, V vocabulary rows.
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffvis_jax.language.config import QwenConfig
+from diffvis_jax.language.config import DecoderConfig
 from diffvis_jax.language.kv_cache import KVCache, write_rows, write_run
 from diffvis_jax.ops.attention import attention_weights, grouped_attention, rms_norm
 from diffvis_jax.ops.matmul import linear
@@ -28,7 +28,7 @@ def forward(
     x: jax.Array,
     positions: jax.Array,
     *,
-    config: QwenConfig,
+    config: DecoderConfig,
     rotary: jax.Array | None = None,
     scattered: bool = False,
     span: int | None = None,
@@ -84,7 +84,7 @@ def embed(params: Params, ids: jax.Array) -> jax.Array:
     return params["embed"]["embedding"][ids].astype(jnp.float32)
 
 
-def read_out(params: Params, x: jax.Array, *, config: QwenConfig) -> jax.Array:
+def read_out(params: Params, x: jax.Array, *, config: DecoderConfig) -> jax.Array:
     """What `forward` gives, `[..., D]` -> logits, float32 `[..., V]`."""
     x = rms_norm(x, params["final_norm"]["scale"], config.norm_epsilon)
     if not config.tied:
@@ -93,7 +93,7 @@ def read_out(params: Params, x: jax.Array, *, config: QwenConfig) -> jax.Array:
 
 
 def _query_key_value(
-    attention: Params, x: jax.Array, rotation: tuple[jax.Array, jax.Array], config: QwenConfig
+    attention: Params, x: jax.Array, rotation: tuple[jax.Array, jax.Array], config: DecoderConfig
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """`[B, R, D]` -> `[B, R, H, d]` and twice `[B, R, G, d]`, in the dtype of the matrices."""
     dtype = attention["query"]["weight"].dtype
@@ -109,7 +109,7 @@ def _query_key_value(
     return query.astype(dtype), key.astype(dtype), value.astype(dtype)
 
 
-def _rotation(rotary: jax.Array, config: QwenConfig) -> tuple[jax.Array, jax.Array]:
+def _rotation(rotary: jax.Array, config: DecoderConfig) -> tuple[jax.Array, jax.Array]:
     """Cosine and sine of the rotary embedding (arXiv 2104.09864), float32 `[B, R, 1, d / 2]`, for
     positions on one axis or three, `[B, R, 1]` or `[B, R, 3]`."""
     exponent = jnp.arange(0, config.head_width, 2, dtype=jnp.float32) / config.head_width
