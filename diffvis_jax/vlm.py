@@ -65,13 +65,14 @@ def generate_ids(
     seed: int = 0,
     stop_ids: Sequence[int] | None = None,
     vocabulary: int | None = None,
+    repetition_penalty: float | None = None,
 ) -> np.ndarray:
     """The model's answers.
 
     Args:
       model, frames, input_ids: as for `logits`, but prompts that are too long are an error.
-      max_new_tokens, temperature, top_p, top_k, num_beams, seed, stop_ids, vocabulary: see
-        `AnswerOptions`.
+      max_new_tokens, temperature, top_p, top_k, num_beams, seed, stop_ids, vocabulary,
+        repetition_penalty: see `AnswerOptions`.
 
     Returns:
       int32 `[n]` new ids, the stop id that ended them included; `[B, n]` where `input_ids` are
@@ -92,6 +93,7 @@ def generate_ids(
         seed=seed,
         stop_ids=stop_ids,
         vocabulary=vocabulary,
+        repetition_penalty=repetition_penalty,
     )
     language, config = model.language, model.language.config
     tokens, grids = _tokens(model, frames)
@@ -108,7 +110,7 @@ def generate_ids(
         config=config,
         rotary=prompt.rotary,
     )
-    found, _ = answers(language.decoding, last, cache, options, config=config)
+    found, _ = answers(language.decoding, last, cache, options, config=config, prompt=prompt.ids)
     if len(found) == 1 and not _is_batch(input_ids):
         return found[0]
     fill = generate.make_stops(config, stop_ids).fill

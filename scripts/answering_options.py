@@ -90,6 +90,13 @@ def add_answer_options(parser: argparse.ArgumentParser) -> None:
         help="with a temperature: only the likeliest tokens that make up this much (default: all)",
     )
     add(
+        "--repetition-penalty",
+        metavar="P",
+        type=number(0.01, 100, "a penalty, 0.01-100"),
+        help="above 1: tokens of prompt and answer become unlikelier (default: as the model's "
+        "files say; 1 = none)",
+    )
+    add(
         "--num-beams",
         "--num_beams",
         metavar="N",
@@ -329,5 +336,6 @@ def answerer_options(args: argparse.Namespace, model: dv.Model) -> dict[str, Any
             top_p=args.top_p,
             num_beams=args.num_beams,
             seed=args.seed,
+            repetition_penalty=args.repetition_penalty,
         ),
     }

@@ -42,8 +42,8 @@ if TYPE_CHECKING:  # so that --help does not wait for JAX
 OF_THE_SCREEN = ("monitor", "region", "display")
 OF_THE_ANSWERS = (
     *("prompt_style", "coordinates", "conv_mode", "temperature", "top_p", "num_beams"),
-    *("add_vision_id", "max_new_tokens", "history", "seed", "min_change", "decode_dtype"),
-    *("prefill", "prefill_refresh", "prefill_tolerance"),
+    *("add_vision_id", "repetition_penalty", "max_new_tokens", "history", "seed", "min_change"),
+    *("decode_dtype", "prefill", "prefill_refresh", "prefill_tolerance"),
 )
 
 
@@ -218,6 +218,7 @@ class Watcher:
         self._args, self._encoder, self._answerer = args, encoder, answerer
         self._start = time.monotonic()
         self._idle_since: float | None = None
+        self._shape: tuple[int, ...] = ()
         self._seen = self._left_out = self._answers = 0
         self._times: dict[str, list[float]] = {}
         self._errors: list[float] = []
@@ -253,7 +254,8 @@ class Watcher:
             encode_ms = 1e3 * (time.perf_counter() - start)
         assert self._encoder.report is not None
         done = dv.describe(self._encoder.report)[0]
-        first, self._seen = self._seen == 0, self._seen + 1
+        # Of its size: where the screen has grown or shrunk, there is nothing to compare with.
+        first, self._shape, self._seen = frame.shape != self._shape, frame.shape, self._seen + 1
         if compiled.seconds:
             self._compile_s += compiled.seconds
         else:

@@ -32,6 +32,7 @@ class AnswerOptions:
       seed: of chance.
       stop_ids: ids that end an answer; None = the model's own.
       vocabulary: ids at and beyond this one are never chosen; None = all rows may be.
+      repetition_penalty: see `make_sampling`; None = the model's own.
 
     Raises:
       ConfigError: beams with a temperature.
@@ -46,6 +47,7 @@ class AnswerOptions:
     seed: int = 0
     stop_ids: Sequence[int] | None = None
     vocabulary: int | None = None
+    repetition_penalty: float | None = None
 
     def __post_init__(self):
         if self.num_beams < 1:
@@ -60,7 +62,14 @@ class AnswerOptions:
         """The same, as the decoding loop takes it."""
         rows = config.vocabulary
         limit = rows if self.vocabulary is None else min(self.vocabulary, rows)
-        return make_sampling(self.temperature, self.top_p, self.top_k, vocabulary=limit)
+        penalty = self.repetition_penalty
+        return make_sampling(
+            self.temperature,
+            self.top_p,
+            self.top_k,
+            vocabulary=limit,
+            repetition_penalty=config.repetition_penalty if penalty is None else penalty,
+        )
 
     @property
     def kept(self) -> int:
@@ -69,13 +78,19 @@ class AnswerOptions:
 
 
 def first_id(
-    logits: jax.Array, cache: KVCache, options: AnswerOptions, *, config: DecoderConfig
+    logits: jax.Array,
+    cache: KVCache,
+    options: AnswerOptions,
+    *,
+    config: DecoderConfig,
+    prompt: jax.Array | None = None,
 ) -> Generation:
     """An answer of one id, to be advanced; takes the cache over.
 
     Args:
       logits: float32 `[B, V]`, from the prefill.
       cache: from the prefill, with room for `options.kept` more; donated.
+      prompt: its ids, int32 `[B, T]`, see `Prompt`; needed if they are penalised.
     """
     return generate.jit_start(
         logits,
@@ -83,6 +98,7 @@ def first_id(
         jax.random.key(options.seed),
         options.sampling(config),
         generate.make_stops(config, options.stop_ids),
+        prompt,
         kept=options.kept,
     )
 
@@ -116,6 +132,7 @@ def search(
     options: AnswerOptions,
     *,
     config: DecoderConfig,
+    prompt: jax.Array | None = None,
 ) -> list[np.ndarray]:
     """The best answers by beam search, int32 `[n]` each; the cache stays as it is."""
     stops = generate.make_stops(config, options.stop_ids)
@@ -124,8 +141,9 @@ def search(
         logits,
         cache,
         np.int32(options.max_new_tokens),
-        options.sampling(config).vocabulary,
+        options.sampling(config),
         stops,
+        prompt,
         np.float32(options.length_penalty),
         config=config,
         beams=options.num_beams,
@@ -144,12 +162,14 @@ def answers(
     options: AnswerOptions,
     *,
     config: DecoderConfig,
+    prompt: jax.Array | None = None,
 ) -> tuple[list[np.ndarray], KVCache]:
     """B whole answers after a prefill (its logits are float32 `[B, V]`, its cache is donated unless
-    there are beams), int32 `[n]` each, with the stop id that ended it; and the cache."""
+    there are beams), int32 `[n]` each, with the stop id that ended it; and the cache. `prompt`: as
+    for `first_id`."""
     if options.num_beams > 1:
-        return search(params, logits, cache, options, config=config), cache
-    generation = first_id(logits, cache, options, config=config)
+        return search(params, logits, cache, options, config=config, prompt=prompt), cache
+    generation = first_id(logits, cache, options, config=config, prompt=prompt)
     generation = advance(params, generation, options.max_new_tokens, options, config=config)
     ids, counts = np.asarray(generation.ids), np.asarray(generation.count)
     return [row[:n] for row, n in zip(ids, counts, strict=True)], generation.cache

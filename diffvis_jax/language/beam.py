@@ -22,7 +22,7 @@ from diffvis_jax.language.config import DecoderConfig
 from diffvis_jax.language.decoder import embed, forward, read_out
 from diffvis_jax.language.generate import Stops
 from diffvis_jax.language.kv_cache import KVCache
-from diffvis_jax.language.sampling import within_vocabulary
+from diffvis_jax.language.sampling import Sampling, penalised, seen_in, within_vocabulary
 from diffvis_jax.towers.params import Params
 
 _IMPOSSIBLE = np.float32(-1e9)
@@ -41,6 +41,7 @@ class Beams:
       ended_there: whether there is such an answer.
       open: whether a stream's beams may still improve on those.
       step: ids chosen.
+      seen: the ids of the prompt and of each beam; None unless there is a penalty on them.
     """
 
     cache: KVCache
@@ -51,6 +52,7 @@ class Beams:
     ended_there: jax.Array  # bool [B, W]
     open: jax.Array  # bool [B]
     step: jax.Array  # int32 []
+    seen: jax.Array | None  # bool [B, W, V]
 
 
 @functools.partial(jax.jit, static_argnames=("config", "beams", "kept"))
@@ -59,8 +61,9 @@ def beam_search(
     logits: jax.Array,
     cache: KVCache,
     until: jax.Array,
-    vocabulary: jax.Array,
+    sampling: Sampling,
     stops: Stops,
+    prompt: jax.Array | None,
     length_penalty: jax.Array,
     *,
     config: DecoderConfig,
@@ -73,7 +76,8 @@ def beam_search(
       logits: float32 `[B, V]`, from the prefill.
       cache: from the prefill; not changed.
       until: int32, ids of an answer at most; itself at most `kept`.
-      vocabulary: ids at and beyond this one are never chosen.
+      sampling: its vocabulary and its penalty on repetitions.
+      prompt: its ids, int32 `[B, T]`, see `Prompt`; needed if they are penalised.
       length_penalty: answers are compared by score / length ** penalty.
       beams: W; static.
       kept: M; static.
@@ -84,6 +88,9 @@ def beam_search(
     batch = len(logits)
     blank = jnp.broadcast_to(stops.fill, (batch, beams, kept)).astype(jnp.int32)
     # Only the first beam counts at first: all are the same.
+    seen = None
+    if sampling.repetition_penalty is not None:
+        seen = jnp.repeat(seen_in(prompt, logits.shape[-1])[:, None], beams, axis=1)
     scores = jnp.where(jnp.arange(beams) == 0, np.float32(0), _IMPOSSIBLE)
     state = Beams(
         cache=jax.tree.map(lambda x: jnp.repeat(x, beams, axis=0), cache),
@@ -94,9 +101,10 @@ def beam_search(
         ended_there=jnp.zeros((batch, beams), bool),
         open=jnp.ones((batch,), bool),
         step=jnp.int32(0),
+        seen=seen,
     )
     select = functools.partial(
-        _select, until=until, vocabulary=vocabulary, stops=stops, penalty=length_penalty
+        _select, until=until, sampling=sampling, stops=stops, penalty=length_penalty
     )
 
     def more(state: Beams) -> jax.Array:
@@ -121,7 +129,7 @@ def _select(
     logits: jax.Array,
     *,
     until: jax.Array,
-    vocabulary: jax.Array,
+    sampling: Sampling,
     stops: Stops,
     penalty: jax.Array,
 ) -> Beams:
@@ -130,7 +138,8 @@ def _select(
     # So many that W of them go on, even if every beam's likeliest ids were all the stop ids.
     count = min((1 + stops.ids.shape[0]) * beams, beams * rows)
     scores = jax.nn.log_softmax(logits)
-    scores = within_vocabulary(scores, vocabulary) + state.scores[..., None]
+    scores = penalised(scores, state.seen, sampling.repetition_penalty)
+    scores = within_vocabulary(scores, sampling.vocabulary) + state.scores[..., None]
     scores, index = lax.top_k(scores.reshape(batch, -1), count)  # [B, K]
     beam, chosen = index // rows, (index % rows).astype(jnp.int32)
     ids = jnp.take_along_axis(state.ids, beam[..., None], axis=1)  # [B, K, M]
@@ -156,6 +165,11 @@ def _select(
     best_possible = going[:, :1] / length.astype(jnp.float32) ** penalty
     stream = jnp.arange(batch, dtype=jnp.int32)[:, None] * beams
     flat = (stream + parent).reshape(-1)
+    seen = state.seen
+    if seen is not None:
+        last = jnp.take_along_axis(chosen, next_index, axis=1).reshape(-1)
+        row = jnp.arange(batch * beams, dtype=jnp.int32)
+        seen = seen.reshape(-1, rows)[flat].at[row, last].set(True).reshape(seen.shape)
     return Beams(
         cache=jax.tree.map(lambda x: x[flat], state.cache),
         ids=jnp.take_along_axis(ids, next_index[..., None], axis=1),
@@ -165,4 +179,5 @@ def _select(
         ended_there=ended_there,
         open=state.open & (best_possible > worst).any(1),
         step=length,
+        seen=seen,
     )

@@ -49,12 +49,15 @@ class Prompt:
       length: positions that count.
       rotary: by what keys are rotated (`positions.py`); None unless the model has an
         `mrope_section`.
+      ids: those of the text, and of image tokens `image_token_id`; -1 = none. What is penalised
+        as a repetition; None = nothing can be.
     """
 
     embeddings: jax.Array  # float32 [B, T, D]
     image: jax.Array  # bool [B, T]
     length: jax.Array  # int32 [B]
     rotary: jax.Array | None = None  # int32 [B, T, 3]
+    ids: jax.Array | None = None  # int32 [B, T]
 
 
 @flax.struct.dataclass(kw_only=True)

@@ -22,7 +22,7 @@ from diffvis_jax.errors import PromptError
 from diffvis_jax.language.config import DecoderConfig
 from diffvis_jax.language.decoder import embed, forward, read_out
 from diffvis_jax.language.kv_cache import KVCache, init_kv_cache
-from diffvis_jax.language.sampling import Sampling, choose
+from diffvis_jax.language.sampling import Sampling, choose, seen_in
 from diffvis_jax.towers.params import Params
 
 # Prompts are padded to one of these, so that a session compiles a few prefills and no more. A
@@ -146,6 +146,7 @@ class Generation:
       finished: whether a stop id was chosen.
       step: ids chosen, those after a stop id included.
       key: what chance hangs on; the choice of each step folds its number in.
+      seen: the ids of prompt and answer so far; None unless there is a penalty on them.
     """
 
     cache: KVCache
@@ -154,6 +155,7 @@ class Generation:
     finished: jax.Array  # bool [B]
     step: jax.Array  # int32 []
     key: jax.Array
+    seen: jax.Array | None  # bool [B, V]
 
 
 @flax.struct.dataclass(kw_only=True)
@@ -185,7 +187,13 @@ def make_stops(config: DecoderConfig, ids: Sequence[int] | None = None) -> Stops
 
 
 def start(
-    logits: jax.Array, cache: KVCache, key: jax.Array, sampling: Sampling, stops: Stops, kept: int
+    logits: jax.Array,
+    cache: KVCache,
+    key: jax.Array,
+    sampling: Sampling,
+    stops: Stops,
+    prompt: jax.Array | None,
+    kept: int,
 ) -> Generation:
     """Chooses the first id after a prompt.
 
@@ -193,10 +201,14 @@ def start(
       logits: float32 `[B, V]`, from the prefill.
       key: of `jax.random`.
       sampling, stops: how ids are chosen and what ends the answer.
+      prompt: its ids, int32 `[B, T]`, see `Prompt`; needed if they are penalised.
       kept: M; static.
     """
     batch = len(logits)
     ids = jnp.broadcast_to(stops.fill, (batch, kept)).astype(jnp.int32)
+    seen = None
+    if sampling.repetition_penalty is not None:
+        seen = seen_in(prompt, logits.shape[-1])
     generation = Generation(
         cache=cache,
         ids=ids,
@@ -204,6 +216,7 @@ def start(
         finished=jnp.zeros((batch,), bool),
         step=jnp.int32(0),
         key=key,
+        seen=seen,
     )
     return _take(generation, logits, sampling, stops)
 
@@ -246,7 +259,10 @@ def _take(
 ) -> Generation:
     """Chooses one more id of each stream that has not ended."""
     key = jax.random.fold_in(generation.key, generation.step)
-    chosen = jnp.where(generation.finished, stops.fill, choose(logits, key, sampling))
+    seen = generation.seen
+    chosen = jnp.where(generation.finished, stops.fill, choose(logits, key, sampling, seen))
+    if seen is not None:
+        seen = seen.at[jnp.arange(len(chosen), dtype=jnp.int32), chosen].set(True)
     ids = lax.dynamic_update_slice(generation.ids, chosen[:, None], (jnp.int32(0), generation.step))
     return dataclasses.replace(
         generation,
@@ -254,6 +270,7 @@ def _take(
         count=generation.count + (~generation.finished).astype(jnp.int32),
         finished=generation.finished | (chosen[:, None] == stops.ids[None]).any(-1),
         step=generation.step + 1,
+        seen=seen,
     )
 
 

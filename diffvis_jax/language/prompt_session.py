@@ -83,6 +83,7 @@ class PromptSession:
     def reset(self) -> None:
         """Forgets the prompts, and the statistics."""
         self._cache: PromptCache | None = None
+        self._ids: jax.Array | None = None  # of the last prompt
         self._generation: Generation | None = None
         self._stats = dict.fromkeys((*_COUNTS, "restarts"), 0)
 
@@ -115,7 +116,7 @@ class PromptSession:
             )
         else:
             cache, report = jit_prefill_fresh(params, cache, prompt, config=config)
-        self._cache = cache
+        self._cache, self._ids = cache, prompt.ids
         described = describe_prefill(report)[0]
         self._count(described)
         attention = None
@@ -170,7 +171,9 @@ class PromptSession:
     def _begin(self) -> Generation:
         kv, logits = self._prompt()
         cache, self._cache = self._cache, None  # as in prefill
-        self._generation = answer.first_id(logits, kv, self.options, config=self._language.config)
+        self._generation = answer.first_id(
+            logits, kv, self.options, config=self._language.config, prompt=self._ids
+        )
         self._cache = cache
         return self._generation
 
@@ -197,7 +200,7 @@ class PromptSession:
             return np.array(list(self.stream()), np.int32)
         kv, logits = self._prompt()
         params, config = self._language.decoding, self._language.config
-        return answer.search(params, logits, kv, self.options, config=config)[0]
+        return answer.search(params, logits, kv, self.options, config=config, prompt=self._ids)[0]
 
     def get_stats(self) -> dict[str, float]:
         """Counts since the last reset.

@@ -1,4 +1,4 @@
-"""The choice of the next id from logits: greedy, temperature, top-k, top-p.
+"""The choice of the next id from logits: greedy, temperature, top-k, top-p, repetition penalty.
 
 B streams, V vocabulary rows.
 """
@@ -28,6 +28,7 @@ class Sampling:
       top_p: of the likeliest ids, as few as have this much probability together.
       top_k: of the likeliest ids, this many.
       vocabulary: ids at and beyond this one are never chosen.
+      repetition_penalty: what makes an id that is there already unlikelier; None = nothing does.
     """
 
     kind: Literal["greedy", "temperature", "sorted"] = flax.struct.field(pytree_node=False)
@@ -35,6 +36,7 @@ class Sampling:
     top_p: Any
     top_k: Any
     vocabulary: Any
+    repetition_penalty: Any = None
 
 
 def make_sampling(
@@ -43,6 +45,7 @@ def make_sampling(
     top_k: int | None = None,
     *,
     vocabulary: int,
+    repetition_penalty: float = 1.0,
 ) -> Sampling:
     """Checks the options.
 
@@ -52,6 +55,8 @@ def make_sampling(
       top_k: None = no such limit.
       vocabulary: how many ids may be chosen: those of the tokenizer. Embeddings are padded, and
         the logits of the rows beyond mean nothing.
+      repetition_penalty: what the logits of ids in prompt and answer are divided by (negative ones
+        multiplied); 1 = nothing.
 
     Raises:
       ConfigError: a number out of range.
@@ -64,6 +69,8 @@ def make_sampling(
         raise ConfigError(f"top_k must be at least 1, got {top_k!r}")
     if vocabulary < 1:
         raise ConfigError(f"vocabulary must be at least 1, got {vocabulary!r}")
+    if not 0 < repetition_penalty < math.inf:
+        raise ConfigError(f"repetition_penalty must be above 0, got {repetition_penalty!r}")
     limited = (top_p is not None and top_p < 1) or top_k is not None
     kind = "greedy" if temperature == 0 else "sorted" if limited else "temperature"
     return Sampling(
@@ -72,16 +79,21 @@ def make_sampling(
         top_p=np.float32(1 if top_p is None else top_p),
         top_k=np.int32(min(top_k or vocabulary, vocabulary)),
         vocabulary=np.int32(vocabulary),
+        repetition_penalty=None if repetition_penalty == 1 else np.float32(repetition_penalty),
     )
 
 
-def choose(logits: jax.Array, key: jax.Array, sampling: Sampling) -> jax.Array:
+def choose(
+    logits: jax.Array, key: jax.Array, sampling: Sampling, seen: jax.Array | None = None
+) -> jax.Array:
     """The next id of each stream, int32 `[B]`.
 
     Args:
       logits: float32 `[B, V]`.
       key: used by all kinds but "greedy".
+      seen: bool `[B, V]`, the ids that are there already; None without a penalty.
     """
+    logits = penalised(logits, seen, sampling.repetition_penalty)
     logits = within_vocabulary(logits, sampling.vocabulary)
     if sampling.kind == "greedy":
         return logits.argmax(-1).astype(jnp.int32)
@@ -97,6 +109,28 @@ def choose(logits: jax.Array, key: jax.Array, sampling: Sampling) -> jax.Array:
     logits = jnp.where(before < sampling.top_p, logits, _NOT_CHOSEN)
     rank = jax.random.categorical(key, logits)
     return jnp.take_along_axis(order, rank[:, None], axis=-1)[:, 0].astype(jnp.int32)
+
+
+def seen_in(ids: jax.Array | None, rows: int) -> jax.Array:
+    """Which of V = `rows` ids are among those of a prompt, int32 `[B, T]` (-1: none): bool
+    `[B, V]`.
+
+    Raises:
+      ConfigError: nobody told them.
+    """
+    if ids is None:
+        raise ConfigError("a repetition_penalty other than 1 needs the ids of the prompt")
+    stream = jnp.arange(len(ids), dtype=jnp.int32)[:, None]
+    ids = jnp.where(ids < 0, rows, ids)  # or they would count from the end
+    return jnp.zeros((len(ids), rows), bool).at[stream, ids].set(True, mode="drop")
+
+
+def penalised(logits: jax.Array, seen: jax.Array | None, penalty: jax.Array | None) -> jax.Array:
+    """Logits, or logarithms of probabilities, `[..., V]` with those `seen` made smaller (CTRL,
+    arXiv 1909.05858)."""
+    if seen is None or penalty is None:
+        return logits
+    return jnp.where(seen, jnp.where(logits < 0, logits * penalty, logits / penalty), logits)
 
 
 def within_vocabulary(logits: jax.Array, vocabulary: jax.Array) -> jax.Array:

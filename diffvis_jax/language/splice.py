@@ -212,11 +212,13 @@ def embed_prompt(
             projected = jnp.concatenate([projected, params["projector"]["image_newline"][None]])
         x = jnp.where((image >= 0)[..., None], projected[jnp.maximum(image, 0)], x)
     inside = jnp.arange(text.shape[1], dtype=jnp.int32)[None] < length[:, None]
+    mark = -1 if config.image_token_id is None else config.image_token_id
     return Prompt(
         embeddings=jnp.where(inside[..., None], x, 0),
         image=image >= 0,
         length=length,
         rotary=rotary,
+        ids=jnp.where(inside, jnp.where(image >= 0, jnp.int32(mark), text), -1),
     )
 
 

@@ -64,7 +64,7 @@ def compare_prefill(
     options = AnswerOptions(max_new_tokens=new_tokens, stop_ids=stop_ids)
 
     def greedy(logits: jax.Array, kv: KVCache) -> list[np.ndarray]:
-        return answers(params, logits, kv, options, config=config)[0]
+        return answers(params, logits, kv, options, config=config, prompt=prompt.ids)[0]
 
     copied = dataclasses.replace(jax.tree.map(jnp.copy, cache.kv), length=jnp.copy(prompt.length))
     expected, actual = greedy(logits, kv), greedy(cache.logits, copied)

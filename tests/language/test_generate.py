@@ -107,6 +107,42 @@ def test_ids_beyond_the_vocabulary_are_never_chosen():
     assert (answer(LANGUAGE, [prompt()], vocabulary=5, num_beams=2)[0] < 5).all()
 
 
+def test_what_is_there_already_is_penalised():
+    """Greedy, a step at a time, by the rule of CTRL; of two prompts of different lengths."""
+    prompts, penalty = [prompt(), prompt(12, 1)], 1.3
+    ids = np.stack([np.pad(p, (0, PADDED - len(p)), constant_values=-1) for p in prompts])
+    options = dv.AnswerOptions(max_new_tokens=NEW, stop_ids=[], repetition_penalty=penalty)
+    found, plain = (
+        answers(
+            random_params(LANGUAGE),
+            *prefilled(LANGUAGE, prompts),
+            dataclasses.replace(options, repetition_penalty=value),
+            config=LANGUAGE,
+            prompt=ids,
+        )[0]
+        for value in (penalty, 1.0)
+    )
+    assert not np.array_equal(found, plain)
+    for before, chosen in zip(prompts, found, strict=True):
+        there = before.tolist()
+        for token in chosen:
+            scores = logits_of(LANGUAGE, there)[len(there) - 1].copy()
+            for i in set(there):
+                scores[i] = scores[i] * penalty if scores[i] < 0 else scores[i] / penalty
+            assert token == scores.argmax()
+            there.append(token)
+
+
+def test_the_models_own_penalty_is_the_default():
+    config = dataclasses.replace(LANGUAGE, repetition_penalty=1.3)
+    assert dv.AnswerOptions().sampling(config).repetition_penalty == np.float32(1.3)
+    assert dv.AnswerOptions(repetition_penalty=1).sampling(config).repetition_penalty is None
+    with pytest.raises(dv.ConfigError, match="needs the ids of the prompt"):
+        answer(config, [prompt()])
+    with pytest.raises(dv.ConfigError, match="repetition_penalty must be above 0, got 0"):
+        answer(LANGUAGE, [prompt()], repetition_penalty=0)
+
+
 @pytest.mark.parametrize(
     ("options", "allowed"),
     [

@@ -26,6 +26,7 @@ from diffvis_jax.language.differential_prefill import (
     jit_prefill_step,
 )
 from diffvis_jax.language.kv_cache import init_kv_cache
+from diffvis_jax.language.prompt import build_prompt, tokenize
 from diffvis_jax.towers.init import cast_params
 
 pytestmark = pytest.mark.parity
@@ -147,7 +148,8 @@ def ours(pair, **options):
     length = jnp.array([LENGTH], jnp.int32)
     logits, cache, _ = generate.jit_prefill(params, cache, x, length, config=config)
     options = dv.AnswerOptions(**options)
-    return answers(params, logits, cache, options, config=config)[0][0].tolist()
+    ids = prompt_ids().astype(np.int32)[None]
+    return answers(params, logits, cache, options, config=config, prompt=ids)[0][0].tolist()
 
 
 def expected_ids(pair, **options):
@@ -161,6 +163,16 @@ def expected_ids(pair, **options):
 
 def test_greedy(pair):
     assert ours(pair, max_new_tokens=20) == expected_ids(pair, max_new_tokens=20)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("penalty", [0.8, 1.05, 1.6])
+def test_repetition_penalty(pair, beams, penalty):
+    options = {"max_new_tokens": 20, "num_beams": beams, "repetition_penalty": penalty}
+    found = ours(pair, **options)
+    assert found == expected_ids(pair, **options)
+    if penalty > 1.5:  # which is no accident
+        assert found != ours(pair, **(options | {"repetition_penalty": 1.0}))
 
 
 @pytest.mark.parametrize("beams", [2, 4])
@@ -309,3 +321,68 @@ def test_differential_frames_give_transformers_text(fastvlm):
         assert deviation(prefilled.logits, expected) < TOLERANCE
         assert session.generate().tolist() == greedy[0, len(other) :].tolist()
     assert jax.device_get(prefilled.logits).shape == (VOCABULARY,)
+
+
+# ---- Qwen2.5-VL -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def qwen(script, tmp_path_factory):
+    """A checkpoint as it is released, in transformers and converted by us."""
+    base = tmp_path_factory.mktemp("qwen")
+    source = script("make_random_checkpoint").make(base / "source", "tiny", 0, "qwen2_5_vl")
+    theirs = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        source, dtype=torch.float32, attn_implementation="eager"
+    )
+    return theirs.eval(), dv.load(convert(str(source), base / "out", say=lambda *_: None))
+
+
+def rows_of_patches(frame, config):
+    """What the processor makes of a frame `[H, W, 3]`: the patches of a token side by side."""
+    x = pixels_to_torch(frame[None], config)[0].numpy()
+    p, m = config.patch, config.merge
+    rows, columns = (side // (p * m) for side in frame.shape[:2])
+    x = x.reshape(3, rows, m, p, columns, m, p).transpose(1, 4, 2, 5, 0, 3, 6)
+    x = np.repeat(x[..., None, :, :], 2, axis=-3)  # the same frame twice
+    grid = (1, rows * m, columns * m)
+    return torch.from_numpy(x.reshape(rows * columns * m * m, -1)), grid
+
+
+@pytest.mark.parametrize("penalty", [None, 1.0])  # None: as generation_config.json says
+@pytest.mark.parametrize("sizes", [[(112, 140)], [(56, 84), (140, 112)]])
+def test_qwen_2_5_vl(qwen, sizes, penalty):
+    """A stock `generate`, from the template's text: positions, penalty and stop ids are its own."""
+    theirs, model = qwen
+    rng = np.random.default_rng(0)
+    frames = [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
+    text = build_prompt("what is it", conversation="qwen_2_5_vl", images=len(sizes))
+    ids = tokenize(text, model.language.tokenizer)
+    places = iter(rows_of_patches(frame, model.config) for frame in frames)
+    pixels, grids, expanded = [], [], []
+    for i in ids.tolist():
+        if i == -200:
+            rows, grid = next(places)
+            pixels.append(rows)
+            grids.append(grid)
+            expanded += [model.language.config.image_token_id] * (len(rows) // 4)
+        else:
+            expanded.append(i)
+    whole = torch.tensor(expanded)[None]
+    given = {
+        "input_ids": whole,
+        "attention_mask": torch.ones_like(whole),
+        "mm_token_type_ids": (whole == model.language.config.image_token_id).long(),
+        "pixel_values": torch.cat(pixels),
+        "image_grid_thw": torch.tensor(grids),
+    }
+    theirs.model.rope_deltas = None
+    chosen = {} if penalty is None else {"repetition_penalty": penalty}
+    with torch.inference_mode():
+        expected = theirs.generate(**given, do_sample=False, max_new_tokens=16, **chosen)
+    expected = expected[0, len(expanded) :].tolist()
+    for prompt in (ids, expanded):
+        found = dv.generate_ids(model, frames, prompt, 16, repetition_penalty=penalty)
+        assert found.tolist() == expected
+    if penalty is None:
+        assert model.language.config.repetition_penalty == 1.05
+        assert theirs.generation_config.repetition_penalty == pytest.approx(1.05)

@@ -59,6 +59,31 @@ def test_the_sizes_are_those_of_the_released_models(script):
     assert counts["7b"] == 7_615_616_512
 
 
+def test_the_largest_qwen_2_5_vl_is_the_3b_model(script):
+    module = script("make_random_checkpoint")
+    table = module.entries(*module.SCALES["full"])
+    of_tower = [entry.name.startswith("visual.") for entry in table]
+    assert sum(e.size for e, its in zip(table, of_tower, strict=True) if its) == 668_684_288
+    # Tied: there is no head in the file.
+    assert sum(e.size for e, its in zip(table, of_tower, strict=True) if not its) == 3_085_938_688
+
+
+def test_the_marks_of_qwen_2_5_vl_have_their_ids(script):
+    module = script("make_random_checkpoint")
+    files = module.tokenizer_files(module._TOKENS, module._QWEN_SPECIAL)
+    added = json.loads(files["added_tokens.json"])
+    marks = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+    assert [added[mark] for mark in marks] == [151652, 151653, 151655, 151656]
+
+
+def test_sizes_and_scales_are_not_mixed_up(script, tmp_path, capsys):
+    main = script("make_random_checkpoint").main
+    assert main([str(tmp_path), "--arch", "qwen2_5_vl", "--size", "7b"]) == 2
+    assert main([str(tmp_path), "--scale", "tiny"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("--size is of --arch fastvlm, --scale of --arch qwen2_5_vl") == 2
+
+
 def test_the_tokenizer_is_as_large_as_the_released_one(script):
     files = script("make_random_checkpoint").tokenizer_files(151643)
     assert len(json.loads(files["vocab.json"])) == 151643
