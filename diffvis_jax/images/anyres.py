@@ -10,12 +10,12 @@ S pixels and G tokens along a side of a frame, N = G G, T tiles.
 
 import dataclasses
 import math
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from diffvis_jax.images.geometry import HasPreprocess, ImageError
-from diffvis_jax.images.preprocess import ImageLike, open_rgb, resized
+from diffvis_jax.images.preprocess import ImageLike, open_rgb, preprocess, resized
 
 NEWLINE = -1  # the end of a row of tokens in a packing
 
@@ -39,6 +39,25 @@ class TiledImage:
 
     frames: np.ndarray
     packing: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the frames."""
+        return self.frames.shape
+
+
+Frame = np.ndarray | TiledImage
+
+
+def pixels_of(frame: Frame) -> np.ndarray:
+    """`uint8 [B, H, W, 3]`; B is 1, or 1 + T of an image with tiles."""
+    return frame.frames if isinstance(frame, TiledImage) else frame
+
+
+def make_frame(image: ImageLike, config: Any) -> Frame:
+    """One image as a model with that config is shown it: in tiles, or as `preprocess` makes it."""
+    prepare = preprocess_tiles if config.preprocess.pinpoints else preprocess
+    return prepare(image, config)
 
 
 def best_canvas(width: int, height: int, pinpoints: tuple[tuple[int, int], ...]) -> tuple[int, int]:
