@@ -16,6 +16,7 @@ from diffvis_jax.errors import (
     FrameError,
     PromptError,
 )
+from diffvis_jax.images.anyres import TiledImage, preprocess_tiles
 from diffvis_jax.images.geometry import (
     ImageError,
     Placement,
@@ -62,6 +63,7 @@ __all__ = [
     "Qwen25VisionConfig",
     "Report",
     "SlotCache",
+    "TiledImage",
     "audit",
     "compute_patch_diff",
     "describe",
@@ -81,6 +83,7 @@ __all__ = [
     "placement",
     "preprocess",
     "preprocess_in_graph",
+    "preprocess_tiles",
     "save_policy",
     "stream_ids",
     "visualize_changed_patches",

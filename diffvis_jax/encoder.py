@@ -7,19 +7,20 @@ import numpy as np
 
 from diffvis_jax.core.cache import Cache, init_cache
 from diffvis_jax.core.policy import Policy
-from diffvis_jax.core.report import Report, describe
+from diffvis_jax.core.report import Report, combine, describe
 from diffvis_jax.core.slots import SlotCache, init_slots, make_slot_step
 from diffvis_jax.core.step import check_frames, jit_encode, make_step, token_error
 from diffvis_jax.errors import ConfigError, FrameError
+from diffvis_jax.images.anyres import TiledImage
 from diffvis_jax.images.preprocess import preprocess
 from diffvis_jax.model import Model
-from diffvis_jax.towers import build
 
 
 class DifferentialVisionEncoder:
     """Encodes a sequence of images, each differentially against what it has seen.
 
-    A frame array of another size than the last restarts the cache, and the stats say so.
+    A frame array of another size than the last, or another number of tiles, restarts the cache, and
+    the stats say so.
 
     Attributes:
       model: the tower.
@@ -64,6 +65,7 @@ class DifferentialVisionEncoder:
     def reset_cache(self) -> None:
         """Forgets the stream, its statistics included."""
         self._cache: Cache | SlotCache | None = None
+        self._shape: tuple[int, ...] = ()  # of the frames that the cache is for
         self._last: tuple[Any, jax.Array] | None = None  # frame and tokens
         self._slot = 0
         self._errors: list[np.ndarray] = []
@@ -85,29 +87,35 @@ class DifferentialVisionEncoder:
         self._recomputed = 0.0
 
     def encode(self, image: Any) -> jax.Array:
-        """Tokens `[1, N, D]` float32 of the next image.
+        """Tokens `[1, N, D]` float32 of the next image; `[1 + T, N, D]` of one with T tiles.
 
         Args:
           image: PIL image, `uint8 [H, W, 3]` or path, preprocessed as the model wants it; or a
-            ready frame `uint8 [1, H, W, 3]`, taken as it is.
+            ready frame `uint8 [1, H, W, 3]`, taken as it is; or a `TiledImage`, each of whose
+            frames is a stream.
 
         Raises:
           ImageError: an image that cannot be read.
-          FrameError: a ready frame that is not one uint8 picture.
+          FrameError: a ready frame that is not one uint8 picture; tiles, where there are slots.
         """
-        if getattr(image, "ndim", 0) != 4:
+        if tiled := isinstance(image, TiledImage):
+            frame = image.frames
+        elif getattr(image, "ndim", 0) != 4:
             frame = preprocess(image, self.model.config)
         else:  # a copy, unless nobody can write into it: `audit` looks at it again
             frame = image if isinstance(image, jax.Array) else np.array(image)
         check_frames(frame)
-        if frame.shape[0] != 1:
+        if tiled and self._slots != 1:
+            raise FrameError("tiles are streams of their own: they need an encoder with one slot")
+        if frame.shape[0] != 1 and not tiled:
             raise FrameError(
                 f"the encoder takes one image at a time, got {frame.shape[0]}: for several streams "
                 "use encode_step"
             )
-        cache, size = self._cache, (frame.shape[1], frame.shape[2])
-        if cache is None or build(cache.config).frame != size:
-            empty = self._empty(size)
+        cache = self._cache
+        if cache is None or self._shape != frame.shape:
+            empty = self._empty(*frame.shape[:3])
+            self._shape = frame.shape
             self._stats["cache_restarts"] += cache is not None
             cache, self._slot = empty, 0
         # It is donated, and gone if the step fails while it runs.
@@ -124,15 +132,15 @@ class DifferentialVisionEncoder:
             slot = int(at[0][0])
             self._stats["slot_changes"] += slot != self._slot
             self._slot = slot
-        self._count(describe(self.report)[0])
+        self._count(combine(describe(self.report)))
         if self._audit_every and self._stats["total_frames"] % self._audit_every == 0:
             self._errors.append(self.audit())
         return tokens
 
-    def _empty(self, size: tuple[int, int]) -> Cache | SlotCache:
+    def _empty(self, batch: int, height: int, width: int) -> Cache | SlotCache:
         if self._slots == 1:
-            return init_cache(self.model.config, 1, size=size)
-        return init_slots(self.model.config, slots=self._slots, size=size)
+            return init_cache(self.model.config, batch, size=(height, width))
+        return init_slots(self.model.config, slots=self._slots, size=(height, width))
 
     @property
     def cache(self) -> Cache | None:
@@ -163,9 +171,9 @@ class DifferentialVisionEncoder:
         differential_encodes (all but full), total_frames, changed_patches_total,
         total_patches_total, avg_change_ratio, avg_recomputed (share of the dense cost; of all
         frames, the first one's full encode among them),
-        cache_restarts (frames of another size), slot_changes (times the stream went on in another
-        slot). With `audit_every`: audits, and audit_median, audit_p90, audit_max of the true error
-        over all tokens audited (see `audit`).
+        cache_restarts (frames of another size or number), slot_changes (times the stream went on in
+        another slot). With `audit_every`: audits, and audit_median, audit_p90, audit_max of the
+        true error over all tokens audited (see `audit`).
         """
         frames = max(1, self._stats["total_frames"])
         patches = max(1, self._stats["total_patches_total"])

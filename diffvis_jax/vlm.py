@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffvis_jax.core.step import jit_encode
+from diffvis_jax.images.anyres import TiledImage
 from diffvis_jax.language import generate
 from diffvis_jax.language.answer import AnswerOptions, answers
 from diffvis_jax.language.kv_cache import init_kv_cache
 from diffvis_jax.language.positions import Grid
 from diffvis_jax.language.prompt_session import PromptSession
-from diffvis_jax.language.splice import Ids, make_prompt
+from diffvis_jax.language.splice import Ids, make_prompt, packed
 from diffvis_jax.model import Model
 from diffvis_jax.towers import build, with_size
 
@@ -28,7 +29,8 @@ def logits(model: Model, frames: Any, input_ids: Ids) -> jax.Array:
     Args:
       model: from `load`, with a language side.
       frames: `uint8 [n, H, W, 3]`, the images in the order of their places, or where the tower
-        takes several sizes a list of `[H, W, 3]`; None = there are none.
+        takes several sizes a list of `[H, W, 3]`, or of `TiledImage` for a model that cuts images
+        into tiles; None = there are none.
       input_ids: `[L]` or `[B, L]`, or a list of prompts; -200 where an image goes, or
         the id that the tokenizer gives `<image>`, as often as the image has tokens. Prompts longer
         than the context are cut, as LLaVA does it.
@@ -128,18 +130,23 @@ def stream_ids(
 
 
 def _tokens(model: Model, frames: Any) -> tuple[Any, list[Grid]]:
-    """Vision tokens `[n, N, P]`, or a list of `[N, P]` where sizes differ; and the grids."""
+    """Vision tokens `[n, N, P]`, or a list of `[N, P]` where sizes differ or of `PackedTokens`; and
+    the grids."""
     if frames is None or not len(frames):
         return None, []
+    if isinstance(frames[0], TiledImage):
+        return [packed(_encoded(model, x.frames), x.packing) for x in frames], []
     shapes = [x.shape for x in frames]
     grids = [build(with_size(model.config, shape[:2])).token_grid for shape in shapes]
     if len(set(shapes)) > 1:
-        tokens = [
-            jit_encode(model.params, jnp.asarray(x)[None], config=model.config) for x in frames
-        ]
-        return [x[0] for x in tokens if isinstance(x, jax.Array)], grids
-    tokens = jit_encode(model.params, jnp.asarray(np.stack(frames)), config=model.config)
-    return tokens, grids
+        return [_encoded(model, x[None])[0] for x in frames], grids
+    return _encoded(model, np.stack(frames)), grids
+
+
+def _encoded(model: Model, frames: Any) -> jax.Array:
+    tokens = jit_encode(model.params, jnp.asarray(frames), config=model.config)
+    assert isinstance(tokens, jax.Array)
+    return tokens
 
 
 def _is_batch(input_ids: Ids) -> bool:

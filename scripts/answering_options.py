@@ -253,7 +253,7 @@ def load_model(args: argparse.Namespace, *, language: bool) -> dv.Model:
     model = dv.load(directory, dtype=args.dtype, decode_dtype=args.decode_dtype)
     model = with_bounds(model, args)
     if args.force_pad_aspect:
-        if has_sizes(model):
+        if has_sizes(model) or model.config.preprocess.pinpoints:
             raise ValueError(f"--force-pad-aspect: {model.name} takes images in their own shape")
         model = dataclasses.replace(
             model, config=dataclasses.replace(model.config, resize_mode="pad")

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Writes a FastVLM or Qwen2.5-VL with random weights, in the layout in which it is released.
+"""Writes a FastVLM, Qwen2.5-VL or LLaVA with random weights, in the layout of its release.
 
 For exercising conversion, memory and speed where the released weights are not at hand: same names,
 shapes and dtype (bfloat16), a tokenizer of the same size, text without meaning.
 `python scripts/make_random_checkpoint.py DIR`, then `python convert.py DIR weights/NAME`;
-`--arch qwen2_5_vl` for the other one.
+`--arch` for another one.
 """
 
 import argparse
@@ -21,12 +21,15 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 from command_line import run_script
+from random_llava import LLAVAS, llava_fields, sentencepiece_files, tower_tensors
 
 from diffvis_jax.checkpoints.formats.tensors import Shape
 from diffvis_jax.checkpoints.keys import fastvithd as fastvithd_keys
 from diffvis_jax.checkpoints.keys import language as language_keys
 from diffvis_jax.checkpoints.keys import qwen2_5_vl as qwen_keys
 from diffvis_jax.language.config import DecoderConfig
+from diffvis_jax.towers import VisionConfig
+from diffvis_jax.towers.clip import CLIPConfig
 from diffvis_jax.towers.fastvithd import FastViTHDConfig
 from diffvis_jax.towers.qwen2_5_vl import Qwen25VisionConfig
 from diffvis_jax.utils.progress import Progress
@@ -113,12 +116,14 @@ class Entry:
         return int(np.prod(self.shape, dtype=np.int64))
 
 
-def entries(tower: FastViTHDConfig | Qwen25VisionConfig, language: DecoderConfig) -> list[Entry]:
+def entries(tower: VisionConfig, language: DecoderConfig) -> list[Entry]:
     """Every tensor of such a checkpoint, under its released name."""
     found = []
     if isinstance(tower, Qwen25VisionConfig):
         for rule in qwen_keys.rules(tower):
             found += [Entry(f"visual.{k}", s) for k, s in rule.sources.items()]
+    elif isinstance(tower, CLIPConfig):
+        found += [Entry(*each) for each in tower_tensors(tower)]
     else:
         for rule in fastvithd_keys.rules(tower):
             found += [Entry(_APPLE + fastvithd_keys.apple(k), s) for k, s in rule.sources.items()]
@@ -247,9 +252,7 @@ def _byte_letters() -> list[str]:
     return [letters[b] for b in range(256)]
 
 
-def config_files(
-    tower: FastViTHDConfig | Qwen25VisionConfig, language: DecoderConfig, first: int
-) -> dict[str, str]:
+def config_files(tower: VisionConfig, language: DecoderConfig, first: int) -> dict[str, str]:
     """The files beside the weights; `first` is the id of the first special token."""
     config = {
         "hidden_size": language.width,
@@ -283,6 +286,9 @@ def config_files(
             "image_mean": tower.mean,
             "image_std": tower.std,
         }
+    elif isinstance(tower, CLIPConfig):
+        config |= llava_fields(tower, language)
+        generation = {"eos_token_id": 2, "pad_token_id": 0}
     else:
         config |= _fastvlm_fields(tower, language)
     files |= {"config.json": config, "generation_config.json": generation}
@@ -340,19 +346,24 @@ def _qwen_fields(tower: Qwen25VisionConfig, language: DecoderConfig, first: int)
 
 
 def make(directory: Path, size: str, seed: int, arch: str = "fastvlm") -> Path:
-    """Writes the checkpoint; `size` is one of `SIZES`, or for "qwen2_5_vl" of `SCALES`.
+    """Writes the checkpoint; `size` is one of `SIZES`, or for other architectures of `SCALES`.
 
     Raises:
       ValueError: the directory is there and not empty.
     """
     if directory.exists() and any(directory.iterdir()):
         raise ValueError(f"{directory} is not empty")
-    tower, language = (SIZES if arch == "fastvlm" else SCALES)[size]
-    special = _SPECIAL if arch == "fastvlm" else _QWEN_SPECIAL
-    tokens = 700 if language.vocabulary == 2048 else _TOKENS
+    sizes = {"fastvlm": SIZES, "qwen2_5_vl": SCALES, **LLAVAS}[arch]
+    if size not in sizes:
+        raise ValueError(f"{arch} has the sizes {', '.join(sizes)}, not {size}")
+    tower, language = sizes[size]
+    if arch in LLAVAS:
+        tokens, files = 0, sentencepiece_files(language.vocabulary)
+    else:
+        tokens = 700 if language.vocabulary == 2048 else _TOKENS
+        files = tokenizer_files(tokens, _SPECIAL if arch == "fastvlm" else _QWEN_SPECIAL)
     directory.mkdir(parents=True, exist_ok=True)
-    files = tokenizer_files(tokens, special) | config_files(tower, language, tokens)
-    for name, text in files.items():
+    for name, text in (files | config_files(tower, language, tokens)).items():
         (directory / name).write_text(text, encoding="utf-8")
     table = entries(tower, language)
     write_safetensors(directory / "model.safetensors", table, seed)
@@ -364,16 +375,18 @@ def make(directory: Path, size: str, seed: int, arch: str = "fastvlm") -> Path:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("directory", type=Path, metavar="DIR", help="where to; must be empty")
-    parser.add_argument("--arch", choices=("fastvlm", "qwen2_5_vl"), default="fastvlm")
+    parser.add_argument("--arch", choices=("fastvlm", "qwen2_5_vl", *LLAVAS), default="fastvlm")
     parser.add_argument("--size", choices=SIZES, help="of a FastVLM (0.5b)")
-    parser.add_argument("--scale", choices=SCALES, help="of a Qwen2.5-VL; full is 3B (tiny)")
+    parser.add_argument(
+        "--scale", choices=SCALES, help="of another one; full is 3B, of a LLaVA 7B (tiny)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
 
     def run() -> int:
         fast = args.arch == "fastvlm"
         if (args.scale if fast else args.size) is not None:
-            raise ValueError("--size is of --arch fastvlm, --scale of --arch qwen2_5_vl")
+            raise ValueError("--size is of --arch fastvlm, --scale of the others")
         size = args.size or "0.5b" if fast else args.scale or "tiny"
         make(args.directory, size, args.seed, args.arch)
         return 0

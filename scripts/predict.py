@@ -39,10 +39,9 @@ from frame_sizes import sized_for
 from predict_output import Journal, Looks, frame_text, is_directory
 
 if TYPE_CHECKING:  # so that --help does not wait for JAX
-    import numpy as np
-
     import diffvis_jax as dv
     from diffvis_jax.agent.answering import Answerer
+    from diffvis_jax.images.anyres import Frame
     from diffvis_jax.measure.answer_pairs import Comparison
 
 WARM_UP_FRAMES = 2  # one that is encoded in full, one in part
@@ -292,17 +291,18 @@ def read_frames(
     model: "dv.Model",
     strict: bool,
     on_left_out: Callable[[Path, Exception], None],
-) -> "Iterator[tuple[int, Path, np.ndarray]]":
-    """Number from 1, file and frame `uint8 [1, H, W, 3]` of each picture that can be read.
+) -> "Iterator[tuple[int, Path, Frame]]":
+    """Number from 1, file and frame, as `make_frame` gives it, of each picture that can be read.
 
     Raises:
       ImageError: one that cannot, with `strict`; otherwise `on_left_out` is called.
     """
     import diffvis_jax as dv
+    from diffvis_jax.images.anyres import make_frame
 
     for place, path in enumerate(sequence.paths, 1):
         try:
-            frame = dv.preprocess(path, model.config)
+            frame = make_frame(path, model.config)
         except dv.ImageError as error:
             if strict:
                 raise

@@ -38,6 +38,7 @@ from predict_output import action_lines, read_commands
 if TYPE_CHECKING:  # so that --help does not wait for JAX
     import diffvis_jax as dv
     from diffvis_jax.agent.answering import Answerer
+    from diffvis_jax.images.anyres import Frame
 
 OF_THE_SCREEN = ("monitor", "region", "display")
 OF_THE_ANSWERS = (
@@ -233,6 +234,8 @@ class Watcher:
         import jax
 
         import diffvis_jax as dv
+        from diffvis_jax.core.report import combine
+        from diffvis_jax.images.anyres import make_frame
         from diffvis_jax.images.preprocess import open_image, upright_size
         from diffvis_jax.utils.compile_time import watch_compilation
 
@@ -241,9 +244,9 @@ class Watcher:
             # Read once: when it is answered, its file may hold the next picture.
             if isinstance(image, Path):
                 with open_image(image, "image") as opened:
-                    frame, (width, height) = dv.preprocess(opened, config), upright_size(opened)
+                    frame, (width, height) = make_frame(opened, config), upright_size(opened)
             else:
-                frame, (height, width) = dv.preprocess(image, config), image.shape[:2]
+                frame, (height, width) = make_frame(image, config), image.shape[:2]
         except dv.ImageError as error:
             tell(f"warning: left out: {label}: {error}")
             self._left_out += 1
@@ -253,7 +256,7 @@ class Watcher:
             tokens = jax.block_until_ready(self._encoder.encode(frame))
             encode_ms = 1e3 * (time.perf_counter() - start)
         assert self._encoder.report is not None
-        done = dv.describe(self._encoder.report)[0]
+        done = combine(dv.describe(self._encoder.report))
         # Of its size: where the screen has grown or shrunk, there is nothing to compare with.
         first, self._shape, self._seen = frame.shape != self._shape, frame.shape, self._seen + 1
         if compiled.seconds:
@@ -284,16 +287,20 @@ class Watcher:
         if self._answerer is not None and (
             first or done["changed_patches"] >= (self._args.min_change or 1)
         ):
-            self._answer(tokens, done, encode_ms, dv.placement(width, height, config))
+            self._answer(tokens, frame, done, encode_ms, dv.placement(width, height, config))
 
     def _answer(
-        self, tokens: Any, done: dict[str, Any], encode_ms: float, placement: "dv.Placement"
+        self,
+        tokens: Any,
+        frame: "Frame",
+        done: dict[str, Any],
+        encode_ms: float,
+        placement: "dv.Placement",
     ) -> None:
         assert self._answerer is not None
-        size = placement.frame_height, placement.frame_width
         print("  > ", end="", flush=True)
         answer = self._answerer.reply(
-            tokens, size, done, encode_ms, lambda text: print(text, end="", flush=True)
+            tokens, frame, done, encode_ms, lambda text: print(text, end="", flush=True)
         )
         self._answers += 1
         waited = answer.time_to_first_token_ms

@@ -5,11 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 from checkpoint_files import DATA, write_directory
-from llava_files import TOWER, VISION, config, hf_config, tensors, write
+from llava_files import SIZES, TOWER, VISION, config, hf_config, tensors, write
 from tiny import ROUNDING, deviation
 
 import diffvis_jax as dv
 from diffvis_jax.checkpoints.convert import convert
+from diffvis_jax.language.splice import make_prompt, packed
 
 LAYOUTS = ("released", "llava-hf")
 
@@ -42,6 +43,92 @@ def test_llava_1_5_knows_how_it_is_talked_to(llava_1_5):
     assert (config.bos_id, config.eos_ids) == (1, (2,))
     assert (config.rope_theta, config.norm_epsilon, config.max_length) == (1e4, 1e-5, 1024)
     assert (config.qkv_bias, config.tied) == (False, False)
+
+
+@pytest.fixture(scope="module", params=LAYOUTS)
+def llava_1_6(request, tmp_path_factory):
+    return loaded(tmp_path_factory.mktemp("llava"), "1.6", request.param)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_tiles_and_tokens_are_those_of_transformers(llava_1_6, golden, name):
+    model = llava_1_6
+    image = dv.preprocess_tiles(golden[f"{name}_image"], model.config)
+    np.testing.assert_array_equal(image.frames, golden[f"{name}_frames"])
+    tokens = dv.encode(model.params, image.frames, config=model.config)
+    prompt = make_prompt(model.language, [packed(tokens, image.packing)], [5, -200])
+    count = len(golden[f"{name}_features"])
+    found = prompt.embeddings[0, 1 : 1 + count]
+    assert prompt.length.tolist() == [1 + count]
+    assert deviation(found, golden[f"{name}_features"]) < ROUNDING
+
+
+@pytest.mark.parametrize("name", ["wide", "small"])
+def test_llava_1_6_says_what_transformers_says(llava_1_6, golden, name):
+    model, ids = llava_1_6, golden["input_ids"]
+    images = [dv.preprocess_tiles(golden[f"{name}_image"], model.config)]
+    assert model.language.config.conversation == "mistral"
+    found = dv.logits(model, images, ids)[0]
+    assert deviation(found[-8:], golden[f"{name}_logits"]) < ROUNDING
+    found = dv.generate_ids(model, images, ids, 12, stop_ids=())
+    assert found.tolist() == golden[f"{name}_greedy"].tolist()
+
+
+def test_a_caret_touches_the_overview_and_one_tile(llava_1_6, golden):
+    """Each frame is a stream; encoder and session together say what a fresh model says."""
+    model, ids = llava_1_6, golden["input_ids"]
+    encoder = dv.DifferentialVisionEncoder(model, dv.Policy.exact())
+    options = dv.AnswerOptions(max_new_tokens=6, stop_ids=())
+    session = dv.PromptSession(model.language, options=options)
+    pixels = golden["square_image"]
+    for t in range(3):
+        image = dv.preprocess_tiles(pixels, model.config)
+        tokens = encoder.encode(image)
+        assert tokens.shape == (5, 16, 32)
+        assert encoder.report is not None
+        touched = [one["path"] != "reuse" for one in dv.describe(encoder.report)]
+        assert touched == [True, *[not t] * 3, True]
+        found = session.prefill([packed(tokens, image.packing)], ids)
+        expected = dv.logits(model, [image], ids)[0, -1]
+        assert deviation(found.logits, expected) < ROUNDING
+        answer = dv.generate_ids(model, [image], ids, 6, stop_ids=()).tolist()
+        assert session.generate().tolist() == answer
+        pixels = pixels.copy()
+        pixels[70:76, 80:82] ^= 99  # in the tile at the lower right
+    stats = encoder.get_stats()
+    assert (stats["full_encodes"], stats["partial_encodes"], stats["total_frames"]) == (1, 2, 3)
+    assert stats["total_patches_total"] == 3 * 5 * 16
+    encoder.encode(dv.preprocess_tiles(golden["small_image"], model.config))
+    assert encoder.get_stats()["cache_restarts"] == 1
+
+
+def test_tiles_where_there_are_none_and_the_other_way_round(llava_1_5, llava_1_6, golden):
+    tiled = [dv.preprocess_tiles(golden["small_image"], llava_1_6.config)]
+    ids = golden["input_ids"]
+    with pytest.raises(dv.PromptError, match="not cut into tiles: give each as preprocess makes"):
+        dv.logits(llava_1_5, tiled, ids)
+    with pytest.raises(dv.PromptError, match="cut into tiles: give each as preprocess_tiles"):
+        dv.logits(llava_1_6, golden["frame"][None], ids)
+    with pytest.raises(dv.ImageError, match="not cut into tiles: use preprocess"):
+        dv.preprocess_tiles(golden["small_image"], llava_1_5.config)
+    with pytest.raises(dv.ImageError, match="one image is wanted, got 2"):
+        dv.preprocess_tiles([golden["small_image"]] * 2, llava_1_6.config)
+    slots = dv.DifferentialVisionEncoder(llava_1_6, slots=2)
+    with pytest.raises(dv.FrameError, match="one slot"):
+        slots.encode(tiled[0])
+    with pytest.raises(dv.ConfigError, match="multiples of 32 pixels"):
+        dataclasses.replace(llava_1_6.config, pinpoints=((32, 40),))
+
+
+def test_a_run_of_ids_that_is_not_the_images(tmp_path, golden):
+    model = loaded(tmp_path, "1.6", "llava-hf")
+    images = [dv.preprocess_tiles(golden["small_image"], model.config)]
+    ids = golden["input_ids"].tolist()
+    place = ids.index(-200)
+    found = dv.logits(model, images, [*ids[:place], *[119] * 36, *ids[place + 1 :]])
+    assert deviation(found[0, -8:], golden["small_logits"]) < ROUNDING
+    with pytest.raises(dv.PromptError, match="image 0 has 36 tokens, but 48 ids 119 stand for it"):
+        dv.logits(model, images, [*ids[:place], *[119] * 48, *ids[place + 1 :]])
 
 
 def test_an_image_may_be_a_run_of_its_id(tmp_path, golden):
@@ -90,8 +177,7 @@ def converted(tmp_path, version, change, *, layout="llava-hf", name="text_config
     document_of = {k: v for k, v in section.items() if v != "left out"}
     section.clear()
     section |= document_of
-    found = {k: x for k, x in tensors(version).items() if "newline" not in k}
-    source = write_directory(tmp_path / "source", found, document)
+    source = write_directory(tmp_path / "source", tensors(version), document)
     say = (lambda *_: None) if lines is None else lines.append
     return dv.load(convert(str(source), tmp_path / "out", say=say)).language.config
 
@@ -122,3 +208,21 @@ def test_unknown_projectors_are_refused(tmp_path):
     change = {"mm_projector_type": "ldpnet"}
     with pytest.raises(dv.CheckpointError, match="mm_projector_type is 'ldpnet', which means"):
         converted(tmp_path, "1.5", change, layout="released", name=None)
+
+
+@pytest.mark.parametrize(
+    ("layout", "change", "expected"),
+    [
+        ("released", {"image_aspect_ratio": "anyres_max_9"}, "images in many tiles"),
+        ("released", {"mm_patch_merge_type": "flat"}, "tiles that are put together otherwise"),
+        ("released", {"image_grid_pinpoints": "(1x1),...,(6x6)"}, "a list of pairs"),
+        ("released", {"image_grid_pinpoints": "left out"}, "image_grid_pinpoints is missing"),
+        ("released", {"image_grid_pinpoints": [[32, 40]]}, "multiples of 32 pixels"),
+        ("llava-hf", {"vision_feature_layer": -1}, "another block than the last but one"),
+        ("llava-hf", {"model_type": "llava_onevision"}, "images in many tiles, or videos"),
+        ("llava-hf", {"use_image_newline_parameter": False}, "rows of tokens without an end"),
+    ],
+)
+def test_other_tiles_are_refused(tmp_path, layout, change, expected):
+    with pytest.raises(dv.CheckpointError, match=expected):
+        converted(tmp_path, "1.6", change, layout=layout, name=None)

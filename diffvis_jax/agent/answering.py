@@ -14,19 +14,23 @@ import jax
 import numpy as np
 
 from diffvis_jax.core.policy import Policy
-from diffvis_jax.core.report import describe
+from diffvis_jax.core.report import combine, describe
 from diffvis_jax.core.step import jit_encode
 from diffvis_jax.encoder import DifferentialVisionEncoder
+from diffvis_jax.images.anyres import Frame, TiledImage, pixels_of
 from diffvis_jax.language.answer import AnswerOptions
 from diffvis_jax.language.differential_prefill import PrefillPolicy
 from diffvis_jax.language.generate import check_context
 from diffvis_jax.language.positions import Grid
 from diffvis_jax.language.prompt import build_prompt, tokenize
 from diffvis_jax.language.prompt_session import PromptSession
+from diffvis_jax.language.splice import PackedTokens, packed
 from diffvis_jax.language.tokenizer import TextStream
 from diffvis_jax.model import Model
 from diffvis_jax.towers import build, with_size
 from diffvis_jax.utils.compile_time import watch_compilation
+
+Tokens = np.ndarray | PackedTokens  # of an image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +47,12 @@ class Answer:
       compile_s: seconds of all this in which XLA compiled; above 0, the times are not typical.
       encoded: what the tower did: path, changed_patches, total_patches, recomputed, pending.
       prefilled: what became of the prompt: path, prefilled, total (see `PrefillReport`).
-      tokens: float32 `[N, P]` of each image, as the language model was given them: the earlier
-        frames that it was shown again, oldest first, and this one.
-      grids: (rows, columns) of the tokens of each.
+      tokens: float32 `[N, P]` of each image, or its `PackedTokens`, as the language model was given
+        them: the earlier frames that it was shown again, oldest first, and this one.
+      grids: (rows, columns) of the tokens of each; of an overview, where there are tiles.
       logits: float32 `[V]`, of the first id.
-      attention: float32 `[L, H, N]`, what the prompt's last position attends to on this frame;
-        None unless asked for.
+      attention: float32 `[L, H, N]`, what the prompt's last position attends to on this frame,
+        or its overview; None unless asked for.
     """
 
     text: str
@@ -61,7 +65,7 @@ class Answer:
     compile_s: float
     encoded: dict[str, Any]
     prefilled: dict[str, Any]
-    tokens: list[np.ndarray]
+    tokens: list[Tokens]
     grids: list[Grid]
     logits: np.ndarray
     attention: np.ndarray | None
@@ -144,7 +148,7 @@ class Answerer:
         ]
         self._ids = [tokenize(prompt, self._tokenizer) for prompt in prompts]
         self._history = history
-        self._past: list[tuple[np.ndarray, Grid]] = []
+        self._past: list[tuple[Tokens, Grid]] = []
         options = AnswerOptions() if options is None else options
         # One id stands for an image.
         length = len(self._ids[-1]) + (history + 1) * (build(model.config).tokens - 1)
@@ -162,10 +166,12 @@ class Answerer:
         if self.encoder is not None:
             self.encoder.reset_cache()
 
-    def fresh_logits(self, tokens: list[np.ndarray], grids: Sequence[Grid]) -> np.ndarray:
+    def fresh_logits(self, tokens: Sequence[Tokens], grids: Sequence[Grid]) -> np.ndarray:
         """What a fresh prefill of images, `tokens` and `grids` of an `Answer`, gives: float32
         `[V]`; the session must be one that reuses nothing."""
-        return np.asarray(self.session.prefill(tokens, self._ids[len(tokens) - 1], grids).logits)
+        return np.asarray(
+            self.session.prefill(list(tokens), self._ids[len(tokens) - 1], grids).logits
+        )
 
     def stats(self) -> dict[str, float]:
         """Counts since the last reset, of the encoder and (`prompts_`...) of the session."""
@@ -175,7 +181,7 @@ class Answerer:
 
     def answer(
         self,
-        frame: np.ndarray,
+        frame: Frame,
         on_text: Callable[[str], None] | None = None,
         *,
         limit: int | None = None,
@@ -183,7 +189,7 @@ class Answerer:
         """The answer about the next frame.
 
         Args:
-          frame: `uint8 [1, H, W, 3]`, from `preprocess`.
+          frame: `uint8 [1, H, W, 3]`, from `preprocess`, or a `TiledImage`.
           on_text: called with each piece of text as it comes (with beam search, once).
           limit: the answer is given up after so many ids; None = `options.max_new_tokens`.
 
@@ -194,25 +200,27 @@ class Answerer:
             start = time.perf_counter()
             tokens, encoded = self._encode(frame)
             encode_ms = _since(start)
-            size = frame.shape[1], frame.shape[2]
-            answer = self.reply(tokens, size, encoded, encode_ms, on_text, limit=limit)
+            answer = self.reply(tokens, frame, encoded, encode_ms, on_text, limit=limit)
         return dataclasses.replace(answer, compile_s=compiled.seconds)
 
     def reply(
         self,
         tokens: jax.Array,
-        size: tuple[int, int],
+        frame: Frame,
         encoded: dict[str, Any],
         encode_ms: float = 0.0,
         on_text: Callable[[str], None] | None = None,
         *,
         limit: int | None = None,
     ) -> Answer:
-        """The answer about a frame of a (height, width) that `encoder` has encoded already,
-        float32 `[1, N, P]`; what the encode did and took is passed on. Otherwise as `answer`."""
+        """The answer about a frame that was encoded already, float32 `[B, N, P]`; what the encode
+        did and took is passed on. Otherwise as `answer`."""
         with watch_compilation() as compiled:
-            grid = build(with_size(self._model.config, size)).token_grid
-            seen = [*self._past, (np.asarray(tokens[0]), grid)]
+            grid = build(with_size(self._model.config, pixels_of(frame).shape[1:3])).token_grid
+            image, count = np.asarray(tokens[0]), tokens.shape[1]
+            if isinstance(frame, TiledImage):
+                image, count = packed(np.asarray(tokens), frame.packing), len(frame.packing)
+            seen = [*self._past, (image, grid)]
             self._past = seen[len(seen) - self._history :]
             images, grids = [image for image, _ in seen], [grid for _, grid in seen]
             start = time.perf_counter()
@@ -234,6 +242,8 @@ class Answerer:
                 pieces.append(piece)
                 say(piece)
         attention = prefilled.attention
+        if attention is not None:  # of the last image, whose overview comes first
+            attention = attention[..., -count:][..., : tokens.shape[1]]
         one_by_one = self._options.num_beams == 1
         several = one_by_one and len(times) > 1
         return Answer(
@@ -250,22 +260,23 @@ class Answerer:
             tokens=images,
             grids=grids,
             logits=logits,
-            attention=None if attention is None else attention[..., -tokens.shape[1] :],
+            attention=attention,
         )
 
-    def _encode(self, frame: np.ndarray) -> tuple[jax.Array, dict[str, Any]]:
-        """Tokens `[1, N, P]`, ready, and what was done."""
+    def _encode(self, frame: Frame) -> tuple[jax.Array, dict[str, Any]]:
+        """Tokens `[B, N, P]`, ready, and what was done."""
         if self.encoder is not None:
             tokens = jax.block_until_ready(self.encoder.encode(frame))
             assert self.encoder.report is not None
-            return tokens, describe(self.encoder.report)[0]
-        config = with_size(self._model.config, frame.shape[1:3])
-        tokens = jax.block_until_ready(jit_encode(self._model.params, frame, config=config))
+            return tokens, combine(describe(self.encoder.report))
+        pixels = pixels_of(frame)
+        config = with_size(self._model.config, pixels.shape[1:3])
+        tokens = jax.block_until_ready(jit_encode(self._model.params, pixels, config=config))
         assert isinstance(tokens, jax.Array)
         return tokens, {
             "path": "full",
             "changed_patches": None,  # nobody looked
-            "total_patches": build(config).cells,
+            "total_patches": build(config).cells * len(pixels),
             "recomputed": 1.0,
             "pending": 0.0,
         }

@@ -40,6 +40,8 @@ def check_settings(
         alone = inside = settings.QWEN_VISION
         decoder, generation = settings.QWEN_LANGUAGE, settings.QWEN_GENERATION
         images = settings.QWEN_PREPROCESSOR
+    if source.tiled and kind == "clip":
+        images = settings.TILED_PREPROCESSOR
     tower: Table = alone if flat else {"vision_config": inside}
     model: dict[str, Rule | Table] = dict(settings.WRAPPER)
     if source.text is source.config:
@@ -50,6 +52,10 @@ def check_settings(
     else:
         model["text_config"] = Ignored(_LEFT_OUT)
     model |= settings.FEATURES[kind]
+    if source.tiled and kind == "clip":
+        model |= settings.TILED
+    elif source.tiled and language:
+        found.problems.append(f"config.json: {settings.TILES_NEED_CLIP}")
     config = source.config
     of_tower = {name: value for name, value in config.items() if name in tower}
     rest = {name: value for name, value in config.items() if name not in tower}

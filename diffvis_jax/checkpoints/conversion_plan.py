@@ -60,7 +60,6 @@ _IGNORED = tuple(
             r"(token_embedding|ln_final|transformer\.resblocks)\..*|positional_embedding",
             "text tower",
         ),
-        (r"(.*\.)?image_newline", "separator of tiled images, which are not supported"),
     )
 )
 # Likewise, for names after the tower's prefix.
@@ -127,7 +126,7 @@ def make_plan(
     if parts["language"] and not any(k.startswith("layers.") for k in parts["language"]):
         # What LLaVA saves while only the projector is trained, the embedding with it.
         for key, tensor in parts["language"].items():
-            if key.startswith(("projector.", "embed_tokens.", "lm_head.")):
+            if key.startswith(("projector.", "embed_tokens.", "lm_head.", "image_newline")):
                 found.ignored[tensor.name] = "projector without a language model"
             else:
                 found.problems.append(unknown(tensor))
@@ -309,6 +308,8 @@ def _language_config(
     if head is not None and embedding is not None and _same(head, embedding):
         del part["lm_head.weight"]
         found.ignored[head.name] = f"the same numbers as {embedding.name}"
+    if not getattr(vision, "pinpoints", ()) and (newline := part.pop("image_newline", None)):
+        found.ignored[newline.name] = "separator of tiled images, which its files do not ask for"
     width = getattr(vision, "token_width", None) or vision.width
     config = language_keys.infer_config(_shapes(part), language_heads(source), width)
     config = complete_language(config, source, has_head, found)

@@ -39,6 +39,7 @@ WRAPPERS = {
     "llava_qwen": "qwen2",
     "fast_vlm": "qwen2",
     "llava": "llama",
+    "llava_next": "llama",
     "llava_llama": "llama",
     "llava_mistral": "mistral",
 }

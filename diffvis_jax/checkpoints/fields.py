@@ -73,6 +73,21 @@ def indices(document: Json, name: str, file: str = "config.json") -> tuple[int, 
     return None if value is None else tuple(value)
 
 
+def pairs(
+    document: Json, name: str, file: str = "config.json"
+) -> tuple[tuple[int, int], ...] | None:
+    """A list of pairs of positive whole numbers."""
+
+    def are_pairs(value: Any) -> bool:
+        return isinstance(value, list) and all(
+            isinstance(pair, list) and len(pair) == 2 and all(map(_is_positive, pair))
+            for pair in value
+        )
+
+    value = _value(document, name, file, are_pairs, "a list of pairs of positive whole numbers")
+    return None if value is None else tuple((first, second) for first, second in value)
+
+
 def token(document: Json, name: str, file: str = "config.json") -> int | None:
     """The id of a token, the first where there are several; a negative one stands for none."""
     return next(iter(ids(document, name, file)), None)

@@ -220,7 +220,7 @@ _ROPE: Table = {
 
 _OTHER_DECODERS: Mapping[str, str] = {
     **_each(("vipllava",), "features of several blocks"),
-    **_each(("llava_next llava_next_video llava_onevision",), _TILES),
+    **_each(("llava_next_video llava_onevision",), "images in many tiles, or videos"),
     **_each(("qwen2_vl qwen2_5_vl qwen3_vl qwen3_vl_moe",), _NATIVE),
     **_each(
         (
@@ -324,7 +324,9 @@ WRAPPER: Table = {
         "tie_word_embeddings tokenizer_model_max_length",
     ),
     "model_type": Not(_OTHER_DECODERS, (*WRAPPERS, *_TOWERS, "clip", "siglip")),
-    "image_aspect_ratio": Only(("pad", "square"), f"{_TILES} or resized otherwise"),
+    "image_aspect_ratio": Only(
+        ("pad", "square", "anyres"), "images in many tiles, or resized otherwise"
+    ),
     "mm_projector_type": Only(
         ("linear", "identity", *(f"mlp{n}x_gelu" for n in range(1, 9))), "another projector"
     ),
@@ -355,6 +357,15 @@ WRAPPER: Table = {
         "video_seq_length video_token_id video_token_index",
     ),
 }
+
+# Likewise where an image is cut into tiles: they are put together in one way.
+TILED: Table = {
+    **_read("image_grid_pinpoints"),
+    **_only("spatial_unpad", "tiles that are put together otherwise", "mm_patch_merge_type"),
+    **_only(True, "rows of tokens without an end of their own", "use_image_newline_parameter"),
+    **_ignored("image_grid_pinpoints tells", "image_crop_resolution", "image_split_resolution"),
+}
+TILES_NEED_CLIP = f"{_TILES} for another tower than CLIP's: not supported"
 
 # What the model around a tower says of it, by kind of tower: which of its features are read, first
 # of all.
@@ -418,6 +429,16 @@ PREPROCESSOR: Table = {
         "_valid_processor_keys auto_map backend data_format device disable_grouping",
         "feature_extractor_type image_seq_length image_token input_data_format",
         "patch_size processor_class return_tensors",
+    ),
+}
+
+# Of LLaVA-NeXT's, which cuts the tiles.
+TILED_PREPROCESSOR: Table = {
+    **PREPROCESSOR,
+    **_read("image_grid_pinpoints"),
+    "image_processor_type": Only(
+        ("LlavaNextImageProcessor", "LlavaNextImageProcessorFast", "CLIPImageProcessor"),
+        "another image processor",
     ),
 }
 

@@ -70,6 +70,14 @@ class SourceConfig:
         return self.preprocessor or fields.section(self.processor, "image_processor")
 
     @property
+    def tiled(self) -> bool:
+        """Whether images are cut into tiles (AnyRes)."""
+        return (
+            self.config.get("model_type") == "llava_next"
+            or self.config.get("image_aspect_ratio") == "anyres"
+        )
+
+    @property
     def tower_name(self) -> str:
         """LLaVA's name of the tower, such as "mobileclip_l_1024"."""
         return fields.text(self.config, "mm_vision_tower") or ""
@@ -238,7 +246,22 @@ def complete_clip(
         std=std,
         pad_color=_pad_color(source, mean),
         resize_mode=_resize_mode(source) or config.resize_mode,
+        pinpoints=_pinpoints(source, found) if source.tiled else (),
     )
+
+
+def _pinpoints(source: SourceConfig, found: Findings) -> tuple[tuple[int, int], ...]:
+    """The canvases (height, width) of tiled images."""
+    name = "image_grid_pinpoints"
+    told = fields.pairs(source.config, name)
+    prepared = fields.pairs(source.images, name, _PREPROCESSOR)
+    if source.config.get("model_type") != "llava_next":
+        if told is None:
+            found.problems.append(f"config.json: {name} is missing, which no weight tells")
+        return tuple((height, width) for width, height in told or ())  # LLaVA's files: width first
+    if None not in (told, prepared) and told != prepared:
+        found.problems.append(f"{_PREPROCESSOR}: {name} is another than in config.json")
+    return told or prepared or ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
 
 
 def qwen_vision_settings(source: SourceConfig, found: Findings) -> dict[str, Any]:
@@ -442,6 +465,8 @@ def _scaled(images: Json, mean: Any, std: Any) -> tuple[Any, Any]:
 
 def _resize_mode(source: SourceConfig) -> str | None:
     """How an image is made square, where a file tells."""
+    if source.tiled:
+        return "squash"  # the overview
     if "image_aspect_ratio" in source.config:
         # LLaVA: "pad", or the processor directly. Tiled images ("anyres") are padded.
         aspect = source.config["image_aspect_ratio"]

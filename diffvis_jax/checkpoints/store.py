@@ -266,7 +266,7 @@ def _read_config(directory: Path, tree: str) -> Any:
             f"{directory}: config.json is of kind {kind!r}, known are {sorted(kinds())}"
         )
     # JSON has no tuples, and configs must be hashable.
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    values = {k: _tuples(v) for k, v in fields.items()}
     defaults = {field.name: field.default for field in dataclasses.fields(kinds()[kind])}
     if unknown := sorted(set(values) - set(defaults)):
         raise CheckpointError(f"{directory}: config.json has unknown fields {unknown}")
@@ -279,11 +279,17 @@ def _read_config(directory: Path, tree: str) -> Any:
         raise CheckpointError(f"{directory}: config.json: {error}") from None
 
 
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
 def _is_like(value: Any, default: Any) -> bool:
     """Whether a value of a config has the type of the field's default."""
     if isinstance(default, tuple):
         kind = default[0] if default else 0
-        return isinstance(value, tuple) and all(_is_like(x, kind) for x in value)
+        return isinstance(value, tuple) and all(
+            _is_like(x, default if isinstance(x, tuple) and not default else kind) for x in value
+        )
     if isinstance(default, float):
         return is_number(value)
     if default is None or default is dataclasses.MISSING:

@@ -3,6 +3,7 @@
 B streams, L layers, P cells.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -68,6 +69,25 @@ def describe(report: Report) -> list[dict[str, Any]]:
         }
         for b in range(host.path.shape[0])
     ]
+
+
+def combine(described: list[dict[str, Any]]) -> dict[str, Any]:
+    """What `describe` says of several streams, as if they were one: counts are added, shares are
+    means, and a path is "partial" unless all are the same."""
+    paths = {one["path"] for one in described}
+
+    def over(name: str, how: Callable[[list[Any]], Any]) -> Any:
+        return how([one[name] for one in described])
+
+    return {
+        "path": paths.pop() if len(paths) == 1 else "partial",
+        "changed_patches": over("changed_patches", sum),
+        "total_patches": over("total_patches", sum),
+        "skipped": over("skipped", any),
+        "recomputed": over("recomputed", sum) / len(described),
+        "pending": over("pending", sum) / len(described),
+        "oldest_age": over("oldest_age", max),
+    }
 
 
 def by_stage(tower: Tower, of_layers: jax.Array) -> jax.Array:

@@ -43,6 +43,8 @@ class PreprocessConfig:
         resample: always "bicubic", as Pillow computes it on uint8.
         multiple: both sides of a frame in mode "native" are multiples of so many pixels.
         min_pixels, max_pixels: bounds of height x width in mode "native".
+        pinpoints: canvases (height, width) of which tiles are cut beside the frame, in pixels (see
+            `anyres.py`); empty = there are no tiles.
 
     Raises:
         ConfigError: (a ValueError) a field holds something else.
@@ -55,6 +57,7 @@ class PreprocessConfig:
     multiple: int = 28
     min_pixels: int = 3136
     max_pixels: int = 12_845_056
+    pinpoints: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):

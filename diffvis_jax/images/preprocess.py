@@ -328,6 +328,21 @@ def _load(item: Any, name: str) -> PIL.Image.Image:
         return upright_rgb(image, name)
 
 
+def open_rgb(image: ImageLike, settings: PreprocessConfig) -> PIL.Image.Image:
+    """One image as `preprocess` reads it, in 8-bit RGB.
+
+    Raises:
+        ImageError: see `preprocess`; or there are several.
+    """
+    (item, name), *others = _named(image)
+    if others:
+        raise ImageError(f"one image is wanted, got {1 + len(others)}")
+    _check(item, name, settings)
+    rgb = _load(item, name)
+    _check_size(*rgb.size, name, settings)
+    return rgb
+
+
 def upright_rgb(image: PIL.Image.Image, name: str) -> PIL.Image.Image:
     """The picture decoded, in 8-bit RGB, its EXIF orientation applied.
 
@@ -441,19 +456,22 @@ def _between_passes(before: tuple[int, int], after: tuple[int, int]) -> tuple[in
 
 
 def _fit(image: PIL.Image.Image, settings: PreprocessConfig) -> PIL.Image.Image:
-    from PIL import Image
-
     steps = geometry.layout(image.width, image.height, settings)
     if settings.mode == "pad":
         return _fit_padded(image, steps, settings)
-    after = (steps.resized_width, steps.resized_height)
-    between = _between_passes(image.size, after)
-    # In two calls, so that the order of the passes does not depend on the version of Pillow.
-    bicubic = Image.Resampling.BICUBIC
-    resized = image.resize(between, bicubic).resize(after, bicubic)
     left, top = steps.crop_left, steps.crop_top
     height, width = geometry.frame_size(*image.size, settings)
-    return resized.crop((left, top, left + width, top + height))
+    whole = resized(image, (steps.resized_width, steps.resized_height))
+    return whole.crop((left, top, left + width, top + height))
+
+
+def resized(image: PIL.Image.Image, size: tuple[int, int]) -> PIL.Image.Image:
+    """A picture at another size (width, height), by bicubic interpolation."""
+    from PIL import Image
+
+    between, bicubic = _between_passes(image.size, size), Image.Resampling.BICUBIC
+    # In two calls, so that the order of the passes does not depend on the version of Pillow.
+    return image.resize(between, bicubic).resize(size, bicubic)
 
 
 def _fit_padded(

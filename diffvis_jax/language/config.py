@@ -15,6 +15,7 @@ class DecoderConfig:
     width, P projector input:
 
         projector/linear_{i}/{weight, bias}     [D, P] first, then [D, D]; GELU (erf) between them
+        projector/image_newline                 [D], only with `image_newline`
         embed/embedding                         [V, D]
         layer_{n}/input_norm/scale              [D]
         layer_{n}/attention/query/{weight,bias} [H d, D], [H d]; bias only with `qkv_bias`
@@ -45,6 +46,8 @@ class DecoderConfig:
       repetition_penalty: what its files say that logits of ids already there are divided by; 1 =
         nothing.
       projector_layers: linear layers of the projector, 0 = the tower's tokens as they are.
+      image_newline: whether images are tiled, and the rows of their tokens end with a vector of
+        their own (LLaVA-1.6).
       projector_input: P, channels of a vision token.
       dtype: dtype of the matrices, "float32" or "bfloat16".
 
@@ -72,6 +75,7 @@ class DecoderConfig:
     conversation: str = "qwen_2"
     repetition_penalty: float = 1.0
     projector_layers: int = 2
+    image_newline: bool = False
     projector_input: int = 3072
     dtype: str = "float32"
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffvis_jax.errors import PromptError
+from diffvis_jax.images.anyres import NEWLINE
 from diffvis_jax.language import generate
 from diffvis_jax.language.config import DecoderConfig
 from diffvis_jax.language.decoder import embed
@@ -37,6 +38,23 @@ def project(params: Params, tokens: jax.Array, *, config: DecoderConfig) -> jax.
         x = gelu(x) if i else x
         x = linear(x, **params["projector"][f"linear_{i}"])
     return x
+
+
+class PackedTokens(NamedTuple):
+    """Vision tokens of which a prompt shows some, in an order of its own (see `TiledImage`).
+
+    Attributes:
+      tokens: of all frames of an image, `[R, P]`.
+      packing: int32 `[M]`, rows of them, or `NEWLINE`.
+    """
+
+    tokens: Any
+    packing: np.ndarray
+
+
+def packed(tokens: Any, packing: np.ndarray) -> PackedTokens:
+    """Tokens `[1 + T, N, P]` of the frames of a `TiledImage`, as its prompt shows them."""
+    return PackedTokens(tokens.reshape(-1, tokens.shape[-1]), packing)
 
 
 class Splice(NamedTuple):
@@ -161,6 +179,20 @@ def _check_images(places: list[int], images: int) -> None:
         raise PromptError(f"{images} images for {needed} places{each}")
 
 
+def _unpacked(spliced: Splice, packings: list[np.ndarray], rows: list[int]) -> Splice:
+    """The same with `image` counted among all tokens, not among those that are shown; the row
+    behind the last is the end of a line."""
+    starts = np.cumsum([0, *rows])
+    order = np.concatenate(
+        [
+            np.where(packing == NEWLINE, starts[-1], packing + start)
+            for packing, start in zip(packings, starts, strict=False)
+        ]
+    )
+    image = np.where(spliced.image < 0, -1, order[spliced.image]).astype(np.int32)
+    return spliced._replace(image=image)
+
+
 @functools.partial(jax.jit, static_argnames="config")
 def embed_prompt(
     params: Params,
@@ -176,6 +208,8 @@ def embed_prompt(
     x = embed(params, text)
     if tokens is not None:
         projected = project(params, tokens, config=config).reshape(-1, config.width)
+        if config.image_newline:
+            projected = jnp.concatenate([projected, params["projector"]["image_newline"][None]])
         x = jnp.where((image >= 0)[..., None], projected[jnp.maximum(image, 0)], x)
     inside = jnp.arange(text.shape[1], dtype=jnp.int32)[None] < length[:, None]
     mark = -1 if config.image_token_id is None else config.image_token_id
@@ -200,8 +234,8 @@ def make_prompt(
     """Splices vision tokens into prompts and embeds them.
 
     Args:
-      tokens: vision tokens `[n, N, P]`, or a list of `[N, P]` of images of different sizes; None
-        = no images.
+      tokens: vision tokens `[n, N, P]`, or a list of `[N, P]` of images of different sizes, or of
+        `PackedTokens` for a model with an `image_newline`; None = no images.
       input_ids: `[L]` or `[B, L]`, or a list of prompts of different lengths.
       grids: (rows, columns) of the tokens of each image, which a model with an `mrope_section`
         needs; None = not told.
@@ -214,6 +248,16 @@ def make_prompt(
     """
     config = language.config
     tokens = None if tokens is None or not len(tokens) else tokens
+    packings: list[np.ndarray] = []
+    if isinstance(tokens, list):
+        packings = [x.packing for x in tokens if isinstance(x, PackedTokens)]
+        tokens = [x.tokens if isinstance(x, PackedTokens) else x for x in tokens]
+    if tokens is not None and len(packings) != config.image_newline * len(tokens):
+        raise PromptError(
+            "images of this model are cut into tiles: give each as preprocess_tiles makes it"
+            if config.image_newline
+            else "images of this model are not cut into tiles: give each as preprocess makes it"
+        )
     shapes: list[tuple[int, ...]] = []
     if isinstance(tokens, list):
         shapes = [x.shape for x in tokens]
@@ -226,7 +270,7 @@ def make_prompt(
                 f"projector, got {[len(shapes), *shape]}"
             )
     mrope = bool(config.mrope_section)
-    sizes = [shape[0] for shape in shapes]
+    sizes = [len(packing) for packing in packings] or [shape[0] for shape in shapes]
     if mrope and [rows * columns for rows, columns in grids or ()] != sizes:
         raise PromptError(
             f"grids must be (rows, columns) of each image's tokens, for {sizes} tokens; got {grids}"
@@ -246,6 +290,8 @@ def make_prompt(
             f"context of {config.max_length}"
         )
     rotary = mrope_positions(spliced.image, grids or ()) if mrope else None
+    if packings:
+        spliced = _unpacked(spliced, packings, [shape[0] for shape in shapes])
     if isinstance(tokens, list):
         tokens = jnp.concatenate([jnp.asarray(x) for x in tokens])
     return embed_prompt(language.params, spliced, tokens, rotary, config=config)

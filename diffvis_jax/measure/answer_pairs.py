@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from diffvis_jax.agent.answering import TIMES, Answer, Answerer
+from diffvis_jax.agent.answering import TIMES, Answer, Answerer, Tokens
+from diffvis_jax.images.anyres import Frame, pixels_of
+from diffvis_jax.language.splice import PackedTokens
 from diffvis_jax.measure.missed import changed_tokens, missed_at
 from diffvis_jax.metrics import tails
 from diffvis_jax.model import Model
@@ -77,10 +79,10 @@ class Comparison:
         """Forgets the frames seen."""
         self._full.reset()
         self.differential.reset()
-        self._before: tuple[np.ndarray, np.ndarray] | None = None
+        self._before: tuple[Frame, Tokens] | None = None
         self._seen = 0
 
-    def warm_up(self, frames: Sequence[np.ndarray]) -> float:
+    def warm_up(self, frames: Sequence[Frame]) -> float:
         """Compiles what these frames need, and forgets them -> seconds of compilation."""
         answers = [
             answerer.answer(frame, limit=2)
@@ -90,7 +92,7 @@ class Comparison:
         self.reset()
         return sum(answer.compile_s for answer in answers)
 
-    def answer(self, frame: np.ndarray, on_text: Callable[[str], None] | None = None) -> Pair:
+    def answer(self, frame: Frame, on_text: Callable[[str], None] | None = None) -> Pair:
         """Both answers about the next frame; `on_text` is called with the differential one's."""
         self._seen += 1
         # Whoever comes second may find the machine's caches warm.
@@ -103,10 +105,11 @@ class Comparison:
         missed_changed = missed_all = None
         if self._before is not None and self._before[0].shape == frame.shape:
             frame_before, tokens_before = self._before
-            tower = build(with_size(self._config, frame.shape[1:3]))
-            at = np.asarray(changed_tokens(tower, frame_before, frame)[0])
-            tokens = differential.tokens[-1], full.tokens[-1], tokens_before
-            missed_changed, missed_all = missed_at(at, *tokens)
+            pixels = pixels_of(frame)
+            tower = build(with_size(self._config, pixels.shape[1:3]))
+            at = changed_tokens(tower, pixels_of(frame_before), pixels)
+            tokens = map(_all_tokens, (differential.tokens[-1], full.tokens[-1], tokens_before))
+            missed_changed, missed_all = missed_at(np.asarray(at).reshape(-1), *tokens)
         self._before = frame, full.tokens[-1]
         fresh = self._full.fresh_logits(differential.tokens, differential.grids)
         return Pair(
@@ -117,6 +120,10 @@ class Comparison:
             logits_error=_relative_error(differential.logits, full.logits),
             prefill_error=_relative_error(differential.logits, fresh),
         )
+
+
+def _all_tokens(tokens: Tokens) -> np.ndarray:
+    return tokens.tokens if isinstance(tokens, PackedTokens) else tokens
 
 
 def _relative_error(logits: np.ndarray, right: np.ndarray) -> float:

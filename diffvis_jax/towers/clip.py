@@ -41,6 +41,8 @@ class CLIPConfig:
       dtype: "float32", or "bfloat16": operands and maps in bfloat16, sums in float32.
       pad_color: colour of the square padding.
       resize_mode: "pad", "crop" or "squash" (see `preprocess`).
+      pinpoints: (height, width) of canvases that are cut into tiles, each a frame (LLaVA-1.6, see
+        `preprocess_tiles`); empty = an image is one frame.
 
     Raises:
       ConfigError: sizes that do not fit together, or an unknown activation; names them.
@@ -62,6 +64,7 @@ class CLIPConfig:
     dtype: str = "float32"
     pad_color: tuple[int, int, int] = (122, 116, 104)
     resize_mode: str = "crop"
+    pinpoints: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self):
         require_positive(self, "width", "layers", "heads", "mlp_width", "patch", "size")
@@ -73,12 +76,23 @@ class CLIPConfig:
             raise ConfigError(f"size {self.size} must be at least one patch of {self.patch} pixels")
         if self.layers < 2:
             raise ConfigError(f"at least 2 layers are needed (LLaVA skips the last): {self.layers}")
+        for canvas in self.pinpoints:
+            if len(canvas) != 2 or any(side < 1 or side % self.size for side in canvas):
+                raise ConfigError(
+                    f"pinpoints must be (height, width) in multiples of {self.size} pixels, "
+                    f"got {canvas!r}"
+                )
         if self.dtype not in ("float32", "bfloat16"):
             raise ConfigError(f"dtype must be 'float32' or 'bfloat16', got {self.dtype!r}")
 
     @property
     def preprocess(self) -> PreprocessConfig:
-        return PreprocessConfig(size=self.size, mode=self.resize_mode, pad_color=self.pad_color)  # type: ignore[arg-type]
+        return PreprocessConfig(
+            size=self.size,
+            mode=self.resize_mode,  # type: ignore[arg-type]
+            pad_color=self.pad_color,
+            pinpoints=self.pinpoints,
+        )
 
     def resized(self, height: int, width: int) -> "CLIPConfig":
         """The same architecture for frames of that size, which can only be the one it has.

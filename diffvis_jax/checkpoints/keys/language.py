@@ -1,8 +1,9 @@
 """The language side of a vision-language checkpoint: its names, its projector, its table.
 
-Canonical names are those of the decoder itself (`embed_tokens`, `layers`, `norm`), `lm_head`, and
-`projector.{i}` with the linear layers counted from 0. The destination tree is described at
-`DecoderConfig`. Source: transformers `modeling_qwen2.py`, haotian-liu/LLaVA `multimodal_projector`.
+Canonical names are those of the decoder itself (`embed_tokens`, `layers`, `norm`), `lm_head`,
+`image_newline`, and `projector.{i}` with the linear layers counted from 0. The destination tree is
+described at `DecoderConfig`. Source: transformers `modeling_qwen2.py`, haotian-liu/LLaVA
+`multimodal_projector`.
 """
 
 import re
@@ -22,13 +23,15 @@ _HEAD = re.compile(r"(?:model\.)?(?:language_model\.)?(lm_head\.weight)")
 _SEQUENTIAL = re.compile(r"(?:model\.)?mm_projector\.(?:(\d{1,4})\.)?(weight|bias)")
 _NUMBERED = re.compile(r"(?:model\.)?multi_modal_projector\.linear_(\d{1,4})\.(weight|bias)")
 
+_NEWLINE = re.compile(r"(?:model\.)?(image_newline)")
+
 # Heads cannot be seen in shapes. width -> (heads, key-value heads) of the Qwen2 in FastVLM.
 KNOWN_HEADS = {896: (14, 2), 1536: (12, 2), 3584: (28, 4)}
 
 
 def canonical(name: str) -> str | None:
     """A tensor's full name -> canonical name, or None if no part of the language side."""
-    if match := _DECODER.fullmatch(name) or _HEAD.fullmatch(name):
+    if match := _DECODER.fullmatch(name) or _HEAD.fullmatch(name) or _NEWLINE.fullmatch(name):
         return match[1]
     if match := _SEQUENTIAL.fullmatch(name):
         index = int(match[1] or 0)
@@ -83,6 +86,7 @@ def infer_config(
         qkv_bias=any(name.endswith(".q_proj.bias") for name in shapes),
         tied="lm_head.weight" not in shapes,
         projector_layers=count_blocks(shapes, r"projector\.(\d+)\."),
+        image_newline="image_newline" in shapes,
         projector_input=vision_width,
     )
 
@@ -94,6 +98,8 @@ def rules(config: DecoderConfig, names: Collection[str] = ()) -> list[Rule]:
     for i in range(config.projector_layers):
         inputs = width if i else config.projector_input
         table.append(move_linear(f"projector.{i}", f"projector/linear_{i}", inputs, width))
+    if config.image_newline:
+        table.append(move(("image_newline", "projector/image_newline", (width,))))
     queries = config.heads * config.head_width
     keys = config.kv_heads * config.head_width
     for n in range(config.layers):
