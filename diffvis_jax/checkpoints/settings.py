@@ -173,6 +173,7 @@ VISION: Table = {
     **_ignored(_POOLED, "do_pooling global_pool num_classes vision_use_head bos_token_id"),
     **_ignored(_POOLED, "eos_token_id", "pad_token_id"),
     **_ignored("of timm's own weights; the processor tells", "pretrained_cfg"),
+    **_ignored("of the text tower", "vocab_size"),
     "model_type": Not(
         {"siglip2_vision_model": f"a tower for {_NATIVE}"},
         (*_TOWERS, "clip", "siglip", "llava_qwen2"),

@@ -136,9 +136,11 @@ def test_a_siglip_without_its_last_block():
 
 
 def test_a_tower_of_tiles_by_itself():
-    change = {"image_aspect_ratio": "anyres", "image_grid_pinpoints": [[1, 2]]}
+    change = {"image_aspect_ratio": "anyres", "image_grid_pinpoints": [[56, 112]]}
     found = plan("llava", change, vision_only=True)
-    assert found.config.resize_mode == "pad"
+    assert (found.config.resize_mode, found.config.pinpoints) == ("squash", ((112, 56),))
+    found = plan("llava", change | {"image_aspect_ratio": "anyres_max_9"}, vision_only=True)
+    assert (found.config.resize_mode, found.config.pinpoints) == ("pad", ())
     assert found.ignored["config.json: image_aspect_ratio"].startswith("of the language model")
 
 
@@ -149,10 +151,10 @@ def test_a_tower_of_tiles_by_itself():
     ("change", "expected"),
     [
         ({"model_type": "vipllava"}, "features of several blocks"),
-        ({"model_type": "llava_next"}, "AnyRes"),
+        ({"model_type": "llava_next"}, "(AnyRes) for another tower than CLIP"),
         ({"model_type": "qwen2_5_vl"}, "Qwen2.5-VL"),
         ({"model_type": "granite"}, "a decoder of another family than Qwen2, Llama"),
-        ({"image_aspect_ratio": "anyres_max_9"}, "an image that is cut into tiles (AnyRes)"),
+        ({"image_aspect_ratio": "anyres_max_9"}, "images in many tiles"),
         ({"mm_projector_type": "ldpnet"}, "mm_projector_type is 'ldpnet'"),
         ({"projector_hidden_act": "relu"}, "another activation of the projector"),
         ({"mm_use_im_start_end": True}, "tokens around every image"),

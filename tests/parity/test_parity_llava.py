@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import transformers
 from checkpoint_files import DATA, stored
 from llava_tiny import (
     GRID,
@@ -22,6 +23,8 @@ from tiny import deviation
 import diffvis_jax as dv
 from diffvis_jax.checkpoints.convert import convert
 from diffvis_jax.images import anyres
+from diffvis_jax.language.prompt import build_prompt, tokenize
+from diffvis_jax.language.tokenizer import load_tokenizer
 
 pytestmark = pytest.mark.parity
 
@@ -149,3 +152,21 @@ def test_canvases_and_tokens_of_many_sizes():
         tokens = unpad_image(tokens.reshape(1, rows * 24, columns * 24), (height, width))[0]
         lines = torch.nn.functional.pad(tokens, (0, 1), value=anyres.NEWLINE).flatten().tolist()
         assert anyres.packing(width, height, config).tolist() == [*range(576), *lines]
+
+
+@pytest.mark.parametrize("conversation", ["vicuna_v1", "mistral"])
+def test_prompts_are_cut_as_llava_and_transformers_do(script, tmp_path, conversation):
+    for name, content in script("random_llava").sentencepiece_files(768).items():
+        (tmp_path / name).write_text(content)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    text = build_prompt("What is open, 漢?", conversation=conversation)
+    # LLaVA's `tokenizer_image_token`
+    first, second = (theirs(piece).input_ids for piece in text.split("<image>"))
+    assert tokenize(text, load_tokenizer(tmp_path)).tolist() == [*first, -200, *second[1:]]
+    # llava-hf's, where the mark is a token
+    theirs.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    theirs.save_pretrained(tmp_path / "hf")
+    tokenizer = load_tokenizer(tmp_path / "hf")
+    mark = tokenizer.id_of("<image>")
+    expected = [-200 if i == mark else i for i in theirs(text).input_ids]
+    assert tokenize(text, tokenizer).tolist() == expected
