@@ -134,13 +134,19 @@ def _tokens(model: Model, frames: Any) -> tuple[Any, list[Grid]]:
     the grids."""
     if frames is None or not len(frames):
         return None, []
-    if isinstance(frames[0], TiledImage):
-        return [packed(_encoded(model, x.frames), x.packing) for x in frames], []
-    shapes = [x.shape for x in frames]
-    grids = [build(with_size(model.config, shape[:2])).token_grid for shape in shapes]
-    if len(set(shapes)) > 1:
-        return [_encoded(model, x[None])[0] for x in frames], grids
-    return _encoded(model, np.stack(frames)), grids
+    if isinstance(frames, list | tuple):
+        if isinstance(frames[0], TiledImage):
+            return [packed(_encoded(model, x.frames), x.packing) for x in frames], []
+        if len({x.shape for x in frames}) > 1:
+            tokens = [_encoded(model, x[None])[0] for x in frames]
+            return tokens, [_token_grid(model, x.shape[:2]) for x in frames]
+        frames = jnp.stack(frames)
+    tokens = _encoded(model, frames)
+    return tokens, [_token_grid(model, frames.shape[1:3])] * len(frames)
+
+
+def _token_grid(model: Model, size: tuple[int, int]) -> Grid:
+    return build(with_size(model.config, size)).token_grid
 
 
 def _encoded(model: Model, frames: Any) -> jax.Array:

@@ -212,6 +212,8 @@ def test_prompts_of_a_batch_do_not_influence_each_other(tiny_model):
 def test_several_images_and_none(tiny_model):
     frames = Kit(FASTVITHD).frames()
     two = dv.logits(tiny_model, frames, [5, IMAGE, 6, IMAGE, 7])
+    one_by_one = dv.logits(tiny_model, list(frames), [5, IMAGE, 6, IMAGE, 7])
+    np.testing.assert_array_equal(two, one_by_one)
     swapped = dv.logits(tiny_model, frames[::-1], [5, IMAGE, 6, IMAGE, 7])
     assert two.shape == (1, 35, LANGUAGE.vocabulary)
     assert deviation(two[:, 0], swapped[:, 0]) == 0

@@ -263,7 +263,8 @@ def _read_config(directory: Path, tree: str) -> Any:
         kind, fields = document.get("kind"), document.get("vision")
     if not isinstance(kind, str) or kind not in kinds() or not isinstance(fields, dict):
         raise CheckpointError(
-            f"{directory}: config.json is of kind {kind!r}, known are {sorted(kinds())}"
+            f"{directory}: config.json is of kind {kind!r}, known are {sorted(kinds())}; convert "
+            "the checkpoint again"
         )
     # JSON has no tuples, and configs must be hashable.
     values = {k: _tuples(v) for k, v in fields.items()}
