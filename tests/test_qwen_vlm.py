@@ -56,6 +56,7 @@ def vision(model, golden, name):
     return np.asarray(dv.encode(model.params, frame, config=model.config))[0]
 
 
+@pytest.mark.slow
 def test_a_session_of_changing_images_equals_fresh_prefills(model, golden):
     """An image changes, is added, changes its size, and goes; text alone."""
     big, small = (vision(model, golden, name) for name in "ab")
