@@ -53,7 +53,8 @@ def map_indices(config: VisionConfig, head: HeadConfig) -> tuple[int, ...]:
     """
     tower = build(config)
     kept = zip(tower.layers, tower.places, strict=True)
-    cells = [layer.cell if place.array >= 0 else 0 for layer, place in kept]
+    per_token = tower.patch // tower.token
+    cells = [layer.cell // per_token if place.array >= 0 else 0 for layer, place in kept]
     for positions, _ in head.maps:
         if positions not in cells:
             raise ConfigError(
@@ -79,7 +80,7 @@ def encode_for_head(
 
     Args:
       params, config: of the tower.
-      frames: `uint8 [B, S, S, 3]`.
+      frames: `uint8 [B, H, W, 3]`.
       head: config of the head.
     """
     maps = encode(params, frames, config=config, output="intermediates")

@@ -8,6 +8,7 @@ what it changes in them is what it changes in the answers.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -71,9 +72,8 @@ class HeadConfig:
         if self.finest_width and not self.detail_width:
             raise ConfigError("a head with finest_width needs detail_width too")
         for fine, _ in self.maps:
-            # Up to 4 x 4 a position has several places, of 8 x 8 a place has several positions.
-            sides = (self.rows, self.columns)
-            if any(fine % side if fine == 8 else side % fine for side in sides):
+            # Either a position has several places, or a place has several positions.
+            if any(fine % side and side % fine for side in (self.rows, self.columns)):
                 raise ConfigError(
                     f"{self.rows} x {self.columns} places do not divide among the "
                     f"{fine} x {fine} map positions of a patch"
@@ -111,11 +111,12 @@ class GroundingHead(nn.Module):
         """Answers for every place.
 
         Args:
-          tokens: `[B, N, D]`, N = g * g in raster order (without a class token).
-          maps: those that the config names, `[B, n * g, n * g, C]` for n = 2, 4, 8.
+          tokens: `[B, N, D]`, N = g * k in raster order (without a class token); without a map
+            g = k.
+          maps: those that the config names, `[B, n * g, n * k, C]` for n = 2, 4, 8.
 
         Returns:
-          for the h x w = (g * rows) x (g * columns) places of the frame, float32:
+          for the h x w = (g * rows) x (k * columns) places of the frame, float32:
           "object" `[B, h, w]` logits, "kind" `[B, h, w, kinds]` logits, and "box" `[B, h, w, 4]`,
           centre x and y from the middle of the place and width and height, in pixels.
 
@@ -124,23 +125,22 @@ class GroundingHead(nn.Module):
         """
         c = self.config
         grid = _grid(c, tokens, maps)
-        batch, f, side = tokens.shape[0], c.fine, grid * c.fine
+        batch, f = tokens.shape[0], c.fine
         x = nn.LayerNorm(name="norm")(tokens.astype(jnp.float32))
         x = nn.Dense(f * f * c.hidden, name="hidden")(x)
-        x = _spread(x.reshape(batch, grid, grid, f, f, c.hidden))
+        x = _spread(x.reshape(batch, *grid, f, f, c.hidden))
         if c.map_width:
             y = nn.LayerNorm(name="map_norm")(maps[0].astype(jnp.float32))
             x = x + nn.Dense(c.hidden, use_bias=False, name="map_hidden")(y)
         rows, columns = c.rows // f, c.columns // f
         x = nn.gelu(x, approximate=False)
         place = nn.Dense(rows * columns * c.place_width, name="places")(x)
-        place = _spread(place.reshape(batch, side, side, rows, columns, c.place_width))
+        place = _spread(place.reshape(*x.shape[:3], rows, columns, c.place_width))
         if c.detail_width:
-            hidden = self._beside(x, maps[1], c.detail_hidden, "detail")
+            hidden = self._beside(x, maps[1], c.detail_hidden, "detail", 4)
             place = place + self._at_places(hidden, grid, "detail_places")
             if c.finest_width:
-                together = (8 // c.rows, 8 // c.columns)
-                hidden = self._beside(hidden, maps[2], c.finest_hidden, "finest", together)
+                hidden = self._beside(hidden, maps[2], c.finest_hidden, "finest", 8)
                 place = place + self._at_places(hidden, grid, "finest_places")
         place = nn.Dense(c.outputs, name="answers")(nn.gelu(place, approximate=False))
         kinds = len(c.kinds)
@@ -160,10 +160,12 @@ class GroundingHead(nn.Module):
         seen: jax.Array,
         width: int,
         name: str,
-        together: tuple[int, int] = (1, 1),
+        fine: int,
     ) -> jax.Array:
-        """Hidden layer of a map `[B, H, W, C]`, seen beside a coarser one's, `x` `[B, h, w, K]`:
-        `[B, H / r, W / c, width]` if `together`, r x c positions, are taken as one."""
+        """Hidden layer of a map `[B, H, W, C]` with `fine` x `fine` positions in a patch, seen
+        beside a coarser one's, `x` `[B, h, w, K]`: `[B, H / r, W / c, width]`, the r x c positions
+        of a place as one."""
+        together = max(1, fine // self.config.rows), max(1, fine // self.config.columns)
         y = nn.LayerNorm(name=f"{name}_norm")(seen.astype(jnp.float32))
         y = nn.Dense(width, name=f"{name}_hidden")(_gathered(y, *together))
         batch, high, wide = x.shape[:3]
@@ -172,14 +174,14 @@ class GroundingHead(nn.Module):
         y = y + _spread(around.reshape(batch, high, wide, rows, columns, width))
         return nn.gelu(y, approximate=False)
 
-    def _at_places(self, x: jax.Array, grid: int, name: str) -> jax.Array:
+    def _at_places(self, x: jax.Array, grid: tuple[int, int], name: str) -> jax.Array:
         """What a hidden layer `[B, h, w, C]` adds to those of the places in each of its positions.
 
         Nothing at first, so that a head without it can be trained on with it.
         """
         c = self.config
         batch, height, width = x.shape[:3]
-        rows, columns = grid * c.rows // height, grid * c.columns // width
+        rows, columns = grid[0] * c.rows // height, grid[1] * c.columns // width
         y = nn.Dense(
             rows * columns * c.place_width,
             use_bias=False,
@@ -189,18 +191,24 @@ class GroundingHead(nn.Module):
         return _spread(y.reshape(batch, height, width, rows, columns, c.place_width))
 
 
-def _grid(config: HeadConfig, tokens: jax.Array, maps: Sequence[jax.Array]) -> int:
-    """Tokens along the side of the frame."""
-    grid = round(tokens.shape[1] ** 0.5)
-    if grid * grid != tokens.shape[1] or tokens.shape[2] != config.token_width:
+def _grid(config: HeadConfig, tokens: jax.Array, maps: Sequence[jax.Array]) -> tuple[int, int]:
+    """Rows and columns of tokens: those of the first map, or of a square frame without one."""
+    if maps and config.maps:
+        fine = config.fine
+        grid = maps[0].shape[1] // fine, maps[0].shape[2] // fine
+    else:
+        grid = (math.isqrt(tokens.shape[1]),) * 2
+    if grid[0] * grid[1] != tokens.shape[1] or tokens.shape[2] != config.token_width:
         raise ConfigError(
-            f"tokens [B, g * g, {config.token_width}] are needed, got {list(tokens.shape)}"
+            f"{grid[0]} x {grid[1]} tokens [B, N, {config.token_width}] are needed, got "
+            f"{list(tokens.shape)}"
         )
-    wanted = [(n * grid, n * grid, width) for n, width in config.maps]
+    wanted = [(n * grid[0], n * grid[1], width) for n, width in config.maps]
     given = [each.shape[1:] for each in maps]
     if given != wanted:
         raise ConfigError(
-            f"the head wants {_listed(wanted)} beside {grid} x {grid} tokens, got {_listed(given)}"
+            f"the head wants {_listed(wanted)} beside {grid[0]} x {grid[1]} tokens, got "
+            f"{_listed(given)}"
         )
     return grid
 
