@@ -56,7 +56,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`kit` means: with each of the tiny towers. FastViTHD has sixteen kinds of layers to compile,
     the toy the same kinds of work in eight."""
     if "kit" in metafunc.fixturenames:
-        slow = [pytest.param(name, marks=pytest.mark.slow) for name in ("qwen", "fastvithd")]
+        slow = [
+            pytest.param(name, marks=pytest.mark.slow) for name in ("qwen", "stem", "fastvithd")
+        ]
         thorough = pytest.param("odd", marks=pytest.mark.thorough)
         kits = ["toy", "clip", *slow, thorough]
         metafunc.parametrize("kit", kits, indirect=True, scope="session")
@@ -117,6 +119,15 @@ def qwen():
     from tiny import QWEN, Kit
 
     return Kit(QWEN)
+
+
+@pytest.fixture(scope="session")
+def stem():
+    """112 x 144 px: 4 x 5 windows of 32 px after a convolutional patch embedding, the last of them
+    partial; 7 x 9 tokens."""
+    from tiny import STEM, Kit
+
+    return Kit(STEM)
 
 
 @pytest.fixture(scope="session")

@@ -44,6 +44,19 @@ QWEN = dv.Qwen25VisionConfig(
     token_width=24,
     size=(56, 72),
 )
+STEM = dv.Qwen25VisionConfig(
+    width=16,
+    depth=2,
+    heads=2,
+    mlp_width=24,
+    full_blocks=(1,),
+    patch=16,
+    merge=1,
+    window=32,
+    token_width=24,
+    stem_widths=(8, 12),
+    size=(112, 144),
+)
 LANGUAGE = dv.DecoderConfig(
     vocabulary=96,
     width=32,

@@ -32,6 +32,7 @@ from diffvis_jax.towers.base import (
     raster_tokens,
 )
 from diffvis_jax.towers.clip import OPENAI_MEAN, OPENAI_STD
+from diffvis_jax.towers.conv_stem import STRIDE, side_by_side, stem_macs, stem_specs, stem_stage
 from diffvis_jax.towers.params import Param, Params, Specs, affine, normal, ones
 from diffvis_jax.utils.config_checks import require_positive
 
@@ -51,6 +52,8 @@ class Qwen25VisionConfig:
       merge: patches along the side of a token.
       window: pixels along the side of a window: what is compared, and recomputed, as one.
       token_width: channels of a token.
+      stem_widths: channels of the stages of a convolutional patch embedding (`conv_stem.py`);
+        none = a linear one, as the released models have.
       size: (height, width) of a frame in pixels, multiples of `patch * merge`; one number = both.
         Sides in multiples of `window` leave no partial windows.
       min_pixels, max_pixels: bounds of the size that an image gets (see `frame_size`).
@@ -70,6 +73,7 @@ class Qwen25VisionConfig:
     merge: int = 2
     window: int = 112
     token_width: int = 2048
+    stem_widths: tuple[int, ...] = ()
     size: tuple[int, int] = (1008, 1792)
     min_pixels: int = 3136
     max_pixels: int = 12_845_056
@@ -96,6 +100,11 @@ class Qwen25VisionConfig:
         if self.window % self.token:
             raise ConfigError(
                 f"window {self.window} must be a multiple of patch x merge = {self.token} pixels"
+            )
+        if self.patch % self.stem_stride:
+            raise ConfigError(
+                f"{len(self.stem_widths)} stem_widths need a patch of a multiple of "
+                f"{self.stem_stride} pixels, got {self.patch}"
             )
         if len(self.size) != 2 or any(side % self.token for side in self.size):
             raise ConfigError(
@@ -128,6 +137,11 @@ class Qwen25VisionConfig:
     def token(self) -> int:
         """Pixels along the side of a token."""
         return self.patch * self.merge
+
+    @property
+    def stem_stride(self) -> int:
+        """Pixels along the side of a position of the stem's last stage; 1 without a stem."""
+        return STRIDE * 2 ** (len(self.stem_widths) - 1) if self.stem_widths else 1
 
     @property
     def cell(self) -> int:
@@ -173,6 +187,9 @@ def _block_specs(c: Qwen25VisionConfig) -> Specs:
 
 def _embed_specs(c: Qwen25VisionConfig) -> Specs:
     """No `weight`: the sum of the kernels of two equal frames, which is kept in float32."""
+    if c.stem_widths:
+        last = c.stem_widths[-1]
+        return {**_norm(last), **affine(c.width, last * (c.patch // c.stem_stride) ** 2)}
     inputs = 3 * c.patch**2
     return {"filters": Param((c.width, inputs), normal(inputs**-0.5))}
 
@@ -296,25 +313,35 @@ def _inside(c: Qwen25VisionConfig, row, column, windows: Shape2) -> jax.Array | 
     return both.reshape(-1, c.cell**2)
 
 
-def embed(c: Qwen25VisionConfig, params: Params, pixels: jax.Array) -> jax.Array:
-    """Pixels `uint8 [K, h * p, w * p, 3]` to patches `[K, h, w, D]`."""
-    x, p = normalized(pixels, c.mean, c.std), c.patch
-    count, height, width = (n // m for n, m in zip(x.shape, (1, p, p), strict=False))
-    x = x.reshape(count, height, p, width, p, 3).swapaxes(2, 3)
-    return linear(x.reshape(count, height, width, -1), params["filters"])
+def embed(c: Qwen25VisionConfig, params: Params, x: jax.Array) -> jax.Array:
+    """Pixels `uint8 [K, h * p, w * p, 3]`, or what the stem made of them, to patches
+    `[K, h, w, D]`."""
+    if c.stem_widths:
+        x = side_by_side(_normalise(params, x), c.patch // c.stem_stride)
+        return linear(x, params["weight"], params["bias"])
+    return linear(side_by_side(normalized(x, c.mean, c.std), c.patch), params["filters"])
 
 
-def _first_run(c: Qwen25VisionConfig, params: Params, pixels, row, column) -> jax.Array:
-    return _run(c, c.runs[0], params, embed(c, params["embed"], pixels), row, column)
+def _first_run(c: Qwen25VisionConfig, params: Params, x, row, column) -> jax.Array:
+    return _run(c, c.runs[0], params, embed(c, params["embed"], x), row, column)
+
+
+def _stem(c: Qwen25VisionConfig, number: int, params: Params, x, row, column) -> jax.Array:
+    """A stage of the stem, of pixels `uint8` or of the stage before; beyond the frame is black."""
+    stride = 2 if number else STRIDE
+    height, width = (n // stride for n in x.shape[1:3])
+    if not number:
+        x = normalized(x, c.mean, c.std)
+    cell = c.window // (STRIDE * 2**number)
+    beyond = [(0, -n % (cell * stride)) for n in x.shape[1:3]]
+    x = stem_stage(params, jnp.pad(x, ((0, 0), *beyond, (0, 0))), cell)
+    return x[:, :height, :width]
 
 
 def _merge(c: Qwen25VisionConfig, params: Params, x, row, column) -> jax.Array:
     """The patches of a token side by side, row by row, through two layers: `[K, m h, m w, D]` to
     `[K, h, w, token_width]`."""
-    x, m = _normalise(params, x), c.merge
-    count, height, width = (n // by for n, by in zip(x.shape, (1, m, m), strict=False))
-    x = x.reshape(count, height, m, width, m, c.width).swapaxes(2, 3)
-    hidden = gelu(linear(x.reshape(count, height, width, -1), **params["fc1"]))
+    hidden = gelu(linear(side_by_side(_normalise(params, x), c.merge), **params["fc1"]))
     return linear(hidden, **params["fc2"])
 
 
@@ -326,7 +353,8 @@ def tower(config: Qwen25VisionConfig) -> Tower:
     """The tower's layers: a run of windowed blocks, a full block, a run, and so on; the merger."""
     c = config
     (first, *runs), stages = c.runs, len(c.full_blocks)
-    layers: list[Layer] = [_run_layer(c, 0, first)]
+    layers: list[Layer] = [_stem_layer(c, number) for number in range(len(c.stem_widths))]
+    layers.append(_run_layer(c, 0, first))
     for stage, (block, run) in enumerate(zip(c.full_blocks, runs, strict=True), 1):
         layers.append(_full_layer(c, stage, block))
         if run:
@@ -371,7 +399,8 @@ def _run_layer(c: Qwen25VisionConfig, stage: int, blocks: range) -> ConvLayer:
     macs = len(blocks) * (_block_macs(c, area) + 2 * c.width**2)
     if not stage:
         specs["embed"] = _embed_specs(c)
-        macs += 3 * c.patch**2 * c.width
+        last = c.stem_widths[-1] if c.stem_widths else 3
+        macs += last * (c.patch // c.stem_stride) ** 2 * c.width
     return ConvLayer(
         path=(f"run_{blocks.start}",),
         specs=specs,
@@ -381,7 +410,24 @@ def _run_layer(c: Qwen25VisionConfig, stage: int, blocks: range) -> ConvLayer:
         width=c.width,
         macs=area * macs,
         apply=functools.partial(_run, c, blocks) if stage else functools.partial(_first_run, c),
-        stride=1 if stage else c.patch,
+        stride=1 if stage else c.patch // c.stem_stride,
+    )
+
+
+def _stem_layer(c: Qwen25VisionConfig, number: int) -> ConvLayer:
+    """Its maps are kept for heads that look at details (`grounding`)."""
+    stride, width = STRIDE * 2**number, c.stem_widths[number]
+    before, cell = c.stem_widths[number - 1] if number else 0, c.window // stride
+    return ConvLayer(
+        path=(f"stem_{number}",),
+        specs=stem_specs(width, before),
+        stage=0,
+        shape=(c.size[0] // stride, c.size[1] // stride),
+        cell=cell,
+        width=width,
+        macs=cell**2 * stem_macs(width, before),
+        apply=functools.partial(_stem, c, number),
+        stride=2 if number else STRIDE,
     )
 
 

@@ -1,6 +1,7 @@
 """Qwen2.5-VL's tower against PyTorch's activations (tests/data); windows; what it costs."""
 
 import dataclasses
+import itertools
 import shutil
 
 import jax
@@ -12,7 +13,8 @@ from tiny import QWEN, deviation
 import diffvis_jax as dv
 from diffvis_jax.checkpoints.convert import convert
 from diffvis_jax.core.step import jit_encode
-from diffvis_jax.towers import build, qwen2_5_vl
+from diffvis_jax.errors import ConfigError
+from diffvis_jax.towers import build, conv_stem, qwen2_5_vl
 from diffvis_jax.towers.init import cast_params
 
 LAYOUTS = {
@@ -144,3 +146,37 @@ def test_random_parameters_have_the_shapes_of_the_tower():
     tokens = np.asarray(jit_encode(params, np.full((1, *QWEN.size, 3), 90, np.uint8), config=QWEN))
     assert np.isfinite(tokens).all()
     assert tokens.shape == (1, 63, 24)
+
+
+@pytest.mark.slow
+def test_the_stem_convolves_each_window_by_itself():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 8, 12, 3)).astype("float32")
+    weight, bias = rng.standard_normal((3, 27)).astype("float32"), np.arange(3, dtype="float32")
+    found = conv_stem._convolved(x, weight, bias, cell=4)
+    kernel = weight.reshape(3, 3, 3, 3).transpose(1, 2, 3, 0)
+    for row, column in itertools.product(range(0, 8, 4), range(0, 12, 4)):
+        at = np.s_[:, row : row + 4, column : column + 4]
+        axes = ("NHWC", "HWIO", "NHWC")
+        alone = jax.lax.conv_general_dilated(x[at], kernel, (1, 1), "SAME", dimension_numbers=axes)
+        np.testing.assert_allclose(found[at], alone + bias, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_change_fills_its_window_behind_a_stem(stem):
+    frame = stem.frames(batch=1)
+    other = frame.copy()
+    other[0, 70, 40] ^= 255
+    found = moved(stem, frame[0], other[0])
+    assert set(found) == {"stem_0", "stem_1", "run_0", "full_1", "merger"}
+    for name, side in {"stem_0": 4, "stem_1": 2, "run_0": 2}.items():
+        rows, columns = np.nonzero(found[name])
+        assert set(rows // side) == {2}, name
+        assert set(columns // side) == {1}, name
+    assert found["full_1"].all()
+
+
+@pytest.mark.parametrize(("patch", "widths"), [(4, (8,)), (8, (8, 8))])
+def test_a_patch_is_no_finer_than_its_stem(patch, widths):
+    with pytest.raises(ConfigError, match="stem_widths need a patch of a multiple"):
+        dv.Qwen25VisionConfig(patch=patch, window=16, stem_widths=widths, size=(64, 64))
