@@ -1,170 +1,120 @@
-"""The tower that is trained: its size, its heads, and what they see of it."""
+"""The tower that is trained, its head, and what the head sees of it, in full or differentially."""
 
 import dataclasses
-import functools
-from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
-from batch_norm import Statistics, fold, normalised
-from grow import near_identity
+import jax.numpy as jnp
 
 import diffvis_jax as dv
-from diffvis_jax.grounding.find import map_names
+from diffvis_jax.grounding.find import map_indices
 from diffvis_jax.grounding.head import HeadConfig
 from diffvis_jax.towers import build
-from diffvis_jax.towers.forward import read_out, run_layers
+from diffvis_jax.towers.base import Tower
+from diffvis_jax.towers.forward import read_out, run_layer
 
-SIZE = 1024  # pixels along the side of the frames that the tower is for
-SMALLER = 512  # another size, of which it sees every third page
+LONG_SIDE = 1024  # of the frames that the tower is for, in pixels
 
-Maps = dict[str, jax.Array]  # by the names of the layers
-Seen = dict[str, tuple[jax.Array, tuple[jax.Array, ...]]]  # what each head sees: tokens and maps
+TOWER = dv.Qwen25VisionConfig(
+    width=256,
+    depth=6,
+    heads=8,
+    mlp_width=640,
+    full_blocks=(1, 3, 5),
+    patch=32,
+    merge=1,
+    window=64,
+    token_width=256,
+    stem_widths=(64, 128),
+    size=(LONG_SIDE * 9 // 16, LONG_SIDE),
+    min_pixels=256 * 256,
+    max_pixels=LONG_SIDE * LONG_SIDE * 9 // 16,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+)
+HEAD = HeadConfig(
+    token_width=TOWER.token_width,
+    map_width=TOWER.stem_widths[1],
+    detail_width=TOWER.stem_widths[0],
+    patch=TOWER.token,
+    hidden=192,
+    detail_hidden=96,
+    rows=4,
+    columns=2,
+)
+ABOUT = (
+    f"A vision transformer in Qwen2.5-VL's shape (arXiv 2502.13923): {TOWER.depth} blocks of width "
+    f"{TOWER.width}, {len(TOWER.full_blocks)} of them over the whole screen, the others in windows "
+    f"of {TOWER.window} pixels, after a convolutional patch embedding in those windows. Frames of "
+    f"any shape, of at most {TOWER.size[1]} x {TOWER.size[0]} pixels or as many."
+)
+
+Maps = list[jax.Array]  # of every layer, `[B, H, W, C]`
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Architecture:
-    """A narrow FastViTHD with its heads, trained on crops of any place, with batch norm.
+class Seen:
+    """What a head sees, and what the teacher is imitated in.
 
     Attributes:
-      depths: blocks of each stage.
-      helped: whether a helper head leads the way for the layers before it.
-      token_helped: whether another sees the tokens alone, so that what the kept head could as well
-        read in its finer maps is said by the tokens too.
-      frozen: so many stages, and with them the stem, are not trained: 0 to 3.
+      tokens: `[B, N, D]`.
+      maps: of every layer.
     """
 
-    depths: tuple[int, ...] = (2, 12, 24, 4, 2)
-    helped: bool = True
-    token_helped: bool = False
-    frozen: int = 0
+    tokens: jax.Array
+    maps: Maps
 
     @property
-    def about(self) -> str:
-        """The tower in a sentence."""
-        tower = self.tower
-        return (
-            f"FastViTHD (arXiv 2412.13303), {', '.join(map(str, tower.depths))} blocks of widths "
-            f"{', '.join(map(str, tower.widths))}: the depth of the released tower, a sixth of its "
-            f"width. Frames of {tower.size} pixels, or of any other size."
-        )
-
-    @property
-    def tower(self) -> dv.FastViTHDConfig:
-        return dv.FastViTHDConfig(
-            depths=self.depths,
-            widths=(16, 32, 64, 128, 256),
-            token_width=512,
-            squeeze_width=64,
-            size=SIZE,
-            mean=(0.5, 0.5, 0.5),
-            std=(0.5, 0.5, 0.5),
-        )
-
-    @property
-    def heads(self) -> dict[str, HeadConfig]:
-        """The head that is kept and its helpers, which answer for the same places: one on the map
-        of stride 16, which leads the way for the layers before it (deep supervision, arXiv
-        1409.5185), and one on the tokens alone."""
-        tower = self.tower
-        kept = HeadConfig(
-            token_width=tower.token_width,
-            map_width=tower.widths[3],
-            detail_width=tower.widths[2],
-            finest_width=tower.widths[1],
-        )
-        heads = {"head": kept}
-        if self.helped:
-            width = tower.widths[2]
-            heads["helper"] = HeadConfig(token_width=width, patch=16, hidden=128, rows=2, columns=1)
-        if self.token_helped:
-            heads["token_helper"] = HeadConfig(token_width=tower.token_width)
-        return heads
-
-    def fresh(self, seed: int) -> dict[str, Any]:
-        """Parameters of the tower before the first step."""
-        return near_identity(dv.init_params(self.tower, seed))
-
-    def renewed(self, params: dict[str, Any], seed: int) -> dict[str, Any]:
-        """The same parameters, but for what comes after stage 3, which is as before any step."""
-        fresh = self.fresh(seed)
-        return {**params, **{name: fresh[name] for name in ("stage_4", "head")}}
-
-    @property
-    def kept(self) -> tuple[str, ...]:
-        """Names of the parameters that are not trained."""
-        return ("stem", *(f"stage_{i}" for i in range(self.frozen))) if self.frozen else ()
-
-    def before(self, kept: dict[str, Any], pixels: jax.Array) -> jax.Array | Maps:
-        """What the part that is trained takes, of crops `uint8 [B, s, s, 3]`: the map of the last
-        layer that is not, with those that the head sees before it, by their names; or the crops."""
-        if not self.frozen:
-            return pixels
-        return _maps_before(kept, pixels, self.tower, self.frozen, self._seen)
-
-    @property
-    def _seen(self) -> tuple[str, ...]:
-        """Names of the maps that the head sees, the coarsest first."""
-        return map_names(self.tower, self.heads["head"])
-
-    def see(self, params: dict[str, Any], taken: jax.Array | Maps) -> Seen:
-        """What the heads see, from what `before` gives."""
-        first = _frozen_layers(self.tower, self.frozen)
-        maps = taken if isinstance(taken, dict) else {}
-        x = maps[build(self.tower).names[first - 1]] if isinstance(taken, dict) else taken
-        stride = 2 ** (self.frozen + 1) if self.frozen else 1
-        tower = build(dataclasses.replace(self.tower, size=x.shape[1] * stride))
-        with normalised(self.tower, self.frozen):
-            own = run_layers(params, x, tower, first)
-            tokens = read_out(params, own[tower.names[-1]], tower)
-        maps = {**maps, **own}
-        seen = tuple(maps[name] for name in self._seen)
-        x = seen[1]
-        return {
-            "head": (tokens, seen),
-            "helper": (x.reshape(x.shape[0], -1, x.shape[-1]), ()),
-            "token_helper": (tokens, ()),
-        }
-
-    def finished(self, params: dict[str, Any], crops: Sequence[np.ndarray]) -> dict[str, Any]:
-        """The tower as it is used, with the batch norm of these batches folded into it."""
-
-        @jax.jit
-        def statistics(params: dict[str, Any], pixels: jax.Array) -> Statistics:
-            with normalised(self.tower, self.frozen) as seen:
-                dv.encode(params, pixels, config=self.tower)
-            return list(seen)
-
-        found = [statistics(params, pixels) for pixels in crops]
-        return fold(params, self.tower, found, self.frozen)
+    def for_head(self) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        """Tokens and maps as the head takes them."""
+        return self.tokens, tuple(self.maps[index] for index in map_indices(TOWER, HEAD))
 
 
-def architecture_of(recipe: dict[str, Any]) -> Architecture:
-    """What a recipe (the options of a run) names."""
-    return Architecture(
-        tuple(recipe["depths"]),
-        helped=recipe.get("helped", True),
-        token_helped=recipe.get("token_helper", False),
-        frozen=recipe.get("frozen", 0),
+def _tower_for(pixels: jax.Array) -> Tower:
+    height, width = pixels.shape[1:3]
+    return build(TOWER.resized(height, width))
+
+
+def see(params: dict[str, Any], pixels: jax.Array) -> Seen:
+    """A full encode of crops `uint8 [B, h, w, 3]`."""
+    tower, x, maps = _tower_for(pixels), pixels, []
+    for layer in tower.layers:
+        x = run_layer(params, layer, layer.params(params), x, tower)
+        maps.append(x)
+    return Seen(read_out(params, x, tower), maps)
+
+
+def see_after(params: dict[str, Any], before: jax.Array, pixels: jax.Array) -> tuple[Seen, Seen]:
+    """Full encodes of what was there before, and what a step with margin 0 makes of the crops.
+
+    A step recomputes the windows whose pixels differ, in all layers, and leaves the others; in the
+    blocks over the whole screen its rows attend to the old keys and values of the others.
+
+    Args:
+      params: of the tower.
+      before, pixels: `uint8 [B, h, w, 3]`.
+    """
+    tower = _tower_for(pixels)
+    changed = changed_windows(before, pixels)
+    old, new, olds, news = before, pixels, [], []
+    for layer in tower.layers:
+        own = layer.params(params)
+        old = run_layer(params, layer, own, old, tower)
+        fresh = run_layer(params, layer, own, new, tower)
+        here = jnp.repeat(jnp.repeat(changed, layer.cell, 1), layer.cell, 2)[..., None]
+        new = jnp.where(here, fresh, old)
+        olds.append(old)
+        news.append(new)
+    return (
+        Seen(read_out(params, old, tower), olds),
+        Seen(read_out(params, new, tower), news),
     )
 
 
-def _frozen_layers(config: dv.FastViTHDConfig, stages: int) -> int:
-    """How many layers the stem and so many stages have (none: not the stem either)."""
-    return sum(layer.stage < stages for layer in build(config).layers)
-
-
-# Compiled on its own: in one program with the gradients of the rest it took minutes longer.
-@functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def _maps_before(
-    params: dict[str, Any],
-    pixels: jax.Array,
-    config: dv.FastViTHDConfig,
-    stages: int,
-    seen: tuple[str, ...],
-) -> Maps:
-    tower = build(dataclasses.replace(config, size=pixels.shape[1]))
-    stop = _frozen_layers(config, stages)
-    maps = run_layers(params, pixels, tower, stop=stop)
-    return {name: maps[name] for name in {*seen, tower.names[stop - 1]} & maps.keys()}
+def changed_windows(before: jax.Array, pixels: jax.Array) -> jax.Array:
+    """Bool `[B, h / window, w / window]`: which windows of crops have another pixel."""
+    window, (batch, height, width, _) = TOWER.window, pixels.shape
+    differs = (before != pixels).any(-1)
+    cut = differs.reshape(batch, height // window, window, width // window, window)
+    return cut.any((2, 4))

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from architecture import SIZE, SMALLER, architecture_of
+from architecture import ABOUT, HEAD, TOWER
 from card import card
-from learning import Setup
-from optimiser import optimiser_of
+from learning import finished
 from runs import read_recipe, restore
 from score import answer, best_threshold, score
-from screens import calibration, load_screens
+from screens import load_screens
 
 from diffvis_jax.checkpoints.format import quiet_orbax
 from diffvis_jax.checkpoints.store import cast, save
@@ -51,35 +50,32 @@ def bundle(args: argparse.Namespace) -> int:
     """Measures and writes; refuses before the work what it could not finish."""
     check_target(args.target.resolve(), force=args.force)
     recipe = read_recipe(args.run)
-    architecture = architecture_of(recipe)
-    setup = Setup(architecture, optimiser_of(recipe))
     with quiet_orbax():
-        best, state = restore(args.run, setup, best=True)
-    pages = load_screens(args.data / "train", setup.head, 200, SIZE)
-    held = calibration(pages, int(recipe["side"]), setup.head)
-    finished = setup.finished(state, held)
-    tower, tower_params = cast(architecture.tower, finished["tower"], "bfloat16")
-    head, head_params = cast(setup.head, finished["head"], "bfloat16")
+        best, state = restore(args.run, best=True)
+    found = finished(state)
+    tower, tower_params = cast(TOWER, found["tower"], "bfloat16")
+    head, head_params = cast(HEAD, found["head"], "bfloat16")
     exact, exact_params = cast(tower, tower_params, "float32")
     params = {
         "tower": exact_params,
         "head": jax.tree.map(lambda x: x.astype("float32"), head_params),
     }
-    screens = load_screens(args.data / "val", head, args.pages, SIZE)
-    threshold = best_threshold(head, answer(exact, head, params, screens), screens)
+    splits = {
+        split: load_screens(args.data / split, HEAD.kinds, args.pages, TOWER.preprocess)
+        for split in ("val", "test")
+    }
+    threshold = best_threshold(head, answer(exact, head, params, splits["val"]), splits["val"])
     head = dataclasses.replace(head, threshold=threshold)
     print(f"threshold {threshold:g}, chosen on val/")
     measured = {}
-    for size in (SIZE, SMALLER):
-        for split in ("val", "test"):
-            screens = load_screens(args.data / split, head, args.pages, size)
-            said = {**score(exact, head, params, screens), "pages": len(screens)}
-            measured[f"{split} {size}"] = said
-            print(split, size, json.dumps(said))
+    for split, screens in splits.items():
+        said = {**score(exact, head, params, screens), "pages": len(screens)}
+        measured[split] = said
+        print(split, json.dumps(said))
     text = card(
         args.target.name,
-        tower=architecture.about,
-        kinds=head.kinds,
+        tower=ABOUT,
+        kinds=HEAD.kinds,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
         recipe=recipe,
         step=best,
@@ -111,9 +107,10 @@ def bundle(args: argparse.Namespace) -> int:
 
 
 def options_of(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe without the places of one machine: of what the run started from, the name stays."""
+    """A recipe without the places of one machine: of what it names, the name stays."""
     options = {name: value for name, value in recipe.items() if name not in ("data", "run")}
-    return {**options, "start": recipe["start"] and Path(recipe["start"]).name}
+    named = {key: recipe[key] and Path(recipe[key]).name for key in ("start", "teacher")}
+    return {**options, **named}
 
 
 if __name__ == "__main__":

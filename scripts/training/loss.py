@@ -50,6 +50,18 @@ def grounding_loss(
     return loss, {"loss": loss, "object": found, "kind": kind, "box": box}
 
 
+def imitation_loss(scores: jax.Array, wanted: jax.Array) -> jax.Array:
+    """How far the scores of all places are from a teacher's, with a focus on those that are far.
+
+    Args:
+      scores: logits `[B, h, w]`.
+      wanted: probabilities `[B, h, w]`.
+    """
+    surprise = optax.sigmoid_binary_cross_entropy(scores, wanted)
+    wrong = jnp.abs(wanted - jax.nn.sigmoid(scores))
+    return (wrong**FOCUS * surprise).sum() / (FILLED * scores.size)
+
+
 def overlaps(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     """IoU, 0 to 1, and GIoU (arXiv 1902.09630), -1 to 1, of boxes `[..., 4]` by corners."""
 

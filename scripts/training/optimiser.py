@@ -6,6 +6,8 @@ import jax
 import optax
 import optax.contrib
 
+INNER = ("block_", "full_", "merger", "conv", "output")  # of the paths of products inside the tower
+
 
 def optimiser(rate: float, steps: int, muon: float | None = None) -> optax.GradientTransformation:
     """AdamW (or, at the rate `muon`, Muon for the matrices of blocks) with a clipped gradient, a
@@ -28,7 +30,7 @@ def _optimisers(params: Any) -> Any:
     """Which optimiser is for which parameters: Muon for products between hidden layers."""
 
     def one(path: tuple[Any, ...], leaf: jax.Array) -> str:
-        inner = any(str(key.key).startswith("block_") for key in path)
+        inner = any(str(getattr(key, "key", "")).startswith(INNER) for key in path)
         return "muon" if inner and leaf.ndim == 2 else "adam"
 
     return jax.tree_util.tree_map_with_path(one, params)

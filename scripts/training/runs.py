@@ -1,18 +1,30 @@
 """Runs of train.py: their recipe, their checkpoints, and what they may go on with."""
 
 import argparse
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
 import orbax.checkpoint as ocp
-from architecture import architecture_of
-from learning import Setup
+from architecture import TOWER
 from screens import pages_of
 
 from diffvis_jax.checkpoints.format import read_json
 
-# Of a recipe, what stays as it was begun; so does the tower. A run may become longer.
-SAME = ("side", "batch", "rate", "muon", "seed", "start", "fresh_tokens", "pages")
+# Of a recipe, what stays as it was begun. A run may become longer.
+SAME = (
+    "tower",
+    "side",
+    "batch",
+    "rate",
+    "muon",
+    "seed",
+    "start",
+    "teacher",
+    "change_every",
+    "pages",
+)
 
 
 def checkpoints(run: Path) -> ocp.CheckpointManager:
@@ -36,7 +48,9 @@ def checkpoints(run: Path) -> ocp.CheckpointManager:
 def recipe_of(args: argparse.Namespace) -> dict[str, Any]:
     """The options, and how many pages there are to train on, as recipe.json holds them."""
     options = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
-    return {**options, "pages": len(pages_of(args.data / "train"))}
+    pages = len(pages_of(args.data / "train"))
+    tower = json.loads(json.dumps(dataclasses.asdict(TOWER)))  # tuples are lists, as in the file
+    return {**options, "tower": tower, "pages": pages}
 
 
 def read_recipe(run: Path) -> dict[str, Any]:
@@ -50,7 +64,7 @@ def read_recipe(run: Path) -> dict[str, Any]:
     return read_json(run / "recipe.json")
 
 
-def restore(run: Path, setup: Setup, *, best: bool) -> tuple[int, dict[str, Any]]:
+def restore(run: Path, *, best: bool) -> tuple[int, dict[str, Any]]:
     """Number and state of the best or of the newest checkpoint of a run.
 
     Raises:
@@ -60,7 +74,7 @@ def restore(run: Path, setup: Setup, *, best: bool) -> tuple[int, dict[str, Any]
         step = manager.best_step() if best else manager.latest_step()
         if step is None:
             raise ValueError(f"{run} has no checkpoint yet")
-        return step, manager.restore(step, args=ocp.args.StandardRestore(setup.shape))
+        return step, manager.restore(step, args=ocp.args.StandardRestore())
 
 
 def check_same(run: Path, begun: dict[str, Any], recipe: dict[str, Any]) -> None:
@@ -74,10 +88,6 @@ def check_same(run: Path, begun: dict[str, Any], recipe: dict[str, Any]) -> None
     Raises:
       ValueError: they differ in more than how long the run is, and what is measured on the way.
     """
-    had, now = architecture_of(begun), architecture_of(recipe)
-    if had != now:
-        raise ValueError(f"{run} was begun with {had}, not with {now}: name another run")
-    begun = {"fresh_tokens": False, **begun}  # which recipes did not always hold
     differing = [
         f"{name} {begun.get(name)} (now {recipe[name]})"
         for name in SAME

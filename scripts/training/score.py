@@ -19,8 +19,9 @@ from diffvis_jax.metrics import (
     total,
     wilson_interval,
 )
+from diffvis_jax.towers.registry import with_size
 
-SMALL = 1 / 64  # of a frame's side (16 of 1024 px): shorter elements are reported apart
+SMALL = 1 / 64  # of a frame's longer side (16 of 1024 px): shorter elements are reported apart
 THRESHOLDS = tuple(round(0.02 * n, 2) for n in range(5, 36))
 FLAT = 0.02  # of F1: where it depends little on the threshold, clicks depend on it a lot
 
@@ -29,19 +30,12 @@ def answer(
     tower: Any, head: HeadConfig, params: dict[str, Any], screens: Sequence[Screen]
 ) -> list[dict[str, jax.Array]]:
     """What the head says of each screen."""
-    return [
-        head_answers(
-            params["head"],
-            *encode_for_head(
-                params["tower"],
-                screen.crop(0, 0, screen.size)[None],
-                config=tower,
-                head=head,
-            ),
-            config=head,
-        )
-        for screen in screens
-    ]
+    answers = []
+    for screen in screens:
+        config = with_size(tower, screen.pixels.shape[:2])
+        seen = encode_for_head(params["tower"], screen.pixels[None], config=config, head=head)
+        answers.append(head_answers(params["head"], *seen, config=head))
+    return answers
 
 
 def score(
@@ -78,7 +72,7 @@ def measure(
     asked: list[np.ndarray] = []
     for screen, elements in zip(screens, found, strict=True):
         boxes = np.array([e.box for e in elements]).reshape(-1, 4)
-        large = ~smaller_than(screen.boxes, SMALL * screen.size)
+        large = ~smaller_than(screen.boxes, SMALL * screen.long_side)
 
         def counted(ignore: np.ndarray, boxes=boxes, elements=elements, screen=screen) -> Counts:
             return detection_counts(

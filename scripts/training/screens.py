@@ -1,5 +1,6 @@
 """Rendered pages as training examples: read once, cropped at random."""
 
+import itertools
 import json
 import os
 import queue
@@ -25,39 +26,35 @@ class Screen:
     """One page as the tower sees it.
 
     Attributes:
-      pixels: uint8 `[size, size, 3]`, padded to a square; rows of padding are not stored.
+      pixels: uint8 `[H, W, 3]`.
       boxes: float64 `[n, 4]` in pixels of the frame.
       kinds: n indices.
     """
 
-    def __init__(self, path: Path, size: int, kinds: tuple[str, ...]):
+    def __init__(self, path: Path, config: PreprocessConfig, kinds: tuple[str, ...]):
         record = json.loads(path.with_suffix(".json").read_text())
         image = open_screenshot(path)
-        config = PreprocessConfig(size=size)
-        pixels = np.asarray(preprocess(image, config))[0]
-        self.size = size
+        self.pixels = np.asarray(preprocess(image, config))[0]
         self.kinds = [kinds.index(e["kind"]) for e in record["elements"]]
         boxes = np.array([e["box"] for e in record["elements"]], np.float64).reshape(-1, 4)
         self.boxes = placement(*image.size, config).box_to_model(boxes)
-        filled = np.flatnonzero(pixels.any((1, 2)))
-        self._first = int(filled[0]) if filled.size else 0
-        self._rows = pixels[self._first : (int(filled[-1]) + 1 if filled.size else 1)].copy()
-
-    def crop(self, left: int, top: int, side: int) -> np.ndarray:
-        """uint8 `[side, side, 3]`."""
-        out = np.zeros((side, side, 3), np.uint8)
-        first = max(top, self._first)
-        last = min(top + side, self._first + len(self._rows))
-        if first < last:
-            out[first - top : last - top] = self._rows[
-                first - self._first : last - self._first, left : left + side
-            ]
-        return out
 
     @property
-    def filled(self) -> tuple[int, int]:
-        """First row with content, and the row after the last."""
-        return self._first, self._first + len(self._rows)
+    def long_side(self) -> int:
+        """In pixels."""
+        return max(self.pixels.shape[:2])
+
+    def crop(self, left: int, top: int, side: int) -> np.ndarray:
+        """uint8 `[side, side, 3]`, black beyond the page."""
+        out = np.zeros((side, side, 3), np.uint8)
+        height, width = self.pixels.shape[:2]
+        top_in, left_in = max(top, 0), max(left, 0)
+        bottom, right = min(top + side, height), min(left + side, width)
+        if top_in < bottom and left_in < right:
+            out[top_in - top : bottom - top, left_in - left : right - left] = self.pixels[
+                top_in:bottom, left_in:right
+            ]
+        return out
 
 
 def pages_of(directory: Path) -> list[Path]:
@@ -72,7 +69,9 @@ def pages_of(directory: Path) -> list[Path]:
     return paths
 
 
-def load_screens(directory: Path, head: HeadConfig, most: int | None, size: int) -> list[Screen]:
+def load_screens(
+    directory: Path, kinds: tuple[str, ...], most: int | None, config: PreprocessConfig
+) -> list[Screen]:
     """The pages of one split, or `most` of them, evenly chosen."""
     paths = pages_of(directory)
     if most is not None and len(paths) > most:
@@ -80,7 +79,7 @@ def load_screens(directory: Path, head: HeadConfig, most: int | None, size: int)
 
     def read(path: Path) -> Screen:
         try:
-            return Screen(path, size, head.kinds)
+            return Screen(path, config, kinds)
         except (OSError, ImageError) as error:
             raise ValueError(f"{path} cannot be read ({error}): render it again") from error
 
@@ -137,51 +136,75 @@ def random_crops(
     head: HeadConfig,
     seed: int,
     *,
-    plain: bool = False,
+    change_every: int = 0,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Endless batches; every screen is seen once before any is seen again.
 
     A share of the crops, `AIMED`, is taken around a random element, each kind of the screen as
     often as the others: of uniform crops many hold little, and hardly any the rare kinds. Half the
-    crops are of other sizes and resized. `plain`: uniform crops of the screens as they are.
+    crops are of other sizes and resized.
+
+    Args:
+      change_every: every batch of so many is half as large, and says what was there before, too
+        ("before"); 0 = none.
     """
     rng = np.random.default_rng(seed)
     order: list[int] = []
-    while True:
+    for number in itertools.count(1):
         pixels, answers = [], []
         while len(pixels) < batch:
             if not order:
                 order = rng.permutation(len(screens)).tolist()
-            screen = screens[order.pop()]
-            taken = side
-            if not plain and rng.random() < 0.5:
-                taken = min(screen.size, round(side * rng.uniform(0.7, 1.4)))
-            first, last = screen.filled
-            room = screen.size - taken
-            # Mostly content: a crop hangs over the padding by a quarter of its side at most.
-            low, high = first - taken // 4, last - taken + taken // 4
-            low, high = max(0, min(low, room)), min(room, max(high, 0))
-            if screen.kinds and not plain and rng.random() < AIMED:
-                kind = rng.choice(sorted(set(screen.kinds)))
-                box = screen.boxes[rng.choice(np.flatnonzero(np.array(screen.kinds) == kind))]
-                middle = (box[:2] + box[2:]) / 2
-                left, top = (
-                    int(np.clip(at - rng.uniform(0.1, 0.9) * taken, 0, room)) for at in middle
-                )
-            else:
-                top = int(rng.integers(min(low, high), max(low, high) + 1))
-                left = int(rng.integers(0, room + 1))
-            frame, target = example(screen, left, top, taken, head, side)
-            pixels.append(frame if plain else recoloured(frame, rng))
+            frame, target = _random_crop(screens[order.pop()], side, head, rng)
+            pixels.append(recoloured(frame, rng))
             answers.append(target)
         stacked = {key: np.stack([a[key] for a in answers]) for key in answers[0]}
-        yield {"pixels": np.stack(pixels), **stacked}
+        stacked["pixels"] = np.stack(pixels)
+        if change_every and number % change_every == 0:
+            half = (batch + 1) // 2  # two encodes more take as long as twice the crops
+            pairs = list(zip(pixels, np.roll(stacked["pixels"], 1, 0), strict=True))[:half]
+            stacked = {key: a[:half] for key, a in stacked.items()}
+            stacked["before"] = np.stack([before(now, other, rng) for now, other in pairs])
+        yield stacked
 
 
-def calibration(screens: list[Screen], side: int, head: HeadConfig) -> list[np.ndarray]:
-    """Crops whose statistics are folded into the tower: always the same."""
-    batches = random_crops(screens, side, max(1, 2**20 // side**2), head, seed=0, plain=True)
-    return [next(batches)["pixels"] for _ in range(8)]
+def _random_crop(
+    screen: Screen, side: int, head: HeadConfig, rng: np.random.Generator
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    taken = side if rng.random() < 0.5 else round(side * rng.uniform(0.7, 1.4))
+    height, width = screen.pixels.shape[:2]
+    # Mostly content: a crop hangs over the page by a quarter of its side at most.
+    low, high = -(taken // 4), height + taken // 4 - taken
+    room = max(width - taken, 0)
+    if screen.kinds and rng.random() < AIMED:
+        kind = rng.choice(sorted(set(screen.kinds)))
+        box = screen.boxes[rng.choice(np.flatnonzero(np.array(screen.kinds) == kind))]
+        x, y = (box[:2] + box[2:]) / 2
+        left = int(np.clip(x - rng.uniform(0.1, 0.9) * taken, 0, room))
+        top = int(np.clip(y - rng.uniform(0.1, 0.9) * taken, min(low, high), max(low, high)))
+    else:
+        left = int(rng.integers(0, room + 1))
+        top = int(rng.integers(min(low, high), max(low, high) + 1))
+    return example(screen, left, top, taken, head, side)
+
+
+def before(now: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """What a crop `uint8 [s, s, 3]` may have shown before: one to three rectangles of it held a
+    piece of another crop, a plain colour, or what is a little beside."""
+    out, side = now.copy(), len(now)
+    for _ in range(rng.integers(1, 4)):
+        high, wide = (int(2 ** rng.uniform(2, np.log2(side // 2))) for _ in range(2))
+        top, left = int(rng.integers(0, side - high)), int(rng.integers(0, side - wide))
+        at = np.s_[top : top + high, left : left + wide]
+        how = rng.random()
+        if how < 0.4:
+            out[at] = other[at]
+        elif how < 0.7:
+            out[at] = now[top, left]
+        else:
+            shift = rng.integers(-24, 25, 2)
+            out[at] = np.roll(now, shift, (0, 1))[at]
+    return out
 
 
 def ahead(batches: Iterator[dict[str, np.ndarray]], depth: int = 3) -> Iterator:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trains a small FastViTHD, with its grounding head, on rendered screens.
+"""Trains the bundled tower, with its grounding head, on rendered screens.
 
     python scripts/training/render_pages.py DATA --train 3000 --val 250 --test 350
     python scripts/training/train.py DATA RUN
@@ -19,25 +19,25 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from architecture import SIZE, SMALLER, Architecture, architecture_of
-from learning import Setup
+from architecture import HEAD, LONG_SIDE, TOWER
+from learning import Setup, finished
 from optimiser import optimiser_of
-from runs import check_same, checkpoints, read_recipe, recipe_of
+from runs import check_same, checkpoints, read_recipe, recipe_of, restore
 from score import answer, best_threshold, measure
-from screens import Screen, ahead, calibration, load_screens, pages_of, random_crops
-from starting import check_start, helped, is_weights, start_step, started_state
+from screens import Screen, ahead, load_screens, pages_of, random_crops
+from teacher import load_teacher
 
 from diffvis_jax.checkpoints.format import quiet_orbax
 from diffvis_jax.grounding.decode import decode
 from diffvis_jax.utils.atomic_file import write_whole
 
 
-def validate(setup: Setup, params: dict[str, Any], screens: list[Screen]) -> dict[str, Any]:
+def validate(params: dict[str, Any], screens: list[Screen]) -> dict[str, Any]:
     """What `measure` says at the threshold that suits these screens best."""
-    answers = answer(setup.architecture.tower, setup.head, params, screens)
-    threshold = best_threshold(setup.head, answers, screens)
-    found = [decode(setup.head, a, threshold=threshold)[0] for a in answers]
-    return {"threshold": threshold, **measure(setup.head, found, screens)}
+    answers = answer(TOWER, HEAD, params, screens)
+    threshold = best_threshold(HEAD, answers, screens)
+    found = [decode(HEAD, a, threshold=threshold)[0] for a in answers]
+    return {"threshold": threshold, **measure(HEAD, found, screens)}
 
 
 def check_finite(parts: dict[str, Any], step: int) -> None:
@@ -63,51 +63,52 @@ def tell(run: Path, row: dict[str, Any]) -> None:
         print(json.dumps(row), file=curve)
 
 
-def train(
-    args: argparse.Namespace, architecture: Architecture, manager: ocp.CheckpointManager
-) -> None:
+def train(args: argparse.Namespace, manager: ocp.CheckpointManager) -> None:
     """Trains from the newest checkpoint of `manager` on, or from the start, to the last step."""
-    setup, recipe = Setup(architecture, optimiser_of(vars(args))), recipe_of(args)
+    teacher, taught = load_teacher(args.teacher) if args.teacher else (None, None)
+    setup, recipe = Setup(optimiser_of(vars(args)), teacher), recipe_of(args)
     newest = manager.latest_step()
     state: Any
     if newest is not None:
-        begun = read_recipe(args.run)
-        check_same(args.run, begun, recipe)
+        check_same(args.run, read_recipe(args.run), recipe)
         if args.steps < newest:
             raise ValueError(f"--steps {args.steps}: {args.run} has {newest} steps already")
-        recipe["start_step"] = begun.get("start_step")
         state = manager.restore(newest, args=ocp.args.StandardRestore(setup.shape))
         print(f"going on from step {newest}", flush=True)
     else:
-        state = None
+        params = setup.fresh(args.seed)
         if args.start:
-            state = started_state(setup, args.start, args.seed if args.fresh_tokens else None)
-        recipe["start_step"] = start_step(args.start) if args.start else None
+            step, held = restore(args.start, best=False)
+            params = {**params, **{name: held["average"][name] for name in params}}
+            print(f"started from step {step} of {args.start}", flush=True)
+        state = setup.state(params)
     done = newest or 0
-    validation = load_screens(args.data / "val", setup.head, args.validation, SIZE)
-    screens = load_screens(args.data / "train", setup.head, None, SIZE)
-    held = calibration(screens, args.side, setup.head)
-    if state is None:
-        state = setup.state(setup.fresh(args.seed))
-    some = -(-len(screens) // 3)
-    screens += load_screens(args.data / "train", setup.head, some, SMALLER)
+    frames = TOWER.preprocess
+    validation = load_screens(args.data / "val", HEAD.kinds, args.validation, frames)
+    screens = load_screens(args.data / "train", HEAD.kinds, None, frames)
     write_whole(args.run / "recipe.json", json.dumps(recipe, indent=1) + "\n")
-    batches = ahead(random_crops(screens, args.side, args.batch, setup.head, args.seed + done))
+    batches = ahead(
+        random_crops(
+            screens, args.side, args.batch, HEAD, args.seed + done, change_every=args.change_every
+        )
+    )
     # Arrays that are put on a device and others would each have the step compiled for them.
     state = jax.device_put(state, jax.local_devices()[0])
-    start, seen = time.monotonic(), []
+    start = time.monotonic()
+    seen: dict[str, list[Any]] = {}
     while done < args.steps:
-        state, parts = setup.step(state, next(batches))
-        seen.append(parts)
+        state, parts = setup.step(state, next(batches), taught)
         done += 1
+        for name, part in parts.items():
+            seen.setdefault(name, []).append(part)
         if done % 50 == 0:
-            mean = {k: float(np.mean([p[k] for p in seen])) for k in seen[0]}
+            mean = {name: float(np.mean(parts)) for name, parts in seen.items()}
             tell(args.run, {"step": done, "seconds": round(time.monotonic() - start, 1), **mean})
-            seen = []
+            seen = {}
             check_finite(mean, done)
         if done % args.every == 0 or done == args.steps:
             check_finite(parts, done)
-            metrics = validate(setup, setup.finished(state, held), validation)
+            metrics = validate(finished(state), validation)
             tell(args.run, {"step": done, **{f"val_{k}": v for k, v in metrics.items()}})
             manager.save(done, args=ocp.args.StandardSave(state), metrics={"f1": metrics["f1"]})
             manager.wait_until_finished()
@@ -118,32 +119,22 @@ def main() -> int:
     add = parser.add_argument
     add("data", type=Path, help="written by render_pages.py; holds train/ and val/")
     add("run", type=Path, help="checkpoints and curve go there")
-    add("--depths", type=int, nargs=5, default=(2, 12, 24, 4, 2), help="blocks of the stages")
+    add("--start", type=Path, metavar="RUN", help="from the averaged weights of this run")
     add(
-        "--start",
+        "--teacher",
         type=Path,
-        metavar="RUN",
-        help="from this run, or from a weight directory; a shallower tower is grown",
+        metavar="WEIGHTS",
+        help="a weight directory of a FastViTHD with a head, which is imitated",
     )
     add(
-        "--frozen",
+        "--change-every",
         type=int,
-        default=0,
-        choices=range(4),
-        help="leave the stem and so many stages of --start, a weight directory, as they are (0)",
+        default=4,
+        metavar="N",
+        help="every Nth step learns from a step after a change, with what is left old (4; 0: none)",
     )
-    add(
-        "--token-helper",
-        action="store_true",
-        help="train with a helper head that sees the tokens alone",
-    )
-    add(
-        "--fresh-tokens",
-        action="store_true",
-        help="begin what comes after stage 3 of --start anew",
-    )
-    add("--side", type=int, default=256, help="pixels along the side of a crop (256)")
-    add("--batch", type=int, default=8, help="crops of a step (8)")
+    add("--side", type=int, default=512, help="pixels along the side of a crop (512)")
+    add("--batch", type=int, default=2, help="crops of a step (2)")
     add("--steps", type=int, default=6000)
     add("--rate", type=float, default=2e-3, help="largest learning rate (2e-3)")
     add("--muon", type=float, metavar="RATE", help="Muon for the matrices of blocks, at this rate")
@@ -152,14 +143,10 @@ def main() -> int:
     add("--seed", type=int, default=0)
     args = parser.parse_args()
     try:
-        if args.frozen and not (args.start and is_weights(args.start)):
-            parser.error("--frozen goes on from folded weights: --start WEIGHTS")
-        if args.fresh_tokens and not args.start:
-            parser.error("--fresh-tokens goes on from the other stages of a run: --start RUN")
-        args.helped = helped(args.start, args.frozen)
-        architecture = architecture_of(vars(args))
-        if args.side % 64 or not 64 <= args.side <= SIZE:
-            parser.error(f"--side must be a multiple of 64 up to {SIZE}, got {args.side}")
+        if args.side % 64 or not 64 <= args.side <= LONG_SIDE:
+            parser.error(f"--side must be a multiple of 64 up to {LONG_SIDE}, got {args.side}")
+        if args.change_every < 0:
+            parser.error(f"--change-every must be at least 0, got {args.change_every}")
         for name in ("batch", "steps", "every", "validation"):
             if getattr(args, name) < 1:
                 parser.error(f"--{name} must be at least 1, got {getattr(args, name)}")
@@ -170,10 +157,10 @@ def main() -> int:
         for split in ("val", "train"):
             pages_of(args.data / split)
         if args.start:
-            check_start(args.start)
+            read_recipe(args.start)
         args.run.mkdir(parents=True, exist_ok=True)
         with quiet_orbax(), checkpoints(args.run) as manager:
-            train(args, architecture, manager)
+            train(args, manager)
     except (ValueError, OSError) as error:
         print(f"train.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -1,6 +1,4 @@
-"""What is trained: towers that grow, stages that stay, and the score."""
-
-import dataclasses
+"""What is trained: the losses, what stays old after a change, the optimiser, and the score."""
 
 import jax
 import jax.numpy as jnp
@@ -9,72 +7,15 @@ import pytest
 from tiny import random_params
 
 import diffvis_jax as dv
-from diffvis_jax.core.step import jit_encode
 from diffvis_jax.grounding.decode import Element
-from diffvis_jax.grounding.find import encode_for_head
+from diffvis_jax.grounding.find import maps_of
 from diffvis_jax.grounding.head import HeadConfig
-
-SHALLOW = dv.FastViTHDConfig(
-    depths=(1, 1, 1, 1, 1),
-    widths=(4, 8, 16, 32, 32),
-    token_width=32,
-    squeeze_width=8,
-    size=64,
-    mean=(0.5, 0.5, 0.5),
-    std=(0.5, 0.5, 0.5),
-)
-
-
-@pytest.mark.slow
-def test_grown_tower_computes_nearly_the_same(training):
-    growing = training("grow")
-    deep = dataclasses.replace(SHALLOW, depths=(2, 3, 1, 2, 1))
-    params = growing.near_identity(random_params(SHALLOW))
-    grown = growing.grow(params, SHALLOW.depths, deep.depths)
-    assert jax.tree.map(jnp.shape, grown) == jax.tree.map(jnp.shape, random_params(deep))
-    leaves = jax.tree.leaves(grown)
-    assert len({id(leaf) for leaf in leaves}) == len(leaves)  # none is given to a step twice
-    frame = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
-
-    def encode(params, config):
-        return np.asarray(jit_encode(params, frame, config=config))
-
-    before, after = encode(params, SHALLOW), encode(grown, deep)
-    fresh = encode(growing.near_identity(random_params(deep, 1)), deep)
-    size = np.linalg.norm(before)
-    assert np.linalg.norm(after - before) < 0.05 * size
-    assert np.linalg.norm(fresh - before) > 0.5 * size  # another tower is not near
-
-
-@pytest.mark.slow
-def test_muon_is_for_products_inside_blocks(training):
-    learning, optimiser = training("learning"), training("optimiser")
-    shallow = training("architecture").Architecture((1, 1, 1, 1, 1), helped=False)
-    setup = learning.Setup(shallow, optimiser.optimiser(0.1, 4, muon=0.1))
-    own = {"tower": random_params(shallow.tower), "head": random_params(setup.head)}
-    named = optimiser._optimisers(own)
-    block = named["tower"]["stage_3"]["block_0"]
-    assert block["attention"]["query"] == {"weight": "muon"}
-    assert block["ffn"]["fc1"] == {"weight": "muon", "bias": "adam"}
-    assert block["ffn"]["conv"]["kernel"] == "adam"
-    assert named["tower"]["stage_3"]["downsample"]["project"]["weight"] == "adam"
-    assert named["head"]["hidden"]["kernel"] == "adam"
-    recipe = {"rate": 0.1, "steps": 4}
-    held = jax.tree.structure(setup.optimiser.init(own))
-    assert held == jax.tree.structure(optimiser.optimiser_of({**recipe, "muon": 0.1}).init(own))
-    assert held != jax.tree.structure(optimiser.optimiser_of(recipe).init(own))
-
-
-def test_depths_that_are_no_multiples_are_refused(training):
-    growing = training("grow")
-    with pytest.raises(ValueError, match="not multiples"):
-        growing.grow({}, (2, 2, 2, 2, 2), (2, 3, 2, 2, 2))
 
 
 class Page:
     """What scoring asks of a screen."""
 
-    size = 1024
+    long_side = 1024
 
     def __init__(self, boxes):
         self.boxes = np.array(boxes, float)
@@ -125,72 +66,127 @@ def test_card_says_what_was_measured(training):
         kinds=("button", "link"),
         parameters=3_600_000,
         recipe={
-            "pages": 7, "side": 256, "batch": 8, "steps": 9, "rate": 0.1,
-            "seed": 0, "start": None, "token_helper": True, "fresh_tokens": False,
+            "pages": 7, "side": 256, "batch": 8, "steps": 9, "rate": 0.1, "muon": None,
+            "seed": 0, "start": None, "teacher": "/somewhere/weights/name", "change_every": 4,
         },
         step=5,
         threshold=0.45,
-        measured={"test 1024": said},
+        measured={"test": said},
     )  # fmt: skip
-    row = "| 12 test | 1024 px | 321 | 0.612 | 0.700 | 0.550 | 0.800 (0.750-0.840) | 0.900 | - |"
+    row = "| 12 test | 321 | 0.612 | 0.700 | 0.550 | 0.800 (0.750-0.840) | 0.900 | - |"
     assert row in text
     assert "70% of what it marks on the test pages is an element, and it marks 55%" in text
     assert "earlier run" not in text
-    assert "--seed 0 --token-helper; the weights of step 5" in text
+    assert "--teacher weights/name --side 256 --batch 8" in text
+    assert "--change-every 4 --seed 0; the weights of step 5" in text
     assert all(line.count("{") == 0 for line in text.splitlines())
 
 
-@pytest.mark.parametrize("frozen", [pytest.param(0, marks=pytest.mark.slow), 2, 3])
-@pytest.mark.slow
-def test_what_is_trained_is_what_is_used(training, frozen):
-    """Folded with a batch's own statistics, the tower gives what its step saw of that batch."""
+@pytest.fixture(scope="module")
+def small(training):
+    """The modules of the training, for a tower of two blocks."""
+    architecture = training("architecture")
+    tower = dv.Qwen25VisionConfig(
+        width=32, depth=2, heads=2, mlp_width=48, full_blocks=(1,), patch=32, merge=1, window=64,
+        token_width=24, stem_widths=(8, 16), size=(128, 128),
+    )  # fmt: skip
+    head = HeadConfig(
+        token_width=24, map_width=16, detail_width=8, patch=32, rows=4, columns=2, hidden=16,
+        detail_hidden=8, place_width=8,
+    )  # fmt: skip
     learning = training("learning")
-    shallow = training("architecture").Architecture((1, 1, 1, 1, 1), helped=False, frozen=frozen)
-    setup = learning.Setup(shallow, training("optimiser").optimiser(0.1, 4))
-    tower = random_params(shallow.tower, 3)
-    state = setup.state({"tower": tower, "head": setup.fresh_head(setup.head, 0)})
-    assert not state["kept"].keys() & state["params"]["tower"].keys()
-    assert state["kept"].keys() | state["params"]["tower"].keys() == tower.keys()
-    crops = np.random.default_rng(0).integers(0, 256, (2, 128, 128, 3), np.uint8)
-    taken = shallow.before(state["kept"], crops)
-    seen = shallow.see(state["params"]["tower"], taken)
-    used = setup.finished(state, [crops])["tower"]
-    for name in shallow.kept:
-        assert jax.tree.all(jax.tree.map(np.array_equal, used[name], tower[name]))
-    tokens, maps = encode_for_head(used, crops, config=shallow.tower, head=setup.head)
-    for found, wanted in zip(jax.tree.leaves(seen["head"]), (tokens, *maps), strict=True):
-        np.testing.assert_allclose(found, wanted, atol=1e-4 * float(np.abs(wanted).max()))
+    patch = pytest.MonkeyPatch()
+    for module in (architecture, learning):
+        patch.setattr(module, "TOWER", tower)
+        patch.setattr(module, "HEAD", head)
+    yield architecture, learning
+    patch.undo()
+
+
+def crops(seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (2, 128, 128, 3), np.uint8)
 
 
 @pytest.mark.slow
-def test_what_is_frozen_stays(training):
-    learning = training("learning")
-    architecture, targets = training("architecture"), training("targets").targets
-    shallow = architecture.Architecture((1, 1, 1, 1, 1), helped=False, token_helped=True, frozen=3)
-    setup = learning.Setup(shallow, training("optimiser").optimiser(0.1, 4))
-    state = setup.state(
-        {
-            # A step takes its state over, and others have these parameters too.
-            "tower": jax.tree.map(jnp.copy, random_params(shallow.tower, 3)),
-            **{name: setup.fresh_head(head, 0) for name, head in shallow.heads.items()},
-        }
-    )
-    before = jax.tree.map(np.array, {k: state[k] for k in ("kept", "params")})
+def test_what_is_trained_after_a_change_is_what_a_step_makes(small):
+    """Against the library's own step with margin 0, tokens and the maps that the head sees."""
+    architecture, learning = small
+    config = architecture.TOWER
+    params = learning.Setup(None, None).fresh(0)["tower"]
+    before = crops()
+    now = before.copy()
+    now[0, 70:80, 10:20] ^= 255
+    now[1, :4, 120:] ^= 255
+    old, new = jax.jit(architecture.see_after)(params, before, now)
+    step = dv.make_step(config, donate=False)
+    policy = dv.Policy(margin=0)
+    tokens, cache, _ = step(params, dv.init_cache(config, 2), before, policy)
+    np.testing.assert_allclose(old.tokens, tokens, atol=1e-4)
+    tokens, cache, _ = step(params, cache, now, policy)
+    np.testing.assert_allclose(new.tokens, tokens, atol=1e-4)
+    assert np.abs(new.tokens - old.tokens).max() > 0.01
+    for found, wanted in zip(new.for_head[1], maps_of(architecture.HEAD, cache), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+def batch_for(training, head):
     boxes = np.array([[8.0, 8, 60, 40]])
-    batch = {
-        "pixels": np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8),
-        **{k: v[None] for k, v in targets(setup.head, 64, boxes, [0], np.ones(1, bool)).items()},
-    }
+    target = training("targets").targets(head, 128, boxes, [0], np.ones(1, bool))
+    return {"pixels": crops(), **{key: np.stack([value] * 2) for key, value in target.items()}}
+
+
+@pytest.mark.slow
+def test_a_step_learns_from_labels_teacher_and_change(small, training):
+    architecture, learning = small
+    teacher = training("teacher").Teacher(
+        dv.FastViTHDConfig(
+            depths=(1, 1, 1, 1, 1), widths=(4, 8, 16, 32, 32), token_width=32, squeeze_width=8,
+            size=128,
+        ),
+        HeadConfig(token_width=32, map_width=32, hidden=8, place_width=8),
+    )  # fmt: skip
+    taught = {"tower": random_params(teacher.config), "head": random_params(teacher.head)}
+    setup = learning.Setup(training("optimiser").optimiser(1e-3, 8), teacher)
+    state = setup.state(setup.fresh(0))
+    first = jax.tree.map(np.array, state["params"])
+    batch = batch_for(training, architecture.HEAD)
     for _ in range(2):  # the rate of the first step is 0
-        state, parts = setup.step(state, batch)
-    assert np.isfinite(parts["loss"])
-    assert parts["token_helper"] > 0
-    same = lambda kind: jax.tree.map(np.array_equal, state[kind], before[kind])  # noqa: E731
-    assert jax.tree.all(same("kept"))
-    changed = same("params")
-    assert not changed["tower"]["stage_3"]["downsample"]["conv"]["kernel"]
-    assert not changed["head"]["detail_places"]["kernel"]
-    assert not changed["head"]["finest_places"]["kernel"]
-    assert not changed["token_helper"]["hidden"]["kernel"]
-    assert shallow.heads["token_helper"].maps == ()  # the tokens alone
-    assert setup.finished(state, [batch["pixels"]]).keys() == {"tower", "head"}
+        state, parts = setup.step(state, batch, taught)
+    assert all(np.isfinite(value) for value in parts.values())
+    assert parts["hint"] > 0
+    same = jax.tree.map(np.array_equal, state["params"], first)
+    assert not same["tower"]["stem_0"]["squares"]["weight"]
+    assert not same["head"]["answers"]["kernel"]
+    assert not same["probes"][2]["weight"]
+    before = batch["pixels"].copy()
+    before[:, 64:96, 64:96] = 0
+    state, parts = setup.step(state, {**batch, "before": before}, taught)
+    assert 0 < parts["missed"] < 10
+    assert learning.finished(state).keys() == {"tower", "head"}
+
+
+def test_imitating_costs_nothing_when_scores_agree(training):
+    imitation_loss = training("loss").imitation_loss
+    wanted = jnp.array([[[0.1, 0.9]]])
+    agreeing = imitation_loss(jnp.log(wanted / (1 - wanted)), wanted)
+    assert agreeing < 1e-9
+    assert imitation_loss(jnp.array([[[2.0, -2.0]]]), wanted) > 1
+
+
+@pytest.mark.slow
+def test_muon_is_for_products_inside_the_tower(small, training):
+    _, learning = small
+    optimiser = training("optimiser")
+    params = learning.Setup(None, None).fresh(0)
+    named = optimiser._optimisers(params)
+    assert named["tower"]["full_1"]["attention"]["query"] == {"weight": "muon", "bias": "adam"}
+    assert named["tower"]["run_0"]["block_0"]["mlp"]["fc1"]["weight"] == "muon"
+    assert named["tower"]["stem_0"]["block_0"]["conv"]["weight"] == "muon"
+    assert named["tower"]["stem_0"]["squares"]["weight"] == "adam"
+    assert named["head"]["hidden"]["kernel"] == "adam"
+    recipe = {"rate": 0.1, "steps": 4}
+    held = [
+        jax.tree.structure(optimiser.optimiser_of(own).init(params))
+        for own in ({**recipe, "muon": 0.1}, recipe)
+    ]
+    assert held[0] != held[1]

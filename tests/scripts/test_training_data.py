@@ -165,9 +165,14 @@ def test_kinds_are_those_the_script_in_the_page_knows(training):
 def test_a_crop_shows_the_frame_and_the_targets_lie_on_its_elements(training):
     screens = training("screens")
     path = SAMPLE / "train" / "login" / "46.png"
-    screen = screens.Screen(path, 256, KINDS)
-    frame = np.asarray(preprocess(path, PreprocessConfig(size=256)))[0]
-    np.testing.assert_array_equal(screen.crop(0, 0, 256), frame)
+    config = PreprocessConfig(size=256)
+    screen = screens.Screen(path, config, KINDS)
+    frame = np.asarray(preprocess(path, config))[0]
+    np.testing.assert_array_equal(screen.pixels, frame)
+    beyond = screen.crop(200, -8, 64)
+    np.testing.assert_array_equal(beyond[8:, :56], frame[:56, 200:])
+    assert not beyond[:8].any()
+    assert not beyond[:, 56:].any()
     head = HeadConfig(token_width=8)
     pixels, target = screens.example(screen, 0, 128, 128, head)
     np.testing.assert_array_equal(pixels, frame[128:, :128])
@@ -181,13 +186,13 @@ def test_a_crop_shows_the_frame_and_the_targets_lie_on_its_elements(training):
 
 def first_page(training, size=512):
     path = next(path for path in PAGES if path.parent.parent.name == "train").with_suffix(".png")
-    return training("screens").Screen(path, size, KINDS)
+    return training("screens").Screen(path, PreprocessConfig(size=size), KINDS)
 
 
 def test_a_resized_crop_has_resized_targets(training):
     screens, head = training("screens"), HeadConfig(token_width=8)
     screen = first_page(training)
-    left, top = 0, screen.filled[0]
+    left, top = 0, 112  # where the page begins in the square
     as_it_is = screens.example(screen, left, top, 256, head)[0]
     half, target = screens.example(screen, left, top, 256, head, 128)
     assert half.shape == (128, 128, 3)
@@ -199,36 +204,35 @@ def test_a_resized_crop_has_resized_targets(training):
         assert np.abs(known - box).max(1).min() < 1e-3
 
 
-def test_plain_crops_show_parts_of_the_screen_as_it_is(training):
-    screens, head = training("screens"), HeadConfig(token_width=8)
-    screen = first_page(training)
-    crops = next(screens.random_crops([screen], 128, 6, head, 1, plain=True))["pixels"]
-    frame = screen.crop(0, 0, screen.size)
-    for pixels in crops:
-        # Where both diagonals fit, all of it does.
-        line = np.arange(128)
-        windows = np.lib.stride_tricks.sliding_window_view(frame, (128, 128), axis=(0, 1))
-        fits = (windows[..., line, line] == pixels[line, line].T).all((2, 3))
-        assert any(np.array_equal(screen.crop(x, y, 128), pixels) for y, x in np.argwhere(fits))
-    assert len({pixels.tobytes() for pixels in crops}) > 1
-
-
-def test_aimed_crops_hold_more_elements_and_other_colours(training):
+def test_crops_are_those_of_their_seed_and_aim_at_elements(training, monkeypatch):
     screens, head = training("screens"), HeadConfig(token_width=8)
     screen = first_page(training, 1024)
-    aimed = next(screens.random_crops([screen], 128, 40, head, 1))
-    plain = next(screens.random_crops([screen], 128, 40, head, 1, plain=True))
-    with_element = [(batch["object"] > 0).any((1, 2)).mean() for batch in (aimed, plain)]
-    assert with_element[0] > with_element[1] + 0.1
-    colours = [len(np.unique(batch["pixels"].reshape(-1, 3), axis=0)) for batch in (aimed, plain)]
-    assert colours[0] > colours[1]
-    again = next(screens.random_crops([screen], 128, 40, head, 1))
-    np.testing.assert_array_equal(aimed["pixels"], again["pixels"])
+    batches = [next(screens.random_crops([screen], 128, 40, head, seed)) for seed in (1, 1, 2)]
+    once, again, other = (batch["pixels"] for batch in batches)
+    np.testing.assert_array_equal(once, again)
+    assert not np.array_equal(once, other)
+    monkeypatch.setattr(screens, "AIMED", 0)
+    uniform = next(screens.random_crops([screen], 128, 40, head, 1))
+    filled = [(batch["object"] > 0).any((1, 2)).mean() for batch in (batches[0], uniform)]
+    assert filled[0] > filled[1] + 0.1
+
+
+def test_every_so_many_batches_say_what_was_there_before(training):
+    screens, head = training("screens"), HeadConfig(token_width=8)
+    batches = screens.random_crops([first_page(training)], 128, 4, head, 1, change_every=3)
+    first, second, third, fourth = (next(batches) for _ in range(4))
+    assert not any("before" in batch for batch in (first, second, fourth))
+    assert {len(a) for a in third.values()} == {2}
+    assert third["pixels"].shape == third["before"].shape
+    differs = (third["pixels"] != third["before"]).any(-1)
+    assert (differs.mean((1, 2)) < 0.9).all()
+    assert differs.any()
 
 
 def test_score_of_perfect_and_of_missing_detections(training):
     score = training("score")
-    screen = training("screens").Screen(SAMPLE / "train" / "login" / "46.png", 1024, KINDS)
+    path = SAMPLE / "train" / "login" / "46.png"
+    screen = training("screens").Screen(path, PreprocessConfig(size=1024), KINDS)
     right = [
         Element(tuple(box), KINDS[kind], 0.9)
         for box, kind in zip(screen.boxes.tolist(), screen.kinds, strict=True)

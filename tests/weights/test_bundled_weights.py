@@ -14,7 +14,7 @@ import diffvis_jax as dv
 from diffvis_jax.core.step import jit_encode
 from diffvis_jax.datasets import open_dataset
 from diffvis_jax.evaluation.judge import score_screen, screen_queries
-from diffvis_jax.grounding.find import encode_for_head, find_elements, on_screenshot
+from diffvis_jax.grounding.find import on_screenshot
 from diffvis_jax.measure.missed import changed_tokens
 from diffvis_jax.measure.recording_run import run_session
 from diffvis_jax.measure.single_change import SingleChange
@@ -47,14 +47,10 @@ def test_pages_of_the_sample(model, training):
     """What a full encode finds on seven pages; four of them were like those trained on."""
     score, screens = training("score"), training("screens")
     paths = sorted(path for path in SAMPLE.glob("*/*/*.png") if path.parts[-3] != "streams")
-    pages = [screens.Screen(path, model.config.size, model.head.config.kinds) for path in paths]
-    found = []
-    for page in pages:
-        frame = page.crop(0, 0, page.size)[None]
-        head = model.head
-        seen = encode_for_head(model.params, frame, config=model.config, head=head.config)
-        found += find_elements(head, *seen)
-    said = score.measure(model.head.config, found, pages)
+    head = model.head
+    pages = [screens.Screen(path, model.config.preprocess, head.config.kinds) for path in paths]
+    params = {"tower": model.params, "head": head.params}
+    said = score.score(model.config, head.config, params, pages)
     assert said["elements"] == 216
     assert said["click"] >= 0.76  # 0.778
     assert said["f1"] >= 0.685  # 0.702
