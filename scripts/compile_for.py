@@ -150,7 +150,7 @@ def main() -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Compiles what the arguments say, and prints three lines."""
-    config = ARCHITECTURES[args.arch]()
+    config = ARCHITECTURES[args.arch]
     wanted = {"layers": args.layers, "depths": args.depths}
     given = {name: value for name, value in wanted.items() if value is not None}
     if unknown := given.keys() - {field.name for field in dataclasses.fields(config)}:

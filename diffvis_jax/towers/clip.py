@@ -123,6 +123,24 @@ class CLIPConfig:
         return self.num_prefix_tokens + self.grid**2
 
 
+# so400m-patch14-384 of arXiv 2303.15343.
+SIGLIP = CLIPConfig(
+    width=1152,
+    layers=27,
+    heads=16,
+    mlp_width=4304,
+    patch=14,
+    size=384,
+    activation="gelu_pytorch_tanh",
+    norm_epsilon=1e-6,
+    class_token=False,
+    patch_bias=True,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+    resize_mode="squash",
+)
+
+
 # ---- parameters -------------------------------------------------------------------------------
 
 

@@ -48,8 +48,11 @@ register(Family("clip", clip.CLIPConfig, clip.tower, clip.outputs))
 register(Family("qwen2_5_vl", qwen2_5_vl.Qwen25VisionConfig, qwen2_5_vl.tower))
 
 
-# Name -> class of the configs, whose defaults are a released tower's.
-ARCHITECTURES = {family.name: family.config for family in FAMILIES.values()}
+# Name -> the config of a released tower.
+ARCHITECTURES = {
+    **{family.name: family.config() for family in FAMILIES.values()},
+    "siglip": clip.SIGLIP,
+}
 
 
 def family_of(config: Any) -> Family:
