@@ -389,7 +389,7 @@ FEATURES: Mapping[str, Table] = {
     "qwen2_5_vl": {
         "model_type": Only(("qwen2_5_vl",), "another model around this tower"),
         **_ignored("ids of tokens around an image", "vision_start_token_id", "vision_end_token_id"),
-        **_ignored(_VIDEO, "video_token_id"),
+        **_read("video_token_id"),
         **_ignored("of no token that is used", "vision_token_id"),
     },
 }

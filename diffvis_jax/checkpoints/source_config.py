@@ -374,7 +374,10 @@ def complete_qwen_language(config: DecoderConfig, source: SourceConfig) -> Decod
     """Adds how a Qwen2.5-VL is talked to. (FastVLM's own script puts its file's penalty aside.)"""
     penalty = fields.positive(source.generation, "repetition_penalty", "generation_config.json")
     return dataclasses.replace(
-        config, conversation="qwen_2_5_vl", repetition_penalty=penalty or config.repetition_penalty
+        config,
+        conversation="qwen_2_5_vl",
+        repetition_penalty=penalty or config.repetition_penalty,
+        video_token_id=fields.token(source.config, "video_token_id"),
     )
 
 
