@@ -20,7 +20,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from command_line import run_script
+from command_line import run_script, whole
 from random_llava import LLAVAS, llava_fields, sentencepiece_files, tower_tensors
 
 from diffvis_jax.checkpoints.formats.tensors import Shape
@@ -345,8 +345,11 @@ def _qwen_fields(tower: Qwen25VisionConfig, language: DecoderConfig, first: int)
     }
 
 
-def make(directory: Path, size: str, seed: int, arch: str = "fastvlm") -> Path:
-    """Writes the checkpoint; `size` is one of `SIZES`, or for other architectures of `SCALES`.
+def make(
+    directory: Path, size: str, seed: int, arch: str = "fastvlm", layers: int | None = None
+) -> Path:
+    """Writes the checkpoint; `size` is one of `SIZES`, or for other architectures of `SCALES`;
+    `layers` of the decoder, None = as many as the size has.
 
     Raises:
       ValueError: the directory is there and not empty.
@@ -357,6 +360,7 @@ def make(directory: Path, size: str, seed: int, arch: str = "fastvlm") -> Path:
     if size not in sizes:
         raise ValueError(f"{arch} has the sizes {', '.join(sizes)}, not {size}")
     tower, language = sizes[size]
+    language = dataclasses.replace(language, layers=layers or language.layers)
     if arch in LLAVAS:
         tokens, files = 0, sentencepiece_files(language.vocabulary)
     else:
@@ -380,6 +384,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--scale", choices=SCALES, help="of another one; full is 3B, of a LLaVA 7B (tiny)"
     )
+    parser.add_argument(
+        "--layers",
+        type=whole(1, 1000, "a number of layers >= 1"),
+        help="of the decoder, to make a large model fit (as its size has)",
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
 
@@ -388,7 +397,7 @@ def main(arguments: list[str] | None = None) -> int:
         if (args.scale if fast else args.size) is not None:
             raise ValueError("--size is of --arch fastvlm, --scale of the others")
         size = args.size or "0.5b" if fast else args.scale or "tiny"
-        make(args.directory, size, args.seed, args.arch)
+        make(args.directory, size, args.seed, args.arch, args.layers)
         return 0
 
     return run_script(run)

@@ -94,6 +94,19 @@ def test_unchanged_tokens_before_a_change_are_kept(model, golden):
     assert report["first"] == 1 + 5
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_a_place_for_a_video_is_refused(model, golden, several):
+    ids = golden["text_input_ids"]
+    with_video = np.concatenate([ids, [312, 316, 313]])
+    given = [ids, with_video] if several else with_video
+    said = r"hold 316 \(<\|video_pad\|>\), a place for a video; videos are not supported"
+    for call in (dv.logits, dv.generate_ids):
+        with pytest.raises(dv.PromptError, match=said):
+            call(model, None, given)
+    with pytest.raises(dv.PromptError, match=said):
+        dv.PromptSession(model.language).prefill(None, with_video)
+
+
 def test_grids_must_be_told(model, golden):
     session = dv.PromptSession(model.language)
     with pytest.raises(dv.PromptError, match="grids must be"):

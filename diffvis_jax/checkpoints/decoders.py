@@ -8,7 +8,7 @@ from typing import NamedTuple
 from diffvis_jax.checkpoints.fields import Json
 
 
-class Family(NamedTuple):
+class Decoder(NamedTuple):
     """Defaults of one family.
 
     Attributes:
@@ -28,10 +28,10 @@ class Family(NamedTuple):
     window: int | None
 
 
-FAMILIES = {
-    "qwen2": Family("qwen_2", None, None, 8192, None, (), None),
-    "llama": Family("vicuna_v1", 32, None, 2048, 1, (2,), None),
-    "mistral": Family("mistral", 32, 8, 131072, 1, (2,), 4096),
+DECODERS = {
+    "qwen2": Decoder("qwen_2", None, None, 8192, None, (), None),
+    "llama": Decoder("vicuna_v1", 32, None, 2048, 1, (2,), None),
+    "mistral": Decoder("mistral", 32, 8, 131072, 1, (2,), 4096),
 }
 # What stands in model_type of LLaVA's flat files, or of transformers' where text_config has none.
 WRAPPERS = {
@@ -54,6 +54,6 @@ def family_name(config: Json, text: Json) -> str:
     """
     for document in (text, config):
         kind = document.get("model_type")
-        if isinstance(kind, str) and (name := WRAPPERS.get(kind, kind)) in FAMILIES:
+        if isinstance(kind, str) and (name := WRAPPERS.get(kind, kind)) in DECODERS:
             return name
     return "qwen2"

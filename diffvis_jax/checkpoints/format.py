@@ -20,7 +20,7 @@ from diffvis_jax.utils import json_file
 
 FORMAT = "diffvis_jax weights"
 FORMAT_VERSION = 2  # matrices are [out, in]
-CONVERTER_VERSION = "6"
+CONVERTER_VERSION = "7"
 
 Params = dict[str, Any]
 

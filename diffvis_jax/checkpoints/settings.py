@@ -21,7 +21,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from diffvis_jax.checkpoints.decoders import FAMILIES, WRAPPERS
+from diffvis_jax.checkpoints.decoders import DECODERS, WRAPPERS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,7 +237,6 @@ _OTHER_DECODERS: Mapping[str, str] = {
     ),
 }
 
-_DECODERS = (*FAMILIES, *WRAPPERS)
 _SCALED = "a factor that these decoders do not have"
 
 # Of a language model; the fields of transformers' Qwen2 and Llama, and those by which decoders with
@@ -252,7 +251,7 @@ LANGUAGE: Table = {
     ),
     "rope_parameters": _ROPE,
     "rope_scaling": _ROPE,
-    "model_type": Not(_OTHER_DECODERS, _DECODERS),
+    "model_type": Not(_OTHER_DECODERS, (*DECODERS, *WRAPPERS)),
     **_only(("silu", "swish"), "another activation", "hidden_act", "hidden_activation"),
     **_only(False, "attention in a sliding window", "use_sliding_window"),
     **_only("full_attention", "attention of another reach in some of the layers", "layer_types"),
@@ -390,7 +389,7 @@ FEATURES: Mapping[str, Table] = {
     "qwen2_5_vl": {
         "model_type": Only(("qwen2_5_vl",), "another model around this tower"),
         **_ignored("ids of tokens around an image", "vision_start_token_id", "vision_end_token_id"),
-        **_ignored(_VIDEO, "video_token_id"),
+        **_read("video_token_id"),
         **_ignored("of no token that is used", "vision_token_id"),
     },
 }

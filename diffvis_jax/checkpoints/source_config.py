@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from diffvis_jax.checkpoints import fields
-from diffvis_jax.checkpoints.decoders import FAMILIES, family_name
+from diffvis_jax.checkpoints.decoders import DECODERS, family_name
 from diffvis_jax.checkpoints.fields import Json
 from diffvis_jax.checkpoints.format import read_json
 from diffvis_jax.errors import CheckpointError
@@ -61,7 +61,7 @@ class SourceConfig:
 
     @property
     def decoder(self) -> str:
-        """The family of the language model, one of `decoders.FAMILIES`."""
+        """The family of the language model, one of `decoders.DECODERS`."""
         return family_name(self.config, self.text)
 
     @property
@@ -139,7 +139,7 @@ def clip_heads(source: SourceConfig) -> int | None:
 
 def language_heads(source: SourceConfig) -> tuple[int, int] | None:
     """(heads, key-value heads), where a file tells."""
-    family = FAMILIES[source.decoder]
+    family = DECODERS[source.decoder]
     heads = fields.whole(source.text, "num_attention_heads") or family.heads
     if heads is None:
         return None
@@ -346,7 +346,7 @@ def complete_language(
     if not text:
         return config
     # What the file leaves out has the default of the model's config class.
-    family = FAMILIES[source.decoder]
+    family = DECODERS[source.decoder]
     if source.decoder != "qwen2":
         found.notes.append(f"template of prompts assumed, as no file tells: {family.conversation}")
     bos = family.bos_id if "bos_token_id" not in text else fields.token(text, "bos_token_id")
@@ -374,7 +374,10 @@ def complete_qwen_language(config: DecoderConfig, source: SourceConfig) -> Decod
     """Adds how a Qwen2.5-VL is talked to. (FastVLM's own script puts its file's penalty aside.)"""
     penalty = fields.positive(source.generation, "repetition_penalty", "generation_config.json")
     return dataclasses.replace(
-        config, conversation="qwen_2_5_vl", repetition_penalty=penalty or config.repetition_penalty
+        config,
+        conversation="qwen_2_5_vl",
+        repetition_penalty=penalty or config.repetition_penalty,
+        video_token_id=fields.token(source.config, "video_token_id"),
     )
 
 
@@ -404,7 +407,7 @@ def _context(source: SourceConfig, assumed: int, found: Findings) -> int:
     ]
     known = [int(length) for length in told if length is not None and length < 1e9]
     context = min(known, default=assumed)
-    window = FAMILIES[source.decoder].window
+    window = DECODERS[source.decoder].window
     if window is not None and "sliding_window" in source.text:  # null: there is none
         window = fields.whole(source.text, "sliding_window")
     if window is None or context <= window:

@@ -42,6 +42,7 @@ class DecoderConfig:
       eos_ids: ids that end a generation.
       image_token_id: id that the tokenizer gives `<image>`, where it has one. In `input_ids` an
         image is -200, or a run of this id, one for each of its tokens.
+      video_token_id: id that stands for a video, which no prompt may hold; None = there is none.
       conversation: template of its prompts, see `prompt.py`.
       repetition_penalty: what its files say that logits of ids already there are divided by; 1 =
         nothing.
@@ -72,6 +73,7 @@ class DecoderConfig:
     pad_id: int | None = None
     eos_ids: tuple[int, ...] = (151645, 151643)
     image_token_id: int | None = None
+    video_token_id: int | None = None
     conversation: str = "qwen_2"
     repetition_penalty: float = 1.0
     projector_layers: int = 2

@@ -16,6 +16,8 @@ from diffvis_jax.language.tokenizer import Tokenizer
 
 IMAGE_TOKEN = -200  # stands for an image in input ids
 IMAGE_MARK = "<image>"  # stands for an image in text
+VIDEO_MARK = "<|video_pad|>"  # stands for a video in Qwen2.5-VL's
+NO_VIDEOS = f"videos are not supported: give frames of it as images ({IMAGE_MARK})"
 
 
 def build_prompt(
@@ -71,8 +73,10 @@ def tokenize(prompt: str, tokenizer: Tokenizer) -> np.ndarray:
 
     Raises:
       PromptError: the tokenizer would cut the marks of the template like text, or does not begin a
-        text as the template needs it.
+        text as the template needs it; or a place for a video.
     """
+    if VIDEO_MARK in prompt and tokenizer.id_of(VIDEO_MARK) is not None:
+        raise PromptError(f"the prompt holds {VIDEO_MARK}, a place for a video; {NO_VIDEOS}")
     if prompt.startswith((_VICUNA, _INSTRUCTION)) and not tokenizer.start:
         raise PromptError(
             "the tokenizer puts no special token (<s>) before a text, as the templates 'vicuna_v1' "

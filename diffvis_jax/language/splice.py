@@ -23,7 +23,7 @@ from diffvis_jax.language.decoder import embed
 from diffvis_jax.language.differential_prefill import Prompt
 from diffvis_jax.language.language_model import Language
 from diffvis_jax.language.positions import Grid, collapsed, mrope_positions
-from diffvis_jax.language.prompt import IMAGE_TOKEN
+from diffvis_jax.language.prompt import IMAGE_TOKEN, NO_VIDEOS, VIDEO_MARK
 from diffvis_jax.ops.matmul import linear
 from diffvis_jax.ops.pointwise import gelu
 from diffvis_jax.towers.params import Params
@@ -244,9 +244,14 @@ def make_prompt(
 
     Raises:
       PromptError: see `splice`; vision tokens of another tower; a prompt that is too long, unless
-        it may be cut.
+        it may be cut; a place for a video.
     """
-    config = language.config
+    config, prompts = language.config, rows_of(input_ids)
+    if any((ids == config.video_token_id).any() for ids in prompts):
+        raise PromptError(
+            f"input_ids hold {config.video_token_id} ({VIDEO_MARK}), a place for a video; "
+            f"{NO_VIDEOS}"
+        )
     tokens = None if tokens is None or not len(tokens) else tokens
     packings: list[np.ndarray] = []
     if isinstance(tokens, list):
@@ -276,7 +281,7 @@ def make_prompt(
             f"grids must be (rows, columns) of each image's tokens, for {sizes} tokens; got {grids}"
         )
     spliced = splice(
-        input_ids,
+        prompts,
         len(sizes),
         sizes,
         vocabulary=config.vocabulary,

@@ -175,7 +175,8 @@ def test_the_decoder_is_read_from_both_spellings(spelling):
     assert (config.mrope_section, config.rope_theta, config.tied) == ((2, 3, 3), 1e6, False)
     assert (config.heads, config.kv_heads, config.head_width) == (4, 2, 16)
     assert (config.projector_layers, config.projector_input) == (0, 64)
-    assert (config.image_token_id, config.eos_ids) == (315, (311,))
+    assert (config.image_token_id, config.video_token_id) == (315, 316)
+    assert config.eos_ids == (311,)
     assert made.notes == []
 
 

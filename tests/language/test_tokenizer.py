@@ -323,6 +323,15 @@ def test_the_marks_around_an_image_must_be_tokens(whole):
         tokenize(build_prompt("What?", conversation="qwen_2_5_vl"), load_tokenizer(whole))
 
 
+@pytest.mark.parametrize("text", ["{}?", "<|vision_start|>{}<|vision_end|> What?"])
+def test_a_place_for_a_video_is_named(whole, text):
+    prompt, tokenizer = text.format("<|video_pad|>"), load_tokenizer(whole)
+    assert tokenize(prompt, tokenizer).size > 1  # where it is no token, it is text
+    tokenizer._tokenizer.add_special_tokens(["<|video_pad|>"])
+    with pytest.raises(dv.PromptError, match=r"holds <\|video_pad\|>, a place for a video; videos"):
+        tokenize(prompt, tokenizer)
+
+
 def test_plain_is_the_text_alone():
     assert build_prompt("What are these?", conversation="plain") == "<image>\nWhat are these?\n"
 

@@ -1,5 +1,6 @@
 """The commands on a Qwen2.5-VL as it is released, with random weights: screenshot to text."""
 
+import itertools
 import json
 import os
 import sys
@@ -182,6 +183,37 @@ def test_sessions_are_evaluated(script, converted, tmp_path, monkeypatch, capsys
     capsys.readouterr()
     assert script("evaluate").main() == 2
     assert "all frames of a stream must have one size" in capsys.readouterr().err
+
+
+def test_the_first_token_after_a_changed_window_is_measured(script, place, converted, tmp_path):
+    target = tmp_path / "rows.json"
+    options = ["--weights", converted, "--frames", place / "one", "--windows", 3, "--tolerance", 0]
+    options += ["--policies", "exact,fast", "--new-tokens", 2, "--dtype", "float32"]
+    main = script("benchmark_prefill").main
+    assert main([str(part) for part in (*options, "--json", target)]) == 0
+    rows = {(row["encoder"], row["policy"]): row for row in json.loads(target.read_text())}
+    others = itertools.product(("exact", "fast"), ("exact", "bounded"))
+    assert list(rows) == [("full", "fresh"), *others]
+    for row in rows.values():
+        assert len(row["frames"]) == 3
+        for frame in row["frames"]:
+            assert frame["first_token_ms"] == frame["encode_ms"] + frame["prefill_ms"]
+        ratios = row["first_token_speed_up"]
+        assert ratios["median"] >= ratios["p90"] >= ratios["max"] > 0  # the worst is the smallest
+    assert rows["full", "fresh"]["first_token_speed_up"]["median"] == 1
+    assert rows["full", "fresh"]["full_error"]["max"] == 0
+    assert rows["exact", "exact"]["full_error"]["max"] < ROUNDING
+    fast = rows["fast", "bounded"]
+    assert ROUNDING < fast["full_error"]["median"] < 0.5
+    # One window is 16 tokens at most: the first frame is where each change begins.
+    assert all(0 < frame["changed"] <= 16 for frame in fast["frames"])
+    assert fast["prefilled"] < rows["fast", "exact"]["prefilled"] <= fast["total"]
+    # A recording is followed, too.
+    options[4:6] = ["--num-frames", 3]
+    assert main([str(part) for part in (*options, "--json", target)]) == 0
+    rows = {(row["encoder"], row["policy"]): row for row in json.loads(target.read_text())}
+    assert [frame["prefilled"] for frame in rows["exact", "exact"]["frames"]][1] == 0
+    assert rows["exact", "exact"]["full_error"]["max"] < ROUNDING
 
 
 def test_pictures_that_cannot_be_read_have_no_size(script, place, converted, tmp_path):

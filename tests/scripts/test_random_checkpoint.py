@@ -124,6 +124,7 @@ def test_differential_prefill_is_measured_on_it(script, converted, tmp_path, cap
         assert rows[name]["logit_error"]["max"] < 1e-4
         assert rows[name]["same_text"] == 1
     assert rows["fresh"]["prefilled"] == rows["fresh"]["total"]
+    assert rows["fresh"]["full_error"]["max"] == 0
     nothing = rows["exact, tolerance 1e+06"]
     assert nothing["prefilled"] == 0
     assert nothing["logit_error"]["median"] > rows["exact"]["logit_error"]["median"]
