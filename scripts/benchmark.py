@@ -34,7 +34,16 @@ from diffvis_jax.images.recording import read_recording
 from diffvis_jax.measure.single_change import Measured, SingleChange, tails_of
 from diffvis_jax.metrics import tails
 from diffvis_jax.report.table import frame_text, print_table
-from diffvis_jax.report.text import TAILS, decimal, milliseconds, percent, tails_text, times
+from diffvis_jax.report.text import (
+    MISSED,
+    TAILS,
+    decimal,
+    milliseconds,
+    missed_cells,
+    percent,
+    tails_text,
+    times,
+)
 from diffvis_jax.towers import build
 from diffvis_jax.towers.registry import ARCHITECTURES, VisionConfig, with_size
 from diffvis_jax.utils.memory import peak_memory_mb
@@ -161,7 +170,7 @@ def changes_table(rows: list[dict[str, Any]]) -> list[list[str]]:
     head = [
         *("scenario", "policy", "patches changed", "recomputed", f"full encode: {TAILS}"),
         *(f"step: {TAILS}", "speed-up", "efficiency"),
-        *(f"missed at changed tokens: {TAILS}", f"missed over all: {TAILS}"),
+        *MISSED,
     ]
     cells = [
         [
@@ -173,8 +182,7 @@ def changes_table(rows: list[dict[str, Any]]) -> list[list[str]]:
             tails_text(row["step_ms"], milliseconds),
             times(row["speed_up"]),
             decimal(row["efficiency"], ".2f"),
-            tails_text(row["missed_changed"]),
-            tails_text(row["missed_all"]),
+            *missed_cells(row),
         ]
         for row in rows
     ]

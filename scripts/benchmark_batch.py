@@ -19,9 +19,18 @@ from diffvis_jax.core.streams import (
     on_devices,
 )
 from diffvis_jax.evaluation.full_step import init_full, make_full_step
-from diffvis_jax.measure.missed import changed_tokens, missed_at
+from diffvis_jax.measure.missed import Missed, changed_tokens, missed_at, missed_tails
 from diffvis_jax.metrics import tails
-from diffvis_jax.report.text import TAILS, decimal, milliseconds, percent, tails_text, times
+from diffvis_jax.report.text import (
+    MISSED,
+    TAILS,
+    decimal,
+    milliseconds,
+    missed_cells,
+    percent,
+    tails_text,
+    times,
+)
 from diffvis_jax.towers import build
 from diffvis_jax.utils.progress import Progress
 
@@ -142,7 +151,7 @@ def throughput(
                 for number in changed:
                     ms_of: dict[str, list[float]] = {"full": [], "step": []}
                     shares: list[float] = []
-                    missed: list[tuple[float | None, float | None]] = []
+                    missed: list[Missed] = []
                     for _ in range(rounds):
                         _, cache, _ = step(params, cache, start, here, here, policy)
                         frames = edited(first, tower.patch, number, rng)
@@ -170,8 +179,7 @@ def throughput(
                             "recomputed": statistics.median(shares),
                             "read_once_ms": read_ms,
                             **{f"{key}_ms": tails(ms) for key, ms in ms_of.items()},
-                            "missed_changed": tails(own for own, _ in missed),
-                            "missed_all": tails(over_all for _, over_all in missed),
+                            **missed_tails(missed),
                         }
                     )
     return rows
@@ -183,7 +191,7 @@ def throughput_rows(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         *("streams", "devices", "policy", "patches changed", "recomputed"),
         *(f"full encode of all: {TAILS}", f"step of all: {TAILS}"),
         *("full encodes / s", "steps / s", "speed-up", "weights read once / step"),
-        *(f"missed at changed tokens: {TAILS}", f"missed over all: {TAILS}"),
+        *MISSED,
     ]
     cells = []
     for row in rows:
@@ -199,8 +207,7 @@ def throughput_rows(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
                 *(f"{1e3 * row['streams'] / each['median']:.3g}" for each in (full, step)),
                 times(full["median"] / step["median"]),
                 decimal(row["read_once_ms"] / step["median"], ".2f"),
-                tails_text(row["missed_changed"]),
-                tails_text(row["missed_all"]),
+                *missed_cells(row),
             ]
         )
     return [head, *cells]

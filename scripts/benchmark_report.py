@@ -29,13 +29,16 @@ def draw_changes(rows: list[dict[str, Any]], target: Path) -> None:
         top.bar(at, [by[s, policy]["speed_up"] for s in scenarios], width, label=policy)
         # No bar where nothing changed.
         missed = [by[s, policy]["missed_changed"] for s in scenarios]
-        median, worst = ([_percent(each[key]) or 0 for each in missed] for key in ("median", "max"))
+        median, p90, worst = (
+            [_percent(each[key]) or 0 for each in missed] for key in ("median", "p90", "max")
+        )
         above = [high - middle for middle, high in zip(median, worst, strict=True)]
         bottom.bar(at, median, width, yerr=[[0] * len(at), above], error_kw={"lw": 1})
+        bottom.plot(at, p90, "k_")
     top.set(yscale="log", ylabel="speed-up over the full encode")
     top.axhline(1, color="gray", lw=1)
     top.legend()
-    bottom.set(ylabel="missed change at changed tokens, %: median, worst", ylim=(0, None))
+    bottom.set(ylabel="missed change at changed tokens, %: median, p90, worst", ylim=(0, None))
     bottom.set_xticks(range(len(scenarios)), scenarios, rotation=25, ha="right")
     save(figure, target)
 

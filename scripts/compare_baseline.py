@@ -184,7 +184,7 @@ def run_all(
             if old is not None:
                 at = np.asarray(changed_tokens(tower, frames[index - 1 : index], frame)[0])
                 for name, encoded in tokens.items():
-                    missed, _ = missed_at(at, encoded, new, old)
+                    missed = missed_at(at, encoded, new, old).missed_changed
                     error = float(np.linalg.norm(encoded - new) / np.linalg.norm(new))
                     rows[name].append({"ms": ms[name], "missed": missed, "error": error})
             old = new

@@ -34,10 +34,10 @@ import diffvis_jax as dv
 from diffvis_jax.checkpoints.torch_reference import require_torch
 from diffvis_jax.core.step import jit_encode
 from diffvis_jax.images.recording import read_recording
-from diffvis_jax.measure.missed import changed_tokens, missed_at
+from diffvis_jax.measure.missed import Missed, changed_tokens, missed_at, missed_tails
 from diffvis_jax.metrics import tails
 from diffvis_jax.report.table import frame_text, machine_text, print_table
-from diffvis_jax.report.text import TAILS, milliseconds, tails_text, times
+from diffvis_jax.report.text import MISSED, TAILS, milliseconds, missed_cells, tails_text, times
 from diffvis_jax.towers import build
 from diffvis_jax.utils.progress import Progress
 
@@ -175,7 +175,7 @@ def measure(
     with Progress(len(changed) * (rounds + 1) * len(contenders), "steps") as progress:
         for number in changed:
             ms: dict[str, list[float]] = {name: [] for name in contenders}
-            missed: dict[str, list[Any]] = {name: [] for name in contenders}
+            missed: dict[str, list[Missed]] = {name: [] for name in contenders}
             for turn in range(rounds + 1):
                 after = edited(frame, tower.patch, number, rng)
                 at = np.asarray(changed_tokens(tower, frame, after)[0])
@@ -191,16 +191,15 @@ def measure(
                         missed[name].append(missed_at(at, np.asarray(tokens)[0], full, old))
                     progress(f"{number} patches, {name}")
             for name in contenders:
-                own, everywhere = zip(*missed[name], strict=True)
                 row = {"changed": number, "contender": name, "ms": tails(ms[name])}
-                rows.append(row | {"missed_changed": tails(own), "missed_all": tails(everywhere)})
+                rows.append(row | missed_tails(missed[name]))
     return rows
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
     """Rows of text, the first their heads; speed-ups are over the fastest full encode."""
     head = ["changed patches", "encoder", f"a frame: {TAILS}", "speed-up"]
-    cells = [[*head, f"missed at changed tokens: {TAILS}", f"missed over all: {TAILS}"]]
+    cells = [[*head, *MISSED]]
     for row in rows:
         full = min(
             other["ms"]["median"]
@@ -213,8 +212,7 @@ def table(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
                 row["contender"],
                 tails_text(row["ms"], milliseconds),
                 times(full / row["ms"]["median"]),
-                tails_text(row["missed_changed"]),
-                tails_text(row["missed_all"]),
+                *missed_cells(row),
             ]
         )
     return cells

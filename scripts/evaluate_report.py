@@ -9,6 +9,7 @@ from plots import pyplot, save
 
 from diffvis_jax.datasets.records import Image, Screen, Stream, read_image
 from diffvis_jax.evaluation.summary import ALL, FULL, good_frames, results_table, times_table
+from diffvis_jax.measure.missed import TINY
 from diffvis_jax.report.plain_page import (
     captioned,
     data_url,
@@ -83,7 +84,7 @@ def draw(frames: Sequence[Mapping[str, Any]], measured: Mapping[str, Any], targe
     left, middle = axes[:2]
     for policy in measured[ALL]:
         runs = [frame["runs"][policy] for frame in frames if not frame["first"]]
-        runs = [run for run in runs if run["missed_changed"] is not None]
+        runs = [run for run in runs if run["moved"] is not None and run["moved"] >= TINY]
         missed = [100 * run["missed_changed"] for run in runs]
         left.plot(
             [100 * r["recomputed"] for r in runs],

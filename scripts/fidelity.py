@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from bundled import BUNDLED
-from calibrate import cost_table, points
+from calibrate import cost_table, margins_name, points
 from command_line import check_directory, run_script, write_json
 from named_weights import HELP, TRAINED, find_weights
 from plots import pyplot, save
@@ -40,7 +40,7 @@ from diffvis_jax.utils.progress import Progress
 
 MOVED = (1e-3, 1e-2, 5e-2)  # of the layer's RMS
 DISTANCES = (0, 1, 2, 3, 4, 6, 8, 15)
-GROWING = (  # of a tower of five stages
+GROWING = (  # of FastViTHD
     (0, 0, 1, 2, 4),
     (1, 1, 1, 3, 4),
     (1, 1, 2, 2, 4),
@@ -68,10 +68,9 @@ def policies(tower: Tower) -> dict[str, dv.Policy]:
     """Name -> policy, none of which settles."""
     named = {f"margin {margin}": dv.Policy(margin=margin, settle=0) for margin in FLAT}
     if tower.stages > 1:
-        own = {margins: f" ({name})" for name, margins in tower.margins.items()}
-        for margins in dict.fromkeys([*(GROWING if tower.stages == 5 else ()), *own]):
-            name = " ".join(f"{margin:g}" for margin in margins) + own.get(margins, "")
-            named[name] = dv.Policy(margin=margins, settle=0)
+        growing = GROWING if isinstance(tower.config, dv.FastViTHDConfig) else ()
+        for margins in (*growing, *tower.margins.values()):
+            named[margins_name(margins, tower)] = dv.Policy(margin=margins, settle=0)
     return named
 
 
@@ -220,10 +219,11 @@ def draw(results: list[dict[str, Any]], target: Path) -> None:
             top.plot(*points(rows), line, label=f"{series}, changed")
             color = top.lines[-1].get_color()
             top.plot(*points(rows, "missed_all"), dots, color=color, mfc="none")
+            top.plot(*points(rows, key="p90"), "^", color=color, alpha=0.4)
         top.set(
             title=result["model"],
             xlabel="share of dense MACs, %",
-            ylabel="missed change, % (median); hollow: over all",
+            ylabel="missed change, %: median; triangle: p90; hollow: over all",
             ylim=(0, 100),
         )
         top.legend()

@@ -333,7 +333,7 @@ class Journal:
 def comparison_lines(found: dict[str, Any]) -> list[str]:
     """The comparison as a table, in Markdown."""
     from diffvis_jax.agent.answering import TIMES
-    from diffvis_jax.report.text import TAILS, tails_text, times
+    from diffvis_jax.report.text import TAILS, tails_text, times, tiny_text
 
     lines = [
         f"| ms of {found['frames']} frames: {TAILS} | full | differential | speed-up "
@@ -350,6 +350,7 @@ def comparison_lines(found: dict[str, Any]) -> list[str]:
         "",
         f"missed change at changed tokens ({TAILS}): {tails_text(found['missed_changed'])}",
         f"missed change over all tokens: {tails_text(found['missed_all'])}",
+        tiny_text(found["tiny"]),
         "error of the first token's logits, relative to the largest: "
         + ", ".join(
             f"{tails_text(found[key], _exponent)} {what}"

@@ -12,7 +12,6 @@ whenever the screen changes.
 
 import argparse
 import itertools
-import statistics
 import sys
 import time
 from collections.abc import Iterator
@@ -323,15 +322,20 @@ class Watcher:
 
     def totals(self) -> None:
         """The summary."""
+        from diffvis_jax.metrics import tails
+        from diffvis_jax.report.text import TAILS, decimal, milliseconds, tails_text
+
         left_out = f", {self._left_out} left out (unreadable)" if self._left_out else ""
         print(f"\n{self._seen} frames{left_out}")
         if self._compile_s:
             print(f"compiled {self._compile_s:.1f} s; the frames that waited do not count below")
+        if self._times or self._errors:
+            print(f"{TAILS}:")
         for path, times in self._times.items():
-            print(f"{path}: {len(times)} frames, median {statistics.median(times):.1f} ms")
+            print(f"{path}: {len(times)} frames, {tails_text(tails(times), milliseconds)}")
         if self._errors:
-            audits = f"{len(self._errors)} audits"
-            print(f"true error, the largest of a token in {audits}: {max(self._errors):.1e}")
+            errors = tails_text(tails(self._errors), lambda error: decimal(error, ".1e"))
+            print(f"true error of the worst token in {len(self._errors)} audits: {errors}")
         if self._answers:
             print(f"{self._answers} answers")
 

@@ -14,7 +14,7 @@ from typing import Any
 from diffvis_jax.errors import DiffvisError
 from diffvis_jax.utils.atomic_file import write_whole
 
-FORMAT = "diffvis_jax evaluation 1"
+FORMAT = "diffvis_jax evaluation 2"
 RUN = "run.json"
 _SHOWN = 4  # differences that an error names
 

@@ -63,12 +63,13 @@ def _missed(tokens, full, before, at):
       at: bool `[B, N]`.
 
     Returns:
-      float32 `[B, 5]`: missing at those marked, changed at those marked, missing over all, changed
-      over all, and of the full tokens.
+      float32 `[B, 6]`: missing at those marked, changed at those marked, missing over all, changed
+      over all, and of the full tokens, over all and at those marked.
     """
     missing, change = (jnp.square(x - full).sum(-1) for x in (tokens, before))
     norm = jnp.square(full).sum(-1)
     parts = [jnp.where(at, missing, 0), jnp.where(at, change, 0), missing, change, norm]
+    parts.append(jnp.where(at, norm, 0))
     return jnp.stack([part.sum(-1) for part in parts], -1)
 
 
@@ -231,8 +232,8 @@ class Runner:
 
         ms: of the step, divided by the number of active streams; elements, clicks, points, ious,
         counts: see `score_screen`; and of policies recomputed, path, changed_patches;
-        missed_changed, missed_all: shares of the true change (None: first frame, or nothing
-        changed); error: norm of tokens - full tokens, over that of the full tokens; only_here,
+        missed_changed, missed_all, moved: see `Missed` (None: first frame, or nothing changed);
+        error: norm of tokens - full tokens, over that of the full tokens; only_here,
         only_full: boxes detected in one encode alone.
         """
         where = placement(*size, self.model.config)
@@ -266,6 +267,7 @@ class Runner:
                     "recomputed": round(float(report.recomputed[slot]), 5),
                     "missed_changed": None if first else _share(*missed[:2]),
                     "missed_all": None if first else _share(*missed[2:4]),
+                    "moved": None if first else _share(missed[1], missed[5]),
                     "error": _share(missed[2], missed[4]),
                 }
             row["runs"][name] = run

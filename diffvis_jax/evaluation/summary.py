@@ -6,12 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from diffvis_jax.measure.missed import Missed, missed_tails
 from diffvis_jax.metrics import Counts, bootstrap_interval, mcnemar, tails, total, wilson_interval
 from diffvis_jax.report.text import (
+    MISSED,
     TAILS,
     decimal,
     interval,
     milliseconds,
+    missed_cells,
     percent,
     tails_text,
     times,
@@ -49,9 +52,9 @@ def measure(frames: Sequence[Row], name: str, seed: int | None = None) -> dict[s
 
     Returns:
       plain numbers; None where there is nothing to take them of. Shares have a Wilson interval
-      ("_interval"); times, missed change and token error are `metrics.tails`. Cost, missed change
-      and equality of the elements are of the frames after the first of their stream; clicks, IoU
-      and F1 of all frames.
+      ("_interval"); times and token error are `metrics.tails`, missed change is `missed_tails`.
+      Cost, missed change and equality of the elements are of the frames after the first of their
+      stream; clicks, IoU and F1 of all frames.
     """
     steps = [frame for frame in frames if not frame["first"]]
     runs = [frame["runs"][name] for frame in steps]
@@ -63,8 +66,8 @@ def measure(frames: Sequence[Row], name: str, seed: int | None = None) -> dict[s
             f"{key}_mean": _mean(run["ms"] for run in each),
             key: tails(run["ms"] for run in each),
         }
-    for key in ("missed_changed", "missed_all", "error"):
-        result[key] = tails(run[key] for run in runs)
+    result["error"] = tails(run["error"] for run in runs)
+    result |= missed_tails(Missed(*(run[key] for key in Missed._fields)) for run in runs)
     if not any("clicks" in frame["runs"][FULL] for frame in frames):
         return result
     same = sum(not (run["only_here"] or run["only_full"]) for run in runs)
@@ -163,7 +166,7 @@ def summarise(lines: Sequence[Row], policies: Sequence[str], seed: int) -> dict[
 def results_table(measured: Mapping[str, Row], first: str = "policy") -> list[list[str]]:
     """Rows of text, the first their heads: all that does not depend on the machine."""
     head = [
-        *(first, "frames", "recomputed", f"missed change: {TAILS}", "over all", "token error"),
+        *(first, "frames", "recomputed", *MISSED, "token error"),
         *("same elements", "lost / added of", "clicks full", "clicks", "right in one only (p)"),
         *("IoU 0.5 full / here", "F1 full / here"),
     ]
@@ -172,8 +175,7 @@ def results_table(measured: Mapping[str, Row], first: str = "policy") -> list[li
             name,
             f"{r['frames']}",
             percent(r["recomputed"]),
-            tails_text(r["missed_changed"]),
-            tails_text(r["missed_all"]),
+            *missed_cells(r),
             tails_text(r["error"], lambda error: decimal(error, ".1e")),
             _interval(r, "same"),
             f"{r['lost']} / {r['added']} of {r['elements']}" if "elements" in r else "-",

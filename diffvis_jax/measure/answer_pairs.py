@@ -9,7 +9,7 @@ import numpy as np
 from diffvis_jax.agent.answering import TIMES, Answer, Answerer, Tokens
 from diffvis_jax.images.anyres import Frame, pixels_of
 from diffvis_jax.language.splice import PackedTokens
-from diffvis_jax.measure.missed import changed_tokens, missed_at
+from diffvis_jax.measure.missed import Missed, changed_tokens, missed_at, missed_tails
 from diffvis_jax.metrics import tails
 from diffvis_jax.model import Model
 from diffvis_jax.towers import build, with_size
@@ -21,10 +21,8 @@ class Pair:
 
     Attributes:
       full, differential: the answers.
-      missed_changed: share of the true change of the image tokens that the differential encode
-        did not deliver, at the tokens whose own pixels differ from the frame before; None where
-        there is none, or none of this size.
-      missed_all: the same over all tokens.
+      missed_changed, missed_all, moved: of the image tokens, see `measure.missed.Missed`; None
+        where the frame before has another size, too.
       logits_error: largest difference of the logits of the first id, over the largest logit.
       prefill_error: the same against a fresh prefill of the differential encode's tokens: the part
         that the differential prefill adds.
@@ -34,6 +32,7 @@ class Pair:
     differential: Answer
     missed_changed: float | None
     missed_all: float | None
+    moved: float | None
     logits_error: float
     prefill_error: float
 
@@ -59,6 +58,7 @@ class Pair:
             "full": self.full.numbers(),
             "missed_changed": self.missed_changed,
             "missed_all": self.missed_all,
+            "moved": self.moved,
             "logits_error": self.logits_error,
             "prefill_error": self.prefill_error,
             "same_text": self.same_text,
@@ -102,21 +102,20 @@ class Comparison:
         else:
             differential = self.differential.answer(frame, on_text)
             full = self._full.answer(frame)
-        missed_changed = missed_all = None
+        missed = Missed()
         if self._before is not None and self._before[0].shape == frame.shape:
             frame_before, tokens_before = self._before
             pixels = pixels_of(frame)
             tower = build(with_size(self._config, pixels.shape[1:3]))
             at = changed_tokens(tower, pixels_of(frame_before), pixels)
             tokens = map(_all_tokens, (differential.tokens[-1], full.tokens[-1], tokens_before))
-            missed_changed, missed_all = missed_at(np.asarray(at).reshape(-1), *tokens)
+            missed = missed_at(np.asarray(at).reshape(-1), *tokens)
         self._before = frame, full.tokens[-1]
         fresh = self._full.fresh_logits(differential.tokens, differential.grids)
         return Pair(
             full=full,
             differential=differential,
-            missed_changed=missed_changed,
-            missed_all=missed_all,
+            **missed._asdict(),
             logits_error=_relative_error(differential.logits, full.logits),
             prefill_error=_relative_error(differential.logits, fresh),
         )
@@ -138,8 +137,9 @@ def compare_times(pairs: Sequence[Pair]) -> dict[str, Any]:
 
     Returns:
       For each of `TIMES`: `metrics.tails` of both sides, the quotient of the medians, and the
-      quotient of the totals, in which frames that change much weigh more; tails of missed change
-      and of the logits' errors; how many texts are equal; tokens prefilled, and in the prompts.
+      quotient of the totals, in which frames that change much weigh more; missed change
+      (`missed_tails`), and tails of the logits' errors; how many texts are equal; tokens prefilled,
+      and in the prompts.
     """
     full, differential = [pair.full for pair in pairs], [pair.differential for pair in pairs]
     result: dict[str, Any] = {"frames": len(pairs)}
@@ -153,7 +153,8 @@ def compare_times(pairs: Sequence[Pair]) -> dict[str, Any]:
             "speed_up": _quotient(before["median"], after["median"]),
             "speed_up_of_totals": _quotient(*totals),
         }
-    for name in ("missed_changed", "missed_all", "logits_error", "prefill_error"):
+    result |= missed_tails(pairs)
+    for name in ("logits_error", "prefill_error"):
         result[name] = tails(getattr(pair, name) for pair in pairs)
     result["same_text"] = sum(pair.same_text for pair in pairs)
     result["prefilled"] = sum(answer.prefilled["prefilled"] for answer in differential)

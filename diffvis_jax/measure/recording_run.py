@@ -21,7 +21,7 @@ from diffvis_jax.errors import FrameError
 from diffvis_jax.grounding.decode import Element
 from diffvis_jax.grounding.find import encode_for_head, find_elements, maps_of
 from diffvis_jax.measure.elements import Agreement, agreement
-from diffvis_jax.measure.missed import Missed, changed_tokens, missed_at
+from diffvis_jax.measure.missed import Missed, changed_tokens, missed_at, missed_tails
 from diffvis_jax.metrics import tails
 from diffvis_jax.model import Model
 from diffvis_jax.towers import build, with_size
@@ -41,9 +41,7 @@ class FrameResult:
       recomputed: share of the dense MACs done.
       pending: share of the dense MACs still pending.
       step_ms, full_ms: wall time of the differential step, and of the full encode of this frame.
-      missed_changed: share of the true change of the tokens that was not delivered, over the
-        tokens whose own pixels differ from the frame before; None where there is none.
-      missed_all: the same over all tokens; None if the frame equals the one before.
+      missed_changed, missed_all, moved: see `measure.missed.Missed`; None for the first frame too.
       error: norm of tokens - full tokens, over that of the full tokens.
       changed: bool `[gh, gw]`.
       cell_recomputed: float32 `[gh, gw]`, share of each patch's dense MACs done.
@@ -67,6 +65,7 @@ class FrameResult:
     full_ms: float
     missed_changed: float | None
     missed_all: float | None
+    moved: float | None
     error: float
     changed: np.ndarray  # bool [gh, gw]
     cell_recomputed: np.ndarray  # float32 [gh, gw]
@@ -117,20 +116,21 @@ class SessionResult:
     def summary(self) -> dict[str, Any]:
         """Totals over the frames after the first; None where there is none.
 
-        "step_ms", "full_ms", "missed_changed" and "missed_all" are `metrics.tails`.
+        "step_ms", "full_ms", "missed_changed" and "missed_all" are `metrics.tails`; the latter two,
+        and "tiny", are of `measure.missed.missed_tails`.
         """
         rest = self.frames[1:]
         step_total = sum(frame.step_ms for frame in rest)
         full_total = sum(frame.full_ms for frame in rest)
         paths = [frame.path for frame in rest]
         same = [agreed.same for frame in rest if (agreed := frame.agreement)]
-        measured = ("step_ms", "missed_changed", "missed_all")
         return {
             "same_elements": sum(same) if same else None,
             "frames": len(self.frames),
             "paths": {path: paths.count(path) for path in ("reuse", "partial", "full")},
             "settling": sum(f.path == "partial" and not f.changed_patches for f in rest),
-            **{name: tails(getattr(frame, name) for frame in rest) for name in measured},
+            "step_ms": tails(frame.step_ms for frame in rest),
+            **missed_tails(rest),
             "full_ms": tails(frame.full_ms for frame in self.frames),
             "first_frame_ms": self.frames[0].step_ms,
             "step_s_total": step_total / 1e3,
@@ -211,7 +211,7 @@ def run_session(
         full_ms = 1e3 * (time.perf_counter() - start)
         full = np.asarray(full[0])
         step_maps = () if model.head is None else maps_of(model.head.config, cache)
-        missed: Missed = None, None
+        missed = Missed()
         if index:
             at = np.asarray(changed_tokens(tower, frames[index - 1 : index], frame)[0])
             missed = missed_at(at, tokens, full, full_before)
@@ -221,8 +221,7 @@ def run_session(
             **{name: step_report[name] for name in _REPORTED},
             step_ms=step_ms,
             full_ms=full_ms,
-            missed_changed=missed[0],
-            missed_all=missed[1],
+            **missed._asdict(),
             error=float(np.linalg.norm(tokens - full) / np.linalg.norm(full)),
             changed=np.asarray(report.changed[0]),
             cell_recomputed=by_patch(np.asarray(report.cell_recomputed[0])),

@@ -17,7 +17,7 @@ from diffvis_jax.core.change import compute_patch_diff
 from diffvis_jax.core.policy import Policy
 from diffvis_jax.core.report import Report
 from diffvis_jax.core.step import jit_encode, make_step
-from diffvis_jax.measure.missed import changed_tokens, missed_at
+from diffvis_jax.measure.missed import changed_tokens, missed_at, missed_tails
 from diffvis_jax.metrics import tails
 from diffvis_jax.model import Model
 from diffvis_jax.towers import build
@@ -32,8 +32,7 @@ class Measured:
       recomputed: share of the dense MACs done.
       pending: share of the dense MACs still pending.
       step_ms: wall time of the step.
-      missed_changed: missed change at the tokens whose own pixels differ; None if there are none.
-      missed_all: missed change over all tokens; None likewise.
+      missed_changed, missed_all, moved: see `measure.missed.Missed`.
     """
 
     changed: float
@@ -42,13 +41,15 @@ class Measured:
     step_ms: float
     missed_changed: float | None
     missed_all: float | None
+    moved: float | None
 
 
-def tails_of(results: Iterable[Measured]) -> dict[str, dict[str, float | None]]:
-    """`metrics.tails` of each number, by its name."""
+def tails_of(results: Iterable[Measured]) -> dict[str, Any]:
+    """`metrics.tails` of each number, by its name, and `missed_tails`."""
     results = list(results)
     names = [field.name for field in dataclasses.fields(Measured)]
-    return {name: tails(getattr(result, name) for result in results) for name in names}
+    each = {name: tails(getattr(result, name) for result in results) for name in names}
+    return {**each, **missed_tails(results)}
 
 
 def small_changes(frames: np.ndarray, patch: int, most: float) -> list[int]:
@@ -112,14 +113,13 @@ class SingleChange:
         return measured
 
     def _measured(self, tokens: np.ndarray, report: Report, step_ms: float) -> Measured:
-        changed, everywhere = missed_at(self._at, tokens, self._full_after, self._full_before)
+        missed = missed_at(self._at, tokens, self._full_after, self._full_before)
         return Measured(
             changed=float(report.changed_patches[0]) / float(report.total_patches[0]),
             recomputed=float(report.recomputed[0]),
             pending=float(report.pending[0]),
             step_ms=step_ms,
-            missed_changed=changed,
-            missed_all=everywhere,
+            **missed._asdict(),
         )
 
 
@@ -150,5 +150,8 @@ def sweep(
             results[name].append(change.measure(policy))
             on_step(f"frame {number}, {name}")
     rows = [{"policy": name, **tails_of(measured)} for name, measured in results.items()]
+    # Nothing is known to be missed if all changes are tiny.
     median = "median"
-    return sorted(rows, key=lambda row: (row["recomputed"][median], row["missed_changed"][median]))
+    return sorted(
+        rows, key=lambda row: (row["recomputed"][median], row["missed_changed"][median] or 0.0)
+    )

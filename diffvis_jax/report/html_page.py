@@ -17,6 +17,7 @@ from diffvis_jax.grounding.decode import Element
 from diffvis_jax.grounding.find import on_screenshot
 from diffvis_jax.images.geometry import placement
 from diffvis_jax.images.recording import open_screenshot
+from diffvis_jax.measure.missed import TINY
 from diffvis_jax.measure.recording_run import FrameResult, SessionResult
 from diffvis_jax.report.plain_page import data_url
 from diffvis_jax.report.table import COLUMNS, frame_cells
@@ -137,6 +138,10 @@ def _tiles(summary: dict[str, Any]) -> list[tuple[str, str]]:
         (milliseconds(summary["full_ms"]["median"]), "one full encode (median)"),
         (tails_text(summary["missed_changed"]), f"missed change at changed tokens ({TAILS})"),
         (tails_text(summary["missed_all"]), f"missed change over all tokens ({TAILS})"),
+        (
+            f"{summary['tiny']}",
+            f"tiny changes left out of these (below {percent(TINY)} of the tokens)",
+        ),
     ]
     if summary["same_elements"] is not None:
         share = f"{summary['same_elements']} of {summary['frames'] - 1}"

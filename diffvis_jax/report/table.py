@@ -11,7 +11,15 @@ import jax
 from diffvis_jax.images.recording import Recording
 from diffvis_jax.measure.recording_run import FrameResult, SessionResult
 from diffvis_jax.model import Model
-from diffvis_jax.report.text import TAILS, decimal, milliseconds, percent, tails_text, times
+from diffvis_jax.report.text import (
+    TAILS,
+    decimal,
+    milliseconds,
+    percent,
+    tails_text,
+    times,
+    tiny_text,
+)
 from diffvis_jax.towers import VisionConfig, build
 
 if TYPE_CHECKING:
@@ -105,6 +113,7 @@ class Table:
         print(f"  full encode: {tails_text(s['full_ms'], milliseconds)}")
         print(f"  missed change at changed tokens: {tails_text(s['missed_changed'])}")
         print(f"  missed change over all tokens: {tails_text(s['missed_all'])}")
+        print(f"  {tiny_text(s['tiny'])}")
         if s["same_elements"] is not None:
             print(
                 f"clickable elements: exactly those of a full encode in {s['same_elements']} of "

@@ -4,6 +4,9 @@ Shares (of missed change, of recomputed work) are percentages everywhere. None i
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from diffvis_jax.measure.missed import TINY
 
 
 def decimal(value: float | None, form: str) -> str:
@@ -39,6 +42,20 @@ def tails_text(
     """What `metrics.tails` returned, as its three numbers in the order of `TAILS`."""
     parts = [form(values[key]) for key in ("median", "p90", "max")]
     return "-" if parts == ["-"] * 3 else " / ".join(parts)
+
+
+# Heads of the columns of `missed_cells`.
+MISSED = (f"missed at changed tokens: {TAILS}", f"missed over all: {TAILS}", "tiny")
+
+
+def missed_cells(row: Mapping[str, Any]) -> list[str]:
+    """What `measure.missed.missed_tails` returned, for the columns `MISSED`."""
+    return [*(tails_text(row[name]) for name in ("missed_changed", "missed_all")), f"{row['tiny']}"]
+
+
+def tiny_text(tiny: int) -> str:
+    """How many steps `missed_tails` has left out, for below a table or a list."""
+    return f"{tiny} tiny changes left out, which moved their tokens by less than {percent(TINY)}"
 
 
 def interval(

@@ -37,6 +37,7 @@ from diffvis_jax.grounding.decode import Element
 from diffvis_jax.grounding.find import Head, on_screenshot
 from diffvis_jax.grounding.head import GroundingHead, HeadConfig
 from diffvis_jax.images.geometry import ImageError, PreprocessConfig, placement
+from diffvis_jax.report.text import MISSED
 
 # ---- the schedule -----------------------------------------------------------------------------
 
@@ -318,8 +319,7 @@ def test_a_tower_without_a_head(clip, sessions):
     assert summary["all"]["exact"]["missed_all"]["max"] < 1e-3
     assert "click" not in summary["all"]["exact"]
     assert results_table(summary["all"])[0] == [
-        *("policy", "frames", "recomputed", "missed change: median / 90% / worst"),
-        *("over all", "token error"),
+        *("policy", "frames", "recomputed", *MISSED, "token error"),
     ]
 
 

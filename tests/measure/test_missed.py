@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffvis_jax.measure.missed import changed_tokens, missed_at
+from diffvis_jax.measure.missed import Missed, changed_tokens, missed_at, missed_tails
 
 
 def test_a_token_changes_with_its_own_pixels(toy):
@@ -27,6 +27,17 @@ def test_what_is_missed_at_the_marks_and_over_all():
     before, full = np.zeros((2, 1)), np.array([[3.0], [4.0]])
     tokens = np.array([[3.0], [0.0]])
     at = np.array([True, False])
-    assert missed_at(at, tokens, full, before) == (0, pytest.approx(0.8))
-    assert missed_at(~at, tokens, full, before) == (1, pytest.approx(0.8))
-    assert missed_at(at & ~at, tokens, full, before) == (None, None)
+    assert missed_at(at, tokens, full, before) == (0, pytest.approx(0.8), 1)
+    assert missed_at(~at, tokens, full, before) == (1, pytest.approx(0.8), 1)
+    assert missed_at(at & ~at, tokens, full, before) == (None, None, None)
+    assert missed_at(~at, tokens, full, 0.999 * full).moved == pytest.approx(0.001)
+
+
+def test_tiny_changes_do_not_count():
+    steps = [Missed(), Missed(9.0, 9.0, 0.0009), Missed(0.1, 0.2, 0.001), Missed(0.3, 0.4, 1.0)]
+    found = missed_tails(steps)
+    assert found["tiny"] == 1
+    assert found["missed_changed"] == pytest.approx(dict(median=0.2, p90=0.28, max=0.3))
+    assert found["missed_all"]["max"] == 0.4
+    nothing = dict.fromkeys(("median", "p90", "max"))
+    assert missed_tails(steps[:2]) == dict(missed_changed=nothing, missed_all=nothing, tiny=1)

@@ -27,6 +27,7 @@ def session_page(target):
         full_ms=1.0,
         missed_changed=None,
         missed_all=None,
+        moved=None,
         error=0.0,
         changed=np.zeros((4, 4), bool),
         cell_recomputed=pixels,

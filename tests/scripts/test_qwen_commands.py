@@ -159,7 +159,7 @@ def test_a_folder_is_watched(script, place, capsys):
 def test_a_policy_is_calibrated(script, place, converted, tmp_path, monkeypatch):
     calibrate, target = script("calibrate"), tmp_path / "policy.json"
     some = {"margin 0": dv.Policy(margin=0, settle=0), "exact": dv.Policy.exact(settle=0)}
-    monkeypatch.setattr(calibrate, "candidates", lambda stages: some)
+    monkeypatch.setattr(calibrate, "candidates", lambda tower: some)
     options = ["--weights", converted, "--frames", place / "one", "--most", 0.5, "--missed", 0.99]
     options += ["--max-pixels", 20_000, "--output", target]
     monkeypatch.setattr(sys, "argv", ["calibrate.py", *map(str, options)])
