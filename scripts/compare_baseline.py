@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 from bundled import BUNDLED
 from command_line import check_file, run_script, write_json
-from frame_sizes import add_bounds, sized_for, with_bounds
+from frame_sizes import add_bounds, sized_for, tell_overview, with_bounds
 from named_policies import HELP as POLICY_HELP
 from named_policies import find_policies
 from named_weights import HELP, TRAINED, find_weights
@@ -283,6 +283,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         model = dv.load(find_weights(args.weights or TRAINED), dtype="float32")
     model = sized_for(with_bounds(model, args), recording.paths)
+    tell_overview(model)
     if args.arch:
         model = dataclasses.replace(model, params=dv.init_params(model.config))
         print("random weights: times are those of a trained tower, the missed change is not")

@@ -25,7 +25,7 @@ from command_line import (
     whole,
     write_json,
 )
-from frame_sizes import add_bounds, has_sizes, sized_for, with_bounds
+from frame_sizes import add_bounds, has_sizes, sized_for, tell_overview, with_bounds
 from named_policies import HELP as POLICY_HELP
 from named_policies import find_policy
 from named_weights import HELP, TRAINED, find_weights
@@ -178,6 +178,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         model = dv.Model(random_config(args), {}, "random weights")
     model = sized(model, args, recording.paths)
+    tell_overview(model)
     policy.margins(build(model.config))
     frames = dv.preprocess(list(recording.paths), model.config)
     if args.arch is not None:

@@ -115,6 +115,12 @@ def test_all_tiles_must_fit_into_the_context(model_path, monkeypatch):
         answerer.answer(image)
 
 
+def test_commands_for_single_frames_say_that_tiles_are_left_out(model_path, script, capsys):
+    script("frame_sizes").tell_overview(dv.load(model_path))
+    tiled = "only the overview is encoded" in capsys.readouterr().err
+    assert tiled == (model_path.name == "llava_1_6")
+
+
 @pytest.mark.parametrize("model_path", ["llava_1_6"], indirect=True)
 def test_commands_are_placed_by_the_overview(model_path):
     model = dv.load(model_path)
