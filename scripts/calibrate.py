@@ -29,7 +29,7 @@ import jax
 import numpy as np
 from bundled import BUNDLED
 from command_line import check_file, run_script, write_json
-from frame_sizes import add_bounds, sized_for, with_bounds
+from frame_sizes import add_bounds, sized_for, tell_overview, with_bounds
 from named_weights import HELP, TRAINED, find_weights
 from plots import pyplot, save
 
@@ -241,6 +241,7 @@ def run(args: argparse.Namespace) -> int:
     model = with_bounds(dv.load(find_weights(args.weights), dtype="float32"), args)
     paths = read_recording(args.frames).paths
     model = sized_for(model, paths)
+    tell_overview(model)
     frames = dv.preprocess(list(paths), model.config)
     tower = build(model.config)
     pairs = spread_evenly(small_changes(frames, tower.patch, args.most), args.pairs)

@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 from bundled import BUNDLED
 from command_line import check_file, run_script, write_json
+from frame_sizes import add_bounds, sized_for, tell_overview, with_bounds
 from named_policies import HELP as POLICY_HELP
 from named_policies import find_policies
 from named_weights import HELP, TRAINED, find_weights
@@ -46,6 +47,7 @@ from diffvis_jax.metrics import tails
 from diffvis_jax.report.table import frame_text, print_table
 from diffvis_jax.report.text import TAILS, milliseconds, tails_text, times
 from diffvis_jax.towers import build
+from diffvis_jax.towers.registry import ARCHITECTURES
 from diffvis_jax.utils.progress import Progress
 
 SIMILAR = 0.05  # mean difference, of the full scale
@@ -121,6 +123,8 @@ def pytorch(model: dv.Model, dtype: str) -> Encoder:
 
     network = torch_reference.torch_tower(model.config, model.params)
     kind, layout = getattr(torch, dtype), torch.channels_last
+    if isinstance(model.config, dv.Qwen25VisionConfig):  # has no convolution of images
+        layout = torch.contiguous_format
     network = network.to(dtype=kind, memory_format=layout)
 
     def run(frame: np.ndarray) -> np.ndarray:
@@ -149,7 +153,7 @@ def contenders(
             found[f"PyTorch {dtype}"] = lambda dtype=dtype: pytorch(model, dtype)
     if isinstance(model.config, dv.FastViTHDConfig):
         found["isolated windows"] = lambda: isolated_windows(model)
-    else:
+    elif isinstance(model.config, dv.CLIPConfig):
         found["fixed ratio (STC)"] = lambda: fixed_ratio(model)
         found["token gates (Eventful)"] = lambda: token_gates(model)
     for name, policy in policies.items():
@@ -243,9 +247,11 @@ def main() -> int:
     add("--weights", metavar="NAME", help=HELP)
     add(
         "--arch",
-        choices=("fastvithd",),
-        help="instead of weights: FastViTHD at full size with random weights, to see its speed",
+        choices=tuple(ARCHITECTURES),
+        help="instead of weights: a released tower at full size with random weights, to see its "
+        "speed",
     )
+    add_bounds(add)
     add(
         "--policies",
         "--policy",
@@ -273,10 +279,14 @@ def run(args: argparse.Namespace) -> int:
     if len(recording.paths) < 2:
         raise ValueError(f"{args.frames}: two frames are needed")
     if args.arch:
-        config = dv.FastViTHDConfig()
-        model = dv.Model(config, dv.init_params(config), "random weights")
+        model = dv.Model(ARCHITECTURES[args.arch](), {}, "random weights")
     else:
         model = dv.load(find_weights(args.weights or TRAINED), dtype="float32")
+    model = sized_for(with_bounds(model, args), recording.paths)
+    tell_overview(model)
+    if args.arch:
+        model = dataclasses.replace(model, params=dv.init_params(model.config))
+        print("random weights: times are those of a trained tower, the missed change is not")
     if args.torch:
         pytorch(model, "float32")  # says at once whether PyTorch has such a tower
     frames = dv.preprocess(list(recording.paths), model.config)

@@ -41,9 +41,9 @@ from diffvis_jax.metrics import tails
 from diffvis_jax.report.table import machine_text, print_table
 from diffvis_jax.report.text import TAILS, decimal, percent, tails_text
 from diffvis_jax.towers import build
+from diffvis_jax.towers.registry import ARCHITECTURES
 from diffvis_jax.utils.progress import Progress
 
-CONFIGS = {"fastvithd": dv.FastViTHDConfig(), "clip": dv.CLIPConfig()}
 SCREEN_PATCH = 64  # pixels of the screenshot
 _strongest = jax.jit(patch_difference, static_argnums=(2, 3))
 
@@ -259,7 +259,7 @@ def main() -> int:
     )
     add = parser.add_argument
     add("sessions", type=Path, nargs="*", default=[BUNDLED], metavar="SESSION", help="a recording")
-    add("--arch", choices=tuple(CONFIGS), default="fastvithd", help="whose frames (%(default)s)")
+    add("--arch", choices=tuple(ARCHITECTURES), default="fastvithd", help="its frames (fastvithd)")
     add("--miss", type=float, default=0.01, help="steps that may be missed, a share (%(default)s)")
     add("--json", type=Path, help="write all rows there")
     args = parser.parse_args()
@@ -271,7 +271,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--miss must be a share, 0-1, got {args.miss}")
     if args.json:
         check_file("--json", args.json)
-    config = CONFIGS[args.arch]
+    config = ARCHITECTURES[args.arch]()
     named = detectors(build(config).patch)
     steps = [step for folder in args.sessions for step in read_steps(folder, config, named)]
     if not steps:

@@ -10,6 +10,7 @@ import math
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from command_line import (
     whole,
     write_json,
 )
+from frame_sizes import add_bounds, has_sizes, sized_for, tell_overview, with_bounds
 from named_policies import HELP as POLICY_HELP
 from named_policies import find_policy
 from named_weights import HELP, TRAINED, find_weights
@@ -82,8 +84,9 @@ def build_parser() -> argparse.ArgumentParser:
     tower.add_argument("--weights", metavar="NAME", help=HELP)
     tower.add_argument(
         "--arch",
-        choices=("fastvithd",),
-        help="instead of weights: FastViTHD at full size with random weights, to see its speed",
+        metavar="NAME",
+        help="instead of weights: a released tower at full size with random weights, to see its "
+        "speed: fastvithd, clip or qwen2_5_vl",
     )
     tower.add_argument(
         "--size",
@@ -91,6 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=whole(64, 4096, "a whole number of pixels, 64-4096"),
         help="side of the tower's input (default: that of the weights; FastViTHD's is 1024)",
     )
+    add_bounds(tower.add_argument)
     tower.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
@@ -169,17 +173,18 @@ def run(args: argparse.Namespace) -> int:
     recording = read_recording(args.frames).first(args.num_frames)
     check_outputs(args)
     policy = make_policy(args)
-    config = args.arch is not None and random_config(args)
-    if config:
-        policy.margins(build(config))
-        frames = dv.preprocess(list(recording.paths), config)
+    if args.arch is None:
+        model = dv.load(find_weights(args.weights or TRAINED), dtype=args.dtype)
+    else:
+        model = dv.Model(random_config(args), {}, "random weights")
+    model = sized(model, args, recording.paths)
+    tell_overview(model)
+    policy.margins(build(model.config))
+    frames = dv.preprocess(list(recording.paths), model.config)
+    if args.arch is not None:
         seed = args.seed or 0
         tell(f"drawing random weights (seed {seed})")
-        model = dv.Model(config, dv.init_params(config, seed=seed), "random weights")
-    else:
-        model = load_weights(args)
-        policy.margins(build(model.config))
-        frames = dv.preprocess(list(recording.paths), model.config)
+        model = dataclasses.replace(model, params=dv.init_params(model.config, seed=seed))
 
     table = Table(model, recording, notes_of(args))
     with Progress(len(frames), "encoding") as progress:
@@ -196,20 +201,33 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def random_config(args: argparse.Namespace):
-    from diffvis_jax import FastViTHDConfig
+def random_config(args: argparse.Namespace) -> Any:
+    """The config of `--arch`.
 
-    return FastViTHDConfig(size=args.size or FastViTHDConfig.size, dtype=args.dtype)
+    Raises:
+      ValueError: there is no such tower.
+    """
+    from diffvis_jax.towers.registry import ARCHITECTURES
+
+    if args.arch not in ARCHITECTURES:
+        raise ValueError(f"--arch must be one of {', '.join(ARCHITECTURES)}, got '{args.arch}'")
+    return ARCHITECTURES[args.arch](dtype=args.dtype)
 
 
-def load_weights(args: argparse.Namespace):
-    """Loads `weights/NAME`, or a path."""
-    import diffvis_jax as dv
+def sized(model: Any, args: argparse.Namespace, paths: Sequence[Path]) -> Any:
+    """The model for frames of the size that was asked for, or where the pictures tell, of theirs.
+
+    Raises:
+      ValueError: both, or pictures of several sizes.
+    """
     from diffvis_jax.towers import with_size
 
-    directory = find_weights(args.weights or TRAINED)
-    model = dv.load(directory, dtype=args.dtype)
-    return dataclasses.replace(model, config=with_size(model.config, args.size))
+    if args.size and has_sizes(model):
+        raise ValueError(
+            "--size: this tower takes pictures in their own shape; --max-pixels bounds them"
+        )
+    model = dataclasses.replace(model, config=with_size(model.config, args.size))
+    return sized_for(with_bounds(model, args), paths)
 
 
 def make_policy(args: argparse.Namespace):

@@ -28,7 +28,7 @@ from typing import Any
 import jax
 from command_line import run_script, write_json
 from evaluate_report import write_report
-from frame_sizes import BOUNDS, add_bounds, sized_for, with_bounds
+from frame_sizes import BOUNDS, add_bounds, sized_for, tell_overview, with_bounds
 from named_policies import HELP as POLICY_HELP
 from named_policies import find_policies
 from named_weights import HELP, TRAINED, find_weights
@@ -249,6 +249,7 @@ def evaluate(args: argparse.Namespace) -> int:
     pictures = [screen.image for stream in streams for screen in stream.screens]
     models = {name: sized_for(with_bounds(model, args), pictures) for name, model in loaded.items()}
     for model in models.values():
+        tell_overview(model)
         for policy in policies.values():
             policy.margins(build(model.config))
     args.batch = args.batch or jax.local_device_count()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from command_line import whole
+from command_line import tell, whole
 
 if TYPE_CHECKING:  # so that --help does not wait for JAX
     import numpy as np
@@ -42,6 +42,15 @@ def with_bounds(model: dv.Model, args: argparse.Namespace) -> dv.Model:
         flag = f"--{next(iter(given)).replace('_', '-')}"
         raise ValueError(f"{flag}: frames of {model.name} have one size: drop it")
     return dataclasses.replace(model, config=dataclasses.replace(model.config, **given))
+
+
+def tell_overview(model: dv.Model) -> None:
+    """Says so where a model's images are tiled, for commands that follow single frames."""
+    if model.config.preprocess.pinpoints:
+        tell(
+            f"images of {model.name} are cut into tiles: here only the overview is encoded, "
+            "tokens of tiles are not measured (predict.py and watch.py show all)"
+        )
 
 
 def has_sizes(model: dv.Model) -> bool:

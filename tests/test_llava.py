@@ -10,6 +10,8 @@ from tiny import ROUNDING, deviation
 
 import diffvis_jax as dv
 from diffvis_jax.checkpoints.convert import convert
+from diffvis_jax.checkpoints.decoders import DECODERS
+from diffvis_jax.language.prompt import build_prompt
 from diffvis_jax.language.splice import make_prompt, packed
 
 LAYOUTS = ("released", "llava-hf")
@@ -202,6 +204,19 @@ def test_a_sliding_window_limits_the_context(tmp_path):
     assert (found.max_length, found.conversation) == (1024, "mistral")
     change |= {"sliding_window": "left out", "max_position_embeddings": 32768}
     assert converted(tmp_path / "c", "1.5", change).max_length == 4096
+
+
+@pytest.mark.parametrize("version", ["1.5", "1.6"])
+def test_a_vocabulary_of_another_family_has_no_template(tmp_path, version, monkeypatch):
+    """As LLaVA-1.6 with Yi's and Llama 3's; here Llama's own is made smaller."""
+    small = {name: each._replace(vocabulary=119) for name, each in DECODERS.items()}
+    monkeypatch.setattr("diffvis_jax.checkpoints.source_config.DECODERS", small)
+    lines = []
+    found = converted(tmp_path, version, {}, lines=lines)
+    assert found.conversation == ""
+    assert any("but not with a vocabulary of 120; one must be named" in line for line in lines)
+    with pytest.raises(dv.PromptError, match="do not tell how it is talked to: name"):
+        build_prompt("What?", conversation=found.conversation)
 
 
 def test_unknown_projectors_are_refused(tmp_path):

@@ -150,10 +150,8 @@ class Answerer:
         self._history = history
         self._past: list[tuple[Tokens, Grid]] = []
         options = AnswerOptions() if options is None else options
-        # One id stands for an image.
-        length = len(self._ids[-1]) + (history + 1) * (build(model.config).tokens - 1)
-        check_context(length, options.max_new_tokens, language.config)
         self._options = dataclasses.replace(options, vocabulary=len(self._tokenizer))
+        self._check_context(build(model.config).tokens)  # of tiled images: the overview at least
         self.encoder = DifferentialVisionEncoder(model, policy) if differential else None
         self.session = PromptSession(
             language, prefill, self._options, differential=differential, attention=attention
@@ -195,7 +193,10 @@ class Answerer:
 
         Raises:
           FrameError: no such frame.
+          PromptError: so many such images do not fit into the context; found out before any work.
         """
+        if isinstance(frame, TiledImage):
+            self._check_context(len(frame.packing))
         with watch_compilation() as compiled:
             start = time.perf_counter()
             tokens, encoded = self._encode(frame)
@@ -262,6 +263,14 @@ class Answerer:
             logits=logits,
             attention=attention,
         )
+
+    def _check_context(self, tokens: int) -> None:
+        """Raises `PromptError` unless a prompt whose images all have so many tokens fits, with its
+        answer."""
+        # One id stands for an image.
+        length = len(self._ids[-1]) + (self._history + 1) * (tokens - 1)
+        config = self._model.language.config
+        check_context(length, self._options.max_new_tokens, config)
 
     def _encode(self, frame: Frame) -> tuple[jax.Array, dict[str, Any]]:
         """Tokens `[B, N, P]`, ready, and what was done."""

@@ -17,6 +17,7 @@ class Decoder(NamedTuple):
       context: positions.
       bos_id, eos_ids: None, empty = as `DecoderConfig` has it.
       window: positions that one attends to, itself among them; None = all.
+      vocabulary: rows of the embedding that a model of that template has at most; None = any.
     """
 
     conversation: str
@@ -26,12 +27,14 @@ class Decoder(NamedTuple):
     bos_id: int | None
     eos_ids: tuple[int, ...]
     window: int | None
+    vocabulary: int | None
 
 
+# Llama's tokenizer has 32000 tokens, and models add some; Llama 3 and Yi have their own.
 DECODERS = {
-    "qwen2": Decoder("qwen_2", None, None, 8192, None, (), None),
-    "llama": Decoder("vicuna_v1", 32, None, 2048, 1, (2,), None),
-    "mistral": Decoder("mistral", 32, 8, 131072, 1, (2,), 4096),
+    "qwen2": Decoder("qwen_2", None, None, 8192, None, (), None, None),
+    "llama": Decoder("vicuna_v1", 32, None, 2048, 1, (2,), None, 40000),
+    "mistral": Decoder("mistral", 32, 8, 131072, 1, (2,), 4096, 40000),
 }
 # What stands in model_type of LLaVA's flat files, or of transformers' where text_config has none.
 WRAPPERS = {

@@ -347,8 +347,16 @@ def complete_language(
         return config
     # What the file leaves out has the default of the model's config class.
     family = DECODERS[source.decoder]
-    if source.decoder != "qwen2":
-        found.notes.append(f"template of prompts assumed, as no file tells: {family.conversation}")
+    conversation = family.conversation
+    if family.vocabulary is not None and config.vocabulary > family.vocabulary:
+        # Llama 3 and Yi have Llama's tensors, and are talked to otherwise.
+        conversation = ""
+        found.notes.append(
+            f"template of prompts not known: {source.decoder}'s is {family.conversation}, but not "
+            f"with a vocabulary of {config.vocabulary}; one must be named with every prompt"
+        )
+    elif source.decoder != "qwen2":
+        found.notes.append(f"template of prompts assumed, as no file tells: {conversation}")
     bos = family.bos_id if "bos_token_id" not in text else fields.token(text, "bos_token_id")
     theta, inner = (fields.positive(part, "rope_theta") for part in (text, rope))
     if None not in (theta, inner) and theta != inner:
@@ -365,7 +373,7 @@ def complete_language(
         bos_id=bos,
         pad_id=fields.token(text, "pad_token_id"),
         eos_ids=tuple(dict.fromkeys(eos)) or family.eos_ids or config.eos_ids,
-        conversation=family.conversation,
+        conversation=conversation,
         image_token_id=fields.token(source.config, "image_token_id") if image is None else image,
     )
 

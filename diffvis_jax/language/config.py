@@ -43,7 +43,7 @@ class DecoderConfig:
       image_token_id: id that the tokenizer gives `<image>`, where it has one. In `input_ids` an
         image is -200, or a run of this id, one for each of its tokens.
       video_token_id: id that stands for a video, which no prompt may hold; None = there is none.
-      conversation: template of its prompts, see `prompt.py`.
+      conversation: template of its prompts, see `prompt.py`; empty = its files do not tell.
       repetition_penalty: what its files say that logits of ids already there are divided by; 1 =
         nothing.
       projector_layers: linear layers of the projector, 0 = the tower's tokens as they are.

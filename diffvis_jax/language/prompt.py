@@ -44,6 +44,11 @@ def build_prompt(
       PromptError: an unknown template, one that numbers no images, or marks in the text that are
         not as many as the images.
     """
+    if not conversation:
+        raise PromptError(
+            "this model's files do not tell how it is talked to: name a conversation template, of "
+            f"{sorted(CONVERSATIONS)}"
+        )
     if conversation not in CONVERSATIONS:
         raise PromptError(
             f"no conversation template {conversation!r}: there are {sorted(CONVERSATIONS)}"

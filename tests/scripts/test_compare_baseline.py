@@ -6,11 +6,12 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import ROUNDING, deviation
+from tiny import QWEN, ROUNDING, deviation, random_params
 
 import diffvis_jax as dv
 from diffvis_jax.checkpoints import store
 from diffvis_jax.core.step import jit_encode
+from diffvis_jax.towers import registry
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +116,26 @@ def test_a_table_of_all(compare_baseline, request, tower, tmp_path, monkeypatch,
     assert rows["ours, exact"][0]["missed"] < 1e-2
     for name in others:
         assert rows[name][0]["missed"] > 100 * rows["ours, exact"][0]["missed"]
+
+
+@pytest.mark.slow
+def test_random_weights_of_a_tower_with_sizes(compare_baseline, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(registry.ARCHITECTURES, "qwen2_5_vl", lambda: QWEN)
+    monkeypatch.setattr(dv, "init_params", random_params)
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
+    for name in "abc":
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+        pixels[10:14, 10:14] ^= 255
+    target = tmp_path / "rows.json"
+    options = ["--arch", "qwen2_5_vl", "--policies", "exact", "--max-pixels", "6000"]
+    command = ["compare_baseline.py", *options, "--frames", tmp_path, "--json", target]
+    monkeypatch.setattr(sys, "argv", list(map(str, command)))
+    assert compare_baseline.main() == 0
+    assert "random weights" in capsys.readouterr().out
+    rows = json.loads(target.read_text())["rows"]
+    assert rows.keys() == {"full encode", "skip similar frames", "ours, exact"}
+    assert all(row["missed"] < 1e-2 for row in rows["ours, exact"])
+    assert rows["skip similar frames"][0]["missed"] == 1
 
 
 def test_bad_input_is_named_before_any_work(compare_baseline, tmp_path, monkeypatch, capsys):

@@ -1,7 +1,9 @@
 """The demo: its session, its numbers, its page, and what it says to bad input."""
 
 import base64
+import dataclasses
 import errno
+import functools
 import io
 import json
 import os
@@ -11,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import CLIP, QWEN, ROUNDING, random_params
 from tiny import FASTVITHD as TINY
-from tiny import ROUNDING, random_params
 
 import diffvis_jax as dv
 from diffvis_jax.checkpoints import store
@@ -22,6 +24,7 @@ from diffvis_jax.measure.missed import missed_change
 from diffvis_jax.measure.recording_run import run_session
 from diffvis_jax.report.html_page import write_page
 from diffvis_jax.report.text import percent
+from diffvis_jax.towers import build, registry, with_size
 
 ROOT = Path(__file__).resolve().parents[2]
 SESSION = ROOT / "scripts" / "data" / "session"
@@ -204,6 +207,34 @@ def test_the_command_runs_from_end_to_end(demo, model, tmp_path, monkeypatch, ca
     assert sorted(path.name for path in out.iterdir()) == [
         "frame_000.png", "frame_001.png", "frame_002.png", "index.html",
     ]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["clip", "qwen2_5_vl"])
+def test_any_architecture_may_have_random_weights(demo, arch, tmp_path, monkeypatch, capsys):
+    tiny = {"clip": CLIP, "qwen2_5_vl": QWEN}[arch]
+    small = functools.partial(dataclasses.replace, tiny)
+    monkeypatch.setitem(registry.ARCHITECTURES, arch, small)
+    numbers = tmp_path / "numbers.json"
+    command = ["--arch", arch, "--num-frames", "3", "--policy", "exact", "--json", str(numbers)]
+    bound = ["--max-pixels", "4000"] * (arch == "qwen2_5_vl")
+    assert demo.main([*command, *bound, "--output", str(tmp_path / "out")]) == 0
+    assert "random" in capsys.readouterr().out
+    content = json.loads(numbers.read_text())
+    assert content["frames"][0]["path"] == "full"
+    assert max(frame["error"] for frame in content["frames"]) < ROUNDING
+    if bound:  # pictures of 16:9
+        size = dv.frame_size(1920, 1080, small(max_pixels=4000))
+        assert content["frames"][0]["total_patches"] == build(with_size(tiny, size)).cells
+
+
+@pytest.mark.usefixtures("no_work")
+def test_a_size_of_its_own_and_a_bound_are_told_apart(demo, capsys):
+    said = complaint(demo, capsys, "--arch", "qwen2_5_vl", "--size", "512")
+    assert "--max-pixels" in said
+    said = complaint(demo, capsys, "--arch", "fastvithd", "--max-pixels", "4000")
+    assert "have one size" in said
+    assert "fastvithd, clip, qwen2_5_vl" in complaint(demo, capsys, "--arch", "resnet")
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Random LLaVAs in their released layout go the whole way: written, converted, asked."""
 
+import dataclasses
 import json
 import os
 
@@ -8,6 +9,7 @@ import pytest
 from vlm_files import changed, screen, write_frames
 
 import diffvis_jax as dv
+from diffvis_jax.agent.answering import Answerer
 from diffvis_jax.checkpoints.convert import convert
 
 ARCHITECTURES = ("llava_1_5", "llava_1_6")
@@ -95,6 +97,28 @@ def test_pictures_are_not_padded_where_there_are_tiles(model_path, frames, scrip
     options = ["--model-path", str(model_path), "--image-dir", str(frames), "--force-pad-aspect"]
     assert script("predict").main(options) == 2
     assert "takes images in their own shape" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model_path", ["llava_1_6"], indirect=True)
+def test_all_tiles_must_fit_into_the_context(model_path, monkeypatch):
+    model = dv.load(model_path)
+    image = dv.preprocess_tiles(np.zeros((180, 320, 3), np.uint8), model.config)
+    language = model.language
+    short = 2 * len(image.packing)  # for text, and one image, and not for two
+    config = dataclasses.replace(language.config, max_length=short)
+    model.__dict__["language"] = dataclasses.replace(language, config=config)
+    options = dv.AnswerOptions(max_new_tokens=4)
+    Answerer(model, "What?", options=options)._check_context(len(image.packing))
+    answerer = Answerer(model, "What?", options=options, history=1)  # two overviews fit
+    monkeypatch.setattr(answerer, "_encode", None)
+    with pytest.raises(dv.PromptError, match=f"do not fit into a context of {short}"):
+        answerer.answer(image)
+
+
+def test_commands_for_single_frames_say_that_tiles_are_left_out(model_path, script, capsys):
+    script("frame_sizes").tell_overview(dv.load(model_path))
+    tiled = "only the overview is encoded" in capsys.readouterr().err
+    assert tiled == (model_path.name == "llava_1_6")
 
 
 @pytest.mark.parametrize("model_path", ["llava_1_6"], indirect=True)
