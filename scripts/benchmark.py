@@ -307,9 +307,7 @@ def with_blocks_per_map(config: VisionConfig, together: Sequence[int]) -> Vision
 
 def random_config(args: argparse.Namespace) -> VisionConfig:
     """The tower that random weights are drawn for."""
-    return with_blocks_per_map(
-        with_size(ARCHITECTURES[args.arch], args.size), args.blocks_per_map
-    )
+    return with_blocks_per_map(with_size(ARCHITECTURES[args.arch], args.size), args.blocks_per_map)
 
 
 def load_model(args: argparse.Namespace, dtype: str) -> dv.Model:

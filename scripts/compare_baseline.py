@@ -279,7 +279,7 @@ def run(args: argparse.Namespace) -> int:
     if len(recording.paths) < 2:
         raise ValueError(f"{args.frames}: two frames are needed")
     if args.arch:
-        model = dv.Model(ARCHITECTURES[args.arch](), {}, "random weights")
+        model = dv.Model(ARCHITECTURES[args.arch], {}, "random weights")
     else:
         model = dv.load(find_weights(args.weights or TRAINED), dtype="float32")
     model = sized_for(with_bounds(model, args), recording.paths)

@@ -271,7 +271,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--miss must be a share, 0-1, got {args.miss}")
     if args.json:
         check_file("--json", args.json)
-    config = ARCHITECTURES[args.arch]()
+    config = ARCHITECTURES[args.arch]
     named = detectors(build(config).patch)
     steps = [step for folder in args.sessions for step in read_steps(folder, config, named)]
     if not steps:

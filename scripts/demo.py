@@ -211,7 +211,7 @@ def random_config(args: argparse.Namespace) -> Any:
 
     if args.arch not in ARCHITECTURES:
         raise ValueError(f"--arch must be one of {', '.join(ARCHITECTURES)}, got '{args.arch}'")
-    return ARCHITECTURES[args.arch](dtype=args.dtype)
+    return dataclasses.replace(ARCHITECTURES[args.arch], dtype=args.dtype)
 
 
 def sized(model: Any, args: argparse.Namespace, paths: Sequence[Path]) -> Any:

@@ -197,7 +197,7 @@ def _grid(config: HeadConfig, tokens: jax.Array, maps: Sequence[jax.Array]) -> t
         fine = config.fine
         grid = maps[0].shape[1] // fine, maps[0].shape[2] // fine
     else:
-        grid = (math.isqrt(tokens.shape[1]),) * 2
+        grid = math.isqrt(tokens.shape[1]), math.isqrt(tokens.shape[1])
     if grid[0] * grid[1] != tokens.shape[1] or tokens.shape[2] != config.token_width:
         raise ConfigError(
             f"{grid[0]} x {grid[1]} tokens [B, N, {config.token_width}] are needed, got "

@@ -120,7 +120,7 @@ def test_a_table_of_all(compare_baseline, request, tower, tmp_path, monkeypatch,
 
 @pytest.mark.slow
 def test_random_weights_of_a_tower_with_sizes(compare_baseline, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(registry.ARCHITECTURES, "qwen2_5_vl", lambda: QWEN)
+    monkeypatch.setitem(registry.ARCHITECTURES, "qwen2_5_vl", QWEN)
     monkeypatch.setattr(dv, "init_params", random_params)
     pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
     for name in "abc":

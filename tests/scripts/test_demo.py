@@ -1,10 +1,9 @@
 """The demo: its session, its numbers, its page, and what it says to bad input."""
 
 import base64
-import dataclasses
 import errno
-import functools
 import io
+import dataclasses
 import json
 import os
 import re
@@ -213,8 +212,7 @@ def test_the_command_runs_from_end_to_end(demo, model, tmp_path, monkeypatch, ca
 @pytest.mark.parametrize("arch", ["clip", "qwen2_5_vl"])
 def test_any_architecture_may_have_random_weights(demo, arch, tmp_path, monkeypatch, capsys):
     tiny = {"clip": CLIP, "qwen2_5_vl": QWEN}[arch]
-    small = functools.partial(dataclasses.replace, tiny)
-    monkeypatch.setitem(registry.ARCHITECTURES, arch, small)
+    monkeypatch.setitem(registry.ARCHITECTURES, arch, tiny)
     numbers = tmp_path / "numbers.json"
     command = ["--arch", arch, "--num-frames", "3", "--policy", "exact", "--json", str(numbers)]
     bound = ["--max-pixels", "4000"] * (arch == "qwen2_5_vl")
@@ -224,7 +222,8 @@ def test_any_architecture_may_have_random_weights(demo, arch, tmp_path, monkeypa
     assert content["frames"][0]["path"] == "full"
     assert max(frame["error"] for frame in content["frames"]) < ROUNDING
     if bound:  # pictures of 16:9
-        size = dv.frame_size(1920, 1080, small(max_pixels=4000))
+        bounded = dataclasses.replace(tiny, max_pixels=4000)
+        size = dv.frame_size(1920, 1080, bounded)
         assert content["frames"][0]["total_patches"] == build(with_size(tiny, size)).cells
 
 
