@@ -468,7 +468,7 @@ def test_the_code_reads_only_what_the_table_says_is_read():
             settings.VISION_ALONE, settings.LANGUAGE, settings.WRAPPER, settings.PREPROCESSOR,
             settings.GENERATION, settings.TOKENIZER, settings.OPEN_CLIP, settings.QWEN_VISION,
             settings.QWEN_PREPROCESSOR, settings.QWEN_LANGUAGE, settings.QWEN_GENERATION,
-                settings.MISTRAL,
+            settings.MISTRAL, settings.FEATURES["qwen2_5_vl"],
         )
         for name, rule in rules(table)
         if isinstance(rule, Read)
