@@ -1,9 +1,9 @@
 """The demo: its session, its numbers, its page, and what it says to bad input."""
 
 import base64
+import dataclasses
 import errno
 import io
-import dataclasses
 import json
 import os
 import re
