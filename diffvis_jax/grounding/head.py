@@ -193,11 +193,11 @@ class GroundingHead(nn.Module):
 
 def _grid(config: HeadConfig, tokens: jax.Array, maps: Sequence[jax.Array]) -> tuple[int, int]:
     """Rows and columns of tokens: those of the first map, or of a square frame without one."""
+    grid = math.isqrt(tokens.shape[1]), math.isqrt(tokens.shape[1])
     if maps and config.maps:
-        fine = config.fine
-        grid = maps[0].shape[1] // fine, maps[0].shape[2] // fine
-    else:
-        grid = math.isqrt(tokens.shape[1]), math.isqrt(tokens.shape[1])
+        rows, columns = (side // config.fine for side in maps[0].shape[1:3])
+        if rows * columns == tokens.shape[1]:
+            grid = rows, columns
     if grid[0] * grid[1] != tokens.shape[1] or tokens.shape[2] != config.token_width:
         raise ConfigError(
             f"{grid[0]} x {grid[1]} tokens [B, N, {config.token_width}] are needed, got "

@@ -190,7 +190,7 @@ def test_a_restart_compiles_nothing(clip):
 @pytest.mark.parametrize("tuning", [None, GPU])  # one stream at a time; all that there are
 def test_the_full_encode_of_those_who_take_part(toy, tuning):
     mesh = data_mesh(jax.local_devices()[:1])
-    head = HeadConfig(token_width=16, map_width=16, detail_width=8)
+    head = HeadConfig(token_width=16, map_width=8)
     full = make_full_step(toy.config, mesh, head=head, tuning=tuning)
     last = init_full(toy.config, 3, mesh, head=head)
     frames = toy.frames(batch=3)
@@ -199,7 +199,7 @@ def test_the_full_encode_of_those_who_take_part(toy, tuning):
     for stream in (0, 2):
         assert deviation(tokens[stream], expected[stream]) < ROUNDING
     assert not np.asarray(tokens[1]).any()
-    assert [each.shape for each in maps] == [(3, 7, 9, 16), (3, 14, 18, 8)]
+    assert [each.shape for each in maps] == [(3, 14, 18, 8)]
     for each in maps:
         assert np.asarray(each).any((1, 2, 3)).tolist() == [True, False, True]
 

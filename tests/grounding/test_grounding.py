@@ -310,7 +310,7 @@ def test_drawn_elements_have_the_colour_of_their_kind():
 
 def test_bad_tokens_and_configs():
     head = Head(CONFIG, params_of(CONFIG))
-    with pytest.raises(ConfigError, match=r"g \* g, 8"):
+    with pytest.raises(ConfigError, match=r"2 x 2 tokens \[B, N, 8\]"):
         find_elements(head, jnp.zeros((1, 4, 9)))
     with pytest.raises(ConfigError, match="g"):
         find_elements(head, jnp.zeros((1, 5, 8)))
