@@ -72,8 +72,9 @@ class HeadConfig:
         if self.finest_width and not self.detail_width:
             raise ConfigError("a head with finest_width needs detail_width too")
         for fine, _ in self.maps:
-            # Either a position has several places, or a place has several positions.
-            if any(fine % side and side % fine for side in (self.rows, self.columns)):
+            # A position has several places, or of the finer maps a place has several positions.
+            sides = (self.rows, self.columns)
+            if any(side % fine and (fine == 2 or fine % side) for side in sides):
                 raise ConfigError(
                     f"{self.rows} x {self.columns} places do not divide among the "
                     f"{fine} x {fine} map positions of a patch"

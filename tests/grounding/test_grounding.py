@@ -329,8 +329,9 @@ def test_bad_tokens_and_configs():
         HeadConfig(token_width=8, detail_width=4)
     with pytest.raises(ConfigError, match="needs detail_width"):
         HeadConfig(token_width=8, map_width=4, finest_width=4)
-    with pytest.raises(ConfigError, match="16 x 4 places do not divide among the 8 x 8 map"):
-        HeadConfig(token_width=8, map_width=4, detail_width=4, finest_width=4, rows=16)
+    finest = {"map_width": 4, "detail_width": 4, "finest_width": 4}
+    with pytest.raises(ConfigError, match="12 x 4 places do not divide among the 8 x 8 map"):
+        HeadConfig(token_width=8, patch=48, rows=12, **finest)
     with pytest.raises(ConfigError, match="dtype"):
         HeadConfig(token_width=8, dtype="int8")
 
