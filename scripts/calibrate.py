@@ -144,7 +144,9 @@ def advice(chosen: Mapping[str, Any]) -> str:
     missed, work = stream["missed_changed"], stream["recomputed"]["median"]
     name = chosen["policy"].partition("(")[2].rstrip(")") or chosen["policy"]
     same = stream["same"]
-    found = "" if same is None else f", finds the same elements in {percent(same)} of the frames"
+    found = (
+        "" if same is None else f", and finds the same elements in {percent(same)} of the frames"
+    )
     return (
         f"choose '{name}': {times(1 / work)} less work than a full encode in the median step, "
         f"misses {percent(missed['median'])} of a change in the median, "
