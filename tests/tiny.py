@@ -46,10 +46,10 @@ QWEN = dv.Qwen25VisionConfig(
 )
 STEM = dv.Qwen25VisionConfig(
     width=16,
-    depth=2,
+    depth=4,
     heads=2,
-    mlp_width=24,
-    full_blocks=(1,),
+    mlp_width=128,
+    full_blocks=(1, 3),
     patch=16,
     merge=1,
     window=32,

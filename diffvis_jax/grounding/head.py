@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
 from diffvis_jax.errors import ConfigError
+from diffvis_jax.ops.space_to_depth import space_to_depth
 
 KINDS = ("button", "link", "text_field", "checkbox", "icon", "menu_item", "tab", "select")
 UNIT = 16.0  # pixels: boxes are predicted in this unit, so that outputs are of the order of 1
@@ -168,7 +169,7 @@ class GroundingHead(nn.Module):
         of a place as one."""
         together = max(1, fine // self.config.rows), max(1, fine // self.config.columns)
         y = nn.LayerNorm(name=f"{name}_norm")(seen.astype(jnp.float32))
-        y = nn.Dense(width, name=f"{name}_hidden")(_gathered(y, *together))
+        y = nn.Dense(width, name=f"{name}_hidden")(space_to_depth(y, *together))
         batch, high, wide = x.shape[:3]
         rows, columns = y.shape[1] // high, y.shape[2] // wide
         around = nn.Dense(rows * columns * width, use_bias=False, name=f"{name}_context")(x)
@@ -225,14 +226,6 @@ def _spread(x: jax.Array) -> jax.Array:
     batch, height, width, rows, columns, channels = x.shape
     x = x.transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(batch, height * rows, width * columns, channels)
-
-
-def _gathered(x: jax.Array, rows: int, columns: int) -> jax.Array:
-    """`[B, h * r, w * c, C]` -> `[B, h, w, r * c * C]`: r x c positions put side by side."""
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height // rows, rows, width // columns, columns, channels)
-    x = x.transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(batch, height // rows, width // columns, rows * columns * channels)
 
 
 def places(config: HeadConfig, height: int, width: int) -> tuple[jax.Array, jax.Array]:

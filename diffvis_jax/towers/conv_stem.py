@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from diffvis_jax.ops.attention import rms_norm
 from diffvis_jax.ops.matmul import linear
 from diffvis_jax.ops.pointwise import gelu
+from diffvis_jax.ops.space_to_depth import space_to_depth
 from diffvis_jax.towers.params import Param, Params, Specs, affine, ones
 
 STRIDE = 8  # pixels along the side of a position of the first stage
@@ -50,20 +51,13 @@ def stem_stage(params: Params, x: jax.Array, cell: int) -> jax.Array:
       cell: positions of the result along the side of a window.
     """
     if "squares" in params:
-        x = gelu(linear(side_by_side(x, _SQUARE), **params["squares"]))
-    x = linear(side_by_side(x, 2), **params["join"])
+        x = gelu(linear(space_to_depth(x, _SQUARE), **params["squares"]))
+    x = linear(space_to_depth(x, 2), **params["join"])
     for number in range(_BLOCKS):
         own = params[f"block_{number}"]
         y = _convolved(rms_norm(x, own["norm_scale"], _EPSILON), **own["conv"], cell=cell)
         x = x + linear(gelu(y), **own["output"])
     return x
-
-
-def side_by_side(x: jax.Array, side: int) -> jax.Array:
-    """`[K, s h, s w, C]` to `[K, h, w, s * s * C]`: what lies in a square, row by row."""
-    count, height, width, channels = x.shape
-    x = x.reshape(count, height // side, side, width // side, side, channels).swapaxes(2, 3)
-    return x.reshape(count, height // side, width // side, -1)
 
 
 def _convolved(x: jax.Array, weight: jax.Array, bias: jax.Array, cell: int) -> jax.Array:

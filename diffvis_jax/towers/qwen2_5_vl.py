@@ -21,6 +21,7 @@ from diffvis_jax.ops.attention import attention, key_heads, query_heads, rms_nor
 from diffvis_jax.ops.matmul import linear
 from diffvis_jax.ops.pointwise import feed_forward, gelu, normalized
 from diffvis_jax.ops.rotary import rotate
+from diffvis_jax.ops.space_to_depth import space_to_depth
 from diffvis_jax.towers.base import (
     AttentionBlock,
     AttentionLayer,
@@ -32,7 +33,7 @@ from diffvis_jax.towers.base import (
     raster_tokens,
 )
 from diffvis_jax.towers.clip import OPENAI_MEAN, OPENAI_STD
-from diffvis_jax.towers.conv_stem import STRIDE, side_by_side, stem_macs, stem_specs, stem_stage
+from diffvis_jax.towers.conv_stem import STRIDE, stem_macs, stem_specs, stem_stage
 from diffvis_jax.towers.params import Param, Params, Specs, affine, normal, ones
 from diffvis_jax.utils.config_checks import require_positive
 
@@ -144,6 +145,12 @@ class Qwen25VisionConfig:
         return STRIDE * 2 ** (len(self.stem_widths) - 1) if self.stem_widths else 1
 
     @property
+    def patch_inputs(self) -> int:
+        """Numbers that the embedding of a patch takes: of pixels, or of the stem's last stage."""
+        channels = self.stem_widths[-1] if self.stem_widths else 3
+        return channels * (self.patch // self.stem_stride) ** 2
+
+    @property
     def cell(self) -> int:
         """Patches along the side of a window."""
         return self.window // self.patch
@@ -186,12 +193,10 @@ def _block_specs(c: Qwen25VisionConfig) -> Specs:
 
 
 def _embed_specs(c: Qwen25VisionConfig) -> Specs:
-    """No `weight`: the sum of the kernels of two equal frames, which is kept in float32."""
     if c.stem_widths:
-        last = c.stem_widths[-1]
-        return {**_norm(last), **affine(c.width, last * (c.patch // c.stem_stride) ** 2)}
-    inputs = 3 * c.patch**2
-    return {"filters": Param((c.width, inputs), normal(inputs**-0.5))}
+        return {**_norm(c.stem_widths[-1]), **affine(c.width, c.patch_inputs)}
+    # No `weight`: the sum of the kernels of two equal frames, which is kept in float32.
+    return {"filters": Param((c.width, c.patch_inputs), normal(c.patch_inputs**-0.5))}
 
 
 def _merger_specs(c: Qwen25VisionConfig) -> Specs:
@@ -317,31 +322,33 @@ def embed(c: Qwen25VisionConfig, params: Params, x: jax.Array) -> jax.Array:
     """Pixels `uint8 [K, h * p, w * p, 3]`, or what the stem made of them, to patches
     `[K, h, w, D]`."""
     if c.stem_widths:
-        x = side_by_side(_normalise(params, x), c.patch // c.stem_stride)
+        x = space_to_depth(_normalise(params, x), c.patch // c.stem_stride)
         return linear(x, params["weight"], params["bias"])
-    return linear(side_by_side(normalized(x, c.mean, c.std), c.patch), params["filters"])
+    return linear(space_to_depth(normalized(x, c.mean, c.std), c.patch), params["filters"])
 
 
 def _first_run(c: Qwen25VisionConfig, params: Params, x, row, column) -> jax.Array:
     return _run(c, c.runs[0], params, embed(c, params["embed"], x), row, column)
 
 
-def _stem(c: Qwen25VisionConfig, number: int, params: Params, x, row, column) -> jax.Array:
-    """A stage of the stem, of pixels `uint8` or of the stage before; beyond the frame is black."""
-    stride = 2 if number else STRIDE
+def _stem(
+    c: Qwen25VisionConfig, cell: int, stride: int, params: Params, x, row, column
+) -> jax.Array:
+    """A stage of the stem: `[K, s h, s w, C]`, pixels `uint8` or the stage before, either whole
+    windows or all of the map, to `[K, h, w, S]`; so many positions of it in a window."""
     height, width = (n // stride for n in x.shape[1:3])
-    if not number:
-        x = normalized(x, c.mean, c.std)
-    cell = c.window // (STRIDE * 2**number)
+    # Beyond the frame is what a step finds there: black pixels, zeros in a map.
     beyond = [(0, -n % (cell * stride)) for n in x.shape[1:3]]
-    x = stem_stage(params, jnp.pad(x, ((0, 0), *beyond, (0, 0))), cell)
-    return x[:, :height, :width]
+    x = jnp.pad(x, ((0, 0), *beyond, (0, 0)))
+    if x.dtype == jnp.uint8:
+        x = normalized(x, c.mean, c.std)
+    return stem_stage(params, x, cell)[:, :height, :width]
 
 
 def _merge(c: Qwen25VisionConfig, params: Params, x, row, column) -> jax.Array:
     """The patches of a token side by side, row by row, through two layers: `[K, m h, m w, D]` to
     `[K, h, w, token_width]`."""
-    hidden = gelu(linear(side_by_side(_normalise(params, x), c.merge), **params["fc1"]))
+    hidden = gelu(linear(space_to_depth(_normalise(params, x), c.merge), **params["fc1"]))
     return linear(hidden, **params["fc2"])
 
 
@@ -399,8 +406,7 @@ def _run_layer(c: Qwen25VisionConfig, stage: int, blocks: range) -> ConvLayer:
     macs = len(blocks) * (_block_macs(c, area) + 2 * c.width**2)
     if not stage:
         specs["embed"] = _embed_specs(c)
-        last = c.stem_widths[-1] if c.stem_widths else 3
-        macs += last * (c.patch // c.stem_stride) ** 2 * c.width
+        macs += c.patch_inputs * c.width
     return ConvLayer(
         path=(f"run_{blocks.start}",),
         specs=specs,
@@ -416,18 +422,19 @@ def _run_layer(c: Qwen25VisionConfig, stage: int, blocks: range) -> ConvLayer:
 
 def _stem_layer(c: Qwen25VisionConfig, number: int) -> ConvLayer:
     """Its maps are kept for heads that look at details (`grounding`)."""
-    stride, width = STRIDE * 2**number, c.stem_widths[number]
-    before, cell = c.stem_widths[number - 1] if number else 0, c.window // stride
+    pixels, width = STRIDE * 2**number, c.stem_widths[number]
+    before, cell = c.stem_widths[number - 1] if number else 0, c.window // pixels
+    stride = 2 if number else STRIDE
     return ConvLayer(
         path=(f"stem_{number}",),
         specs=stem_specs(width, before),
         stage=0,
-        shape=(c.size[0] // stride, c.size[1] // stride),
+        shape=(c.size[0] // pixels, c.size[1] // pixels),
         cell=cell,
         width=width,
         macs=cell**2 * stem_macs(width, before),
-        apply=functools.partial(_stem, c, number),
-        stride=2 if number else STRIDE,
+        apply=functools.partial(_stem, c, cell, stride),
+        stride=stride,
     )
 
 

@@ -67,7 +67,7 @@ def card(
             f"| {said['precision']:.3f} | {said['recall']:.3f} "
             f"| {said['click']:.3f} ({low:.3f}-{high:.3f}) | {said['kind']:.3f} | {small} |"
         )
-    shown = ["teacher", "side", "batch", "steps", "rate", "muon", "change_every", "seed"]
+    shown = ["teacher", "side", "batch", "steps", "rate", "change_every", "seed"]
     names = {**recipe, "teacher": recipe["teacher"] and f"weights/{Path(recipe['teacher']).name}"}
     options = [f"--{key.replace('_', '-')} {names[key]}" for key in shown if names[key] is not None]
     return CARD.format(

@@ -18,7 +18,6 @@ SAME = (
     "side",
     "batch",
     "rate",
-    "muon",
     "seed",
     "start",
     "teacher",

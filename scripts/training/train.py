@@ -21,7 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from architecture import HEAD, LONG_SIDE, TOWER
 from learning import Setup, finished
-from optimiser import optimiser_of
+from optimiser import optimiser
 from runs import check_same, checkpoints, read_recipe, recipe_of, restore
 from score import answer, best_threshold, measure
 from screens import Screen, ahead, load_screens, pages_of, random_crops
@@ -66,7 +66,7 @@ def tell(run: Path, row: dict[str, Any]) -> None:
 def train(args: argparse.Namespace, manager: ocp.CheckpointManager) -> None:
     """Trains from the newest checkpoint of `manager` on, or from the start, to the last step."""
     teacher, taught = load_teacher(args.teacher) if args.teacher else (None, None)
-    setup, recipe = Setup(optimiser_of(vars(args)), teacher), recipe_of(args)
+    setup, recipe = Setup(optimiser(args.rate, args.steps), teacher), recipe_of(args)
     newest = manager.latest_step()
     state: Any
     if newest is not None:
@@ -137,7 +137,6 @@ def main() -> int:
     add("--batch", type=int, default=2, help="crops of a step (2)")
     add("--steps", type=int, default=6000)
     add("--rate", type=float, default=2e-3, help="largest learning rate (2e-3)")
-    add("--muon", type=float, metavar="RATE", help="Muon for the matrices of blocks, at this rate")
     add("--every", type=int, default=400, help="steps between validations (400)")
     add("--validation", type=int, default=40, help="pages of the validation (40)")
     add("--seed", type=int, default=0)
@@ -150,10 +149,8 @@ def main() -> int:
         for name in ("batch", "steps", "every", "validation"):
             if getattr(args, name) < 1:
                 parser.error(f"--{name} must be at least 1, got {getattr(args, name)}")
-        for name in ("rate", "muon"):
-            value = getattr(args, name)
-            if value is not None and not 0 < value < float("inf"):
-                parser.error(f"--{name} must be a positive number, got {value}")
+        if not 0 < args.rate < float("inf"):
+            parser.error(f"--rate must be a positive number, got {args.rate}")
         for split in ("val", "train"):
             pages_of(args.data / split)
         if args.start:

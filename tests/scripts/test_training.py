@@ -66,7 +66,7 @@ def test_card_says_what_was_measured(training):
         kinds=("button", "link"),
         parameters=3_600_000,
         recipe={
-            "pages": 7, "side": 256, "batch": 8, "steps": 9, "rate": 0.1, "muon": None,
+            "pages": 7, "side": 256, "batch": 8, "steps": 9, "rate": 0.1,
             "seed": 0, "start": None, "teacher": "/somewhere/weights/name", "change_every": 4,
         },
         step=5,
@@ -171,22 +171,3 @@ def test_imitating_costs_nothing_when_scores_agree(training):
     agreeing = imitation_loss(jnp.log(wanted / (1 - wanted)), wanted)
     assert agreeing < 1e-9
     assert imitation_loss(jnp.array([[[2.0, -2.0]]]), wanted) > 1
-
-
-@pytest.mark.slow
-def test_muon_is_for_products_inside_the_tower(small, training):
-    _, learning = small
-    optimiser = training("optimiser")
-    params = learning.Setup(None, None).fresh(0)
-    named = optimiser._optimisers(params)
-    assert named["tower"]["full_1"]["attention"]["query"] == {"weight": "muon", "bias": "adam"}
-    assert named["tower"]["run_0"]["block_0"]["mlp"]["fc1"]["weight"] == "muon"
-    assert named["tower"]["stem_0"]["block_0"]["conv"]["weight"] == "muon"
-    assert named["tower"]["stem_0"]["squares"]["weight"] == "adam"
-    assert named["head"]["hidden"]["kernel"] == "adam"
-    recipe = {"rate": 0.1, "steps": 4}
-    held = [
-        jax.tree.structure(optimiser.optimiser_of(own).init(params))
-        for own in ({**recipe, "muon": 0.1}, recipe)
-    ]
-    assert held[0] != held[1]

@@ -87,9 +87,9 @@ def test_a_run_goes_on_with_the_options_it_began_with(run, capsys):
     assert run("--steps", "3") == 0
     recipe = run.folder / "recipe.json"
     begun = recipe.read_text()
-    assert run("--steps", "5", "--batch", "4", "--seed", "1", "--rate", "0.1", "--muon", "0.2") == 2
+    assert run("--steps", "5", "--batch", "4", "--seed", "1", "--rate", "0.1") == 2
     said = capsys.readouterr().err
-    differing = "batch 2 (now 4), rate 0.002 (now 0.1), muon None (now 0.2), seed 0 (now 1): give"
+    differing = "batch 2 (now 4), rate 0.002 (now 0.1), seed 0 (now 1): give"
     assert differing in said
     assert run("--steps", "5", "--start", str(run.folder)) == 2
     assert f"start None (now {run.folder})" in capsys.readouterr().err
@@ -146,7 +146,7 @@ def test_bundled_weights_say_what_they_began_with(training, tmp_path, monkeypatc
     recipe = {
         "data": str(tmp_path / "data"), "run": str(tmp_path), "start": str(tmp_path / "FIRST"),
         "teacher": str(tmp_path / "TEACHER"), "pages": 7, "side": 256, "batch": 8, "steps": 9,
-        "rate": 0.1, "muon": None, "change_every": 4, "seed": 0,
+        "rate": 0.1, "change_every": 4, "seed": 0,
     }  # fmt: skip
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
     said = {
@@ -175,7 +175,6 @@ def test_bundled_weights_say_what_they_began_with(training, tmp_path, monkeypatc
     [
         ("--rate", "0"),
         ("--rate", "nan"),
-        ("--muon", "-1"),
         ("--every", "0"),
         ("--batch", "0"),
         ("--change-every", "-1"),

@@ -168,7 +168,7 @@ def test_a_change_fills_its_window_behind_a_stem(stem):
     other = frame.copy()
     other[0, 70, 40] ^= 255
     found = moved(stem, frame[0], other[0])
-    assert set(found) == {"stem_0", "stem_1", "run_0", "full_1", "merger"}
+    assert set(found) == {"stem_0", "stem_1", "run_0", "full_1", "run_2", "full_3", "merger"}
     for name, side in {"stem_0": 4, "stem_1": 2, "run_0": 2}.items():
         rows, columns = np.nonzero(found[name])
         assert set(rows // side) == {2}, name
