@@ -86,7 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--arch",
         metavar="NAME",
         help="instead of weights: a released tower at full size with random weights, to see its "
-        "speed: fastvithd, clip or qwen2_5_vl",
+        "speed: fastvithd, clip, siglip or qwen2_5_vl",
     )
     tower.add_argument(
         "--size",
