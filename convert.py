@@ -1,74 +1,9 @@
-"""Converts a PyTorch checkpoint: `python convert.py SRC weights/NAME`."""
+#!/usr/bin/env python3
+"""As `diffvis convert`."""
 
-import argparse
 import sys
 
-from diffvis_jax.checkpoints.convert import convert
-from diffvis_jax.errors import CheckpointError
-
-
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "source",
-        metavar="SRC",
-        help="checkpoint directory, .safetensors, .bin or .pt file, or hf:REPO[@REVISION]",
-    )
-    parser.add_argument("directory", metavar="weights/NAME", help="directory to be written")
-    parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), default="float32", help="of the matrices"
-    )
-    parser.add_argument(
-        "--size",
-        type=int,
-        help="side of FastViTHD's input in pixels (default: as the files say, or 1024)",
-    )
-    parser.add_argument(
-        "--activation",
-        choices=("quick_gelu", "gelu", "gelu_pytorch_tanh"),
-        help="of a CLIP tower without a config.json (default: quick_gelu)",
-    )
-    parser.add_argument(
-        "--vision-tower",
-        metavar="TOWER",
-        help="where the vision tower is, if SRC has none (LLaVA-1.5's own release: "
-        "hf:openai/clip-vit-large-patch14-336)",
-    )
-    parser.add_argument(
-        "--vision-only", action="store_true", help="leave the language model out, if there is one"
-    )
-    parser.add_argument(
-        "--verify",
-        action="store_true",
-        help="compare the tower's output with PyTorch's before writing (needs the extra `parity`)",
-    )
-    parser.add_argument(
-        "--force", action="store_true", help="replace weights/NAME if it exists already"
-    )
-    return parser.parse_args(arguments)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status."""
-    args = parse_arguments(arguments)
-    try:
-        convert(
-            args.source,
-            args.directory,
-            dtype=args.dtype,
-            size=args.size,
-            activation=args.activation,
-            vision_tower=args.vision_tower,
-            vision_only=args.vision_only,
-            verify=args.verify,
-            force=args.force,
-        )
-    except (CheckpointError, OSError) as error:  # OSError: disk full, no permission
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
+from diffvis_jax.cli.convert import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,90 +1,49 @@
 """Encode only what changed on the screen: differential vision encoders in JAX."""
 
-from diffvis_jax.core.cache import Cache, init_cache
-from diffvis_jax.core.change import compute_patch_diff
-from diffvis_jax.core.policy import Policy
-from diffvis_jax.core.policy_file import load_policy, save_policy
-from diffvis_jax.core.report import Report, describe
-from diffvis_jax.core.slots import SlotCache, encode_slots, init_slots, make_slot_step
-from diffvis_jax.core.step import audit, encode, encode_step, make_step
-from diffvis_jax.encoder import DifferentialVisionEncoder
-from diffvis_jax.errors import (
-    CacheError,
-    CheckpointError,
-    ConfigError,
-    DiffvisError,
-    FrameError,
-    PromptError,
-)
-from diffvis_jax.images.anyres import TiledImage, preprocess_tiles
-from diffvis_jax.images.geometry import (
-    ImageError,
-    Placement,
-    PreprocessConfig,
-    frame_size,
-    placement,
-)
-from diffvis_jax.images.preprocess import preprocess
-from diffvis_jax.images.preprocess_in_graph import preprocess_in_graph
-from diffvis_jax.language.answer import AnswerOptions
-from diffvis_jax.language.config import DecoderConfig
-from diffvis_jax.language.differential_prefill import PrefillPolicy
-from diffvis_jax.language.language_model import Language
-from diffvis_jax.language.prompt_session import PromptSession
-from diffvis_jax.model import Model, load
-from diffvis_jax.report.patches import visualize_changed_patches
-from diffvis_jax.towers import CLIPConfig, FastViTHDConfig, Qwen25VisionConfig
-from diffvis_jax.towers.init import init_params
-from diffvis_jax.vlm import generate_ids, logits, stream_ids
+import importlib
+from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
-__all__ = [
-    "AnswerOptions",
-    "CLIPConfig",
-    "Cache",
-    "CacheError",
-    "CheckpointError",
-    "ConfigError",
-    "DecoderConfig",
-    "DifferentialVisionEncoder",
-    "DiffvisError",
-    "FastViTHDConfig",
-    "FrameError",
-    "ImageError",
-    "Language",
-    "Model",
-    "Placement",
-    "Policy",
-    "PrefillPolicy",
-    "PreprocessConfig",
-    "PromptError",
-    "PromptSession",
-    "Qwen25VisionConfig",
-    "Report",
-    "SlotCache",
-    "TiledImage",
-    "audit",
-    "compute_patch_diff",
-    "describe",
-    "encode",
-    "encode_slots",
-    "encode_step",
-    "frame_size",
-    "generate_ids",
-    "init_cache",
-    "init_params",
-    "init_slots",
-    "load",
-    "load_policy",
-    "logits",
-    "make_slot_step",
-    "make_step",
-    "placement",
-    "preprocess",
-    "preprocess_in_graph",
-    "preprocess_tiles",
-    "save_policy",
-    "stream_ids",
-    "visualize_changed_patches",
-]
+# The public names of each module. They are imported at their first use, so that `diffvis --help`
+# does not wait for JAX. Type checkers read `__init__.pyi`.
+_MODULES = {
+    "core.cache": "Cache init_cache",
+    "core.change": "compute_patch_diff",
+    "core.policy": "Policy",
+    "core.policy_file": "load_policy save_policy",
+    "core.report": "Report describe",
+    "core.slots": "SlotCache encode_slots init_slots make_slot_step",
+    "core.step": "audit encode encode_step make_step",
+    "encoder": "DifferentialVisionEncoder",
+    "errors": "CacheError CheckpointError ConfigError DiffvisError FrameError PromptError",
+    "images.anyres": "TiledImage preprocess_tiles",
+    "images.geometry": "ImageError Placement PreprocessConfig frame_size placement",
+    "images.preprocess": "preprocess",
+    "images.preprocess_in_graph": "preprocess_in_graph",
+    "language.answer": "AnswerOptions",
+    "language.config": "DecoderConfig",
+    "language.differential_prefill": "PrefillPolicy",
+    "language.language_model": "Language",
+    "language.prompt_session": "PromptSession",
+    "model": "Model load",
+    "report.patches": "visualize_changed_patches",
+    "towers": "CLIPConfig FastViTHDConfig Qwen25VisionConfig",
+    "towers.init": "init_params",
+    "vlm": "generate_ids logits stream_ids",
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}
+
+__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'diffvis_jax' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"diffvis_jax.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

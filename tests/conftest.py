@@ -159,11 +159,18 @@ def training():
 
 @pytest.fixture(scope="session")
 def script():
-    """Imports a module of scripts/, which is no package, by its name."""
-    folder = str(Path(__file__).resolve().parents[1] / "scripts")
-    sys.path.insert(0, folder)
-    yield importlib.import_module
-    sys.path.remove(folder)
+    """Imports a module of `diffvis_jax.cli`, or of a folder of scripts/, by its name."""
+    root = Path(__file__).resolve().parents[1] / "scripts"
+    folders = [root / "benchmarks", root / "examples"]
+    sys.path[:0] = map(str, folders)
+
+    def load(name):
+        is_script = any((folder / f"{name}.py").exists() for folder in folders)
+        return importlib.import_module(name if is_script else f"diffvis_jax.cli.{name}")
+
+    yield load
+    for folder in folders:
+        sys.path.remove(str(folder))
 
 
 @pytest.fixture

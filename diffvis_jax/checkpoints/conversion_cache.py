@@ -6,27 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from diffvis_jax.checkpoints.convert import convert
-from diffvis_jax.checkpoints.format import CONVERTER_VERSION, resolve
+from diffvis_jax.checkpoints.format import CONVERTER_VERSION
 from diffvis_jax.checkpoints.formats.open import Checkpoint, open_checkpoint
 from diffvis_jax.checkpoints.store import holds
 from diffvis_jax.errors import CheckpointError
-
-
-def cache_directory() -> Path:
-    """Where conversions are kept: `$DIFFVIS_CACHE`, or a directory in the user's cache.
-
-    Raises:
-      CheckpointError: nothing tells where that is.
-    """
-    if named := os.environ.get("DIFFVIS_CACHE"):
-        return resolve(named)
-    cache = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    if cache.startswith("~"):
-        raise CheckpointError(
-            "this user has no home directory to keep conversions in: set DIFFVIS_CACHE to a "
-            "directory for them"
-        )
-    return Path(cache) / "diffvis_jax"
+from diffvis_jax.utils.cache_directory import cache_directory
 
 
 def weight_directory(

@@ -185,7 +185,7 @@ def read_manifest(directory: str | os.PathLike[str]) -> dict[str, Any]:
         if torch_files:
             raise CheckpointError(
                 f"{directory} holds a PyTorch checkpoint ({torch_files[0]}); convert it first: "
-                "python convert.py SRC weights/NAME"
+                "diffvis convert SRC weights/NAME"
             )
         raise CheckpointError(
             f"{directory}: no manifest.json, so this is no weight directory, or a half-written one"

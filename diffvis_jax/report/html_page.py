@@ -84,6 +84,7 @@ def write_page(
         "full_ms": summary["full_ms"]["median"],
         "tiles": _tiles(summary),
         "axes": _axes(result.frames),
+        "start": _typical(result.frames),
     }
     # "</script>" in a label would end the script element.
     embedded = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
@@ -105,6 +106,14 @@ def write_page(
     return written
 
 
+def _typical(frames: Sequence[FrameResult]) -> int:
+    """The step to open the page at: of those that changed something and were not encoded in full,
+    the one with the median speed-up; the first frame where there is none."""
+    steps = [f for f in frames[1:] if f.changed_patches and f.path == "partial"]
+    steps.sort(key=lambda frame: frame.speed_up or 0)
+    return steps[len(steps) // 2].index if steps else 0
+
+
 def _part(name: str) -> str:
     return (resources.files("diffvis_jax.report") / name).read_text(encoding="utf-8")
 
@@ -121,7 +130,13 @@ def _verdict(frame: FrameResult) -> str:
     """One frame in a sentence."""
     if not frame.index:
         return "The first frame is encoded in full."
-    speed = f"{times(frame.speed_up)} as fast as a full encode"
+    speed_up = frame.speed_up or 0
+    if 0.95 <= speed_up <= 1.05:
+        speed = "Same speed as a full encode"
+    elif speed_up < 1:
+        speed = f"{speed_up:.2f} of the speed of a full encode"
+    else:
+        speed = f"{times(speed_up)} faster than a full encode"
     if frame.missed_changed is None:
         return f"{speed}; nothing changed"
     return f"{speed}; {percent(frame.missed_changed)} of the change at changed tokens missed"

@@ -1,5 +1,5 @@
 "use strict";
-const { frames, columns, maps, pictures, full_ms, tiles, axes } =
+const { frames, columns, maps, pictures, full_ms, tiles, axes, start } =
   JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
@@ -164,6 +164,31 @@ function drawElements(id, elements) {
   }
 }
 
+// What changed, enlarged: a part of the picture of the shape of the whole.
+function magnify(frame) {
+  const { count, left, top, width, height } = frame.grid;
+  const [wide, high] = frame.size;
+  const shown = frame.index > 0 && frame.changed.length > 0;
+  $("magnifier").style.display = shown ? "" : "none";
+  if (!shown) return;
+  const columns = frame.changed.map((cell) => cell % count);
+  const rows = frame.changed.map((cell) => Math.floor(cell / count));
+  const from = [left + Math.min(...columns) * width, top + Math.min(...rows) * height];
+  const to = [left + (Math.max(...columns) + 1) * width, top + (Math.max(...rows) + 1) * height];
+  const side = Math.min(wide, Math.max(to[0] - from[0] + width, ((to[1] - from[1] + height) * 4) / 3));
+  const other = Math.min(high, (side * 3) / 4);
+  const x = Math.max(0, Math.min(wide - side, (from[0] + to[0] - side) / 2));
+  const y = Math.max(0, Math.min(high - other, (from[1] + to[1] - other) / 2));
+  $("magnifier").setAttribute("viewBox", `${x} ${y} ${side} ${other}`);
+  $("enlarged").setAttribute("width", wide);
+  $("enlarged").setAttribute("height", high);
+  $("around").setAttribute("d", $("contour").getAttribute("d"));
+}
+
+function setPicture(frame) {
+  for (const id of ["picture", "enlarged"]) $(id).setAttribute("href", pictures[frame.picture]);
+}
+
 let now = 0;
 let timer = null;
 
@@ -175,8 +200,9 @@ function show(index) {
   const picture = $("picture");
   picture.setAttribute("width", width);
   picture.setAttribute("height", height);
-  picture.setAttribute("href", pictures[frame.picture]);
+  setPicture(frame);
   drawPatches(frame);
+  magnify(frame);
   drawElements("full-elements", frame.full_elements);
   drawElements("elements", frame.elements);
   $("slider").value = now;
@@ -197,6 +223,11 @@ function show(index) {
   $("verdict").textContent = frame.verdict;
   rows.forEach((row, i) => row.classList.toggle("now", i === now));
   hits.forEach((pair, i) => pair.forEach((hit) => hit.classList.toggle("now", i === now)));
+  history.replaceState(null, "", `#${now}`);
+}
+
+function before(on) {
+  setPicture(frames[on ? Math.max(0, now - 1) : now]);
 }
 
 function play(on) {
@@ -222,9 +253,23 @@ document.addEventListener("keydown", (event) => {
   if ([$("slider"), $("map")].includes(event.target)) return;
   if (event.key === "ArrowRight") show(now + 1);
   else if (event.key === "ArrowLeft") show(now - 1);
+  else if (event.key === "Home") show(0);
+  else if (event.key === "End") show(frames.length - 1);
+  else if (event.key === "b") before(true);
   else if (event.key === " " && event.target === document.body) play(timer === null);
   else return;
   event.preventDefault();
 });
-// page.html#12 opens frame 12.
-show(Math.min(frames.length - 1, Number(location.hash.slice(1)) || 0));
+document.addEventListener("keyup", (event) => event.key === "b" && before(false));
+$("before").addEventListener("pointerdown", () => before(true));
+for (const end of ["pointerup", "pointerleave"]) $("before").addEventListener(end, () => before(false));
+let touched = null;
+$("screen").addEventListener("touchstart", (event) => { touched = event.touches[0].clientX; });
+$("screen").addEventListener("touchend", (event) => {
+  const moved = event.changedTouches[0].clientX - touched;
+  if (Math.abs(moved) > 40) show(now + (moved < 0 ? 1 : -1));
+});
+for (const layer of ["elements", "full-elements"]) $(layer).style.display = "none";
+// page.html#12 opens frame 12; without a number, a typical step.
+const asked = Number.parseInt(location.hash.slice(1), 10);
+show(Number.isNaN(asked) ? start : Math.max(0, Math.min(frames.length - 1, asked)));

@@ -5,6 +5,7 @@ Its maps say more about every place than labels do (hints, arXiv 1412.6550).
 
 import dataclasses
 import functools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,19 @@ class Teacher:
 
     @functools.partial(jax.jit, static_argnums=0)
     def __call__(self, params: dict[str, Any], pixels: jax.Array) -> dict[str, Any]:
-        """Of crops `uint8 [B, s, s, 3]`: "hints", the maps `[B, h, w, C]` with each channel's mean
-        0 and variance 1 over the batch, and "score", probabilities `[B, places]`."""
+        """Of crops `uint8 [B, s, s, 3]`: "hints", the maps `[B, h, w, C]`, less the mean of each
+        channel and divided by its deviation if `params` has them ("hints", see `measured`), and
+        "score", probabilities `[B, places]`."""
         config = self.config.resized(*pixels.shape[1:3])
         tower = build(config)
         maps = run_layers(params["tower"], pixels, tower)
         last = [max(n for n, layer in enumerate(tower.layers) if layer.stage == s) for s in HINTS]
-        hints = [_standardised(maps[tower.names[number]]) for number in last]
+        hints = [maps[tower.names[number]] for number in last]
+        if "hints" in params:
+            scales = params["hints"]
+            hints = [
+                (x - mean) / deviation for x, (mean, deviation) in zip(hints, scales, strict=True)
+            ]
         tokens = read_out(params["tower"], maps[tower.names[-1]], tower)
         seen = tuple(maps[name] for name in map_names(config, self.head))
         answers = head_answers(params["head"], tokens, seen, config=self.head)
@@ -67,6 +74,12 @@ def load_teacher(directory: Path) -> tuple[Teacher, dict[str, Any]]:
     return Teacher(config, head), {"tower": tower, "head": params}
 
 
-def _standardised(x: jax.Array) -> jax.Array:
-    mean, deviation = x.mean((0, 1, 2)), x.std((0, 1, 2))
-    return (x - mean) / (deviation + 1e-3)
+def measured(teacher: Teacher, params: dict[str, Any], crops: Iterable[Any]) -> dict[str, Any]:
+    """The parameters with mean and deviation of each channel of the hints over these crops.
+
+    Of many crops, not of each batch: what a place is to look like must not hang on its neighbours.
+    """
+    seen = [teacher(params, pixels)["hints"] for pixels in crops]
+    maps = [jnp.concatenate([hints[number] for hints in seen]) for number in range(len(HINTS))]
+    scales = [(x.mean((0, 1, 2)), x.std((0, 1, 2)) + 1e-3) for x in maps]
+    return {**params, "hints": scales}

@@ -10,6 +10,7 @@ grows as it goes; the newest checkpoint is kept, and the one that scores best on
 """
 
 import argparse
+import itertools
 import json
 import sys
 import time
@@ -25,11 +26,13 @@ from optimiser import optimiser
 from runs import check_same, checkpoints, read_recipe, recipe_of, restore
 from score import answer, best_threshold, measure
 from screens import Screen, ahead, load_screens, pages_of, random_crops
-from teacher import load_teacher
+from teacher import load_teacher, measured
 
 from diffvis_jax.checkpoints.format import quiet_orbax
 from diffvis_jax.grounding.decode import decode
 from diffvis_jax.utils.atomic_file import write_whole
+
+MEASURED = 24  # batches that the teacher's channels are measured on
 
 
 def validate(params: dict[str, Any], screens: list[Screen]) -> dict[str, Any]:
@@ -87,6 +90,10 @@ def train(args: argparse.Namespace, manager: ocp.CheckpointManager) -> None:
     validation = load_screens(args.data / "val", HEAD.kinds, args.validation, frames)
     screens = load_screens(args.data / "train", HEAD.kinds, None, frames)
     write_whole(args.run / "recipe.json", json.dumps(recipe, indent=1) + "\n")
+    if teacher is not None and taught is not None:
+        crops = random_crops(screens, args.side, args.batch, HEAD, args.seed)
+        pixels = (batch["pixels"] for batch in itertools.islice(crops, MEASURED))
+        taught = measured(teacher, taught, pixels)
     batches = ahead(
         random_crops(
             screens, args.side, args.batch, HEAD, args.seed + done, change_every=args.change_every

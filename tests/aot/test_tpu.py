@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tiny import CLIP, FASTVITHD
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
+SCRIPTS = Path(__file__).parents[2] / "scripts" / "benchmarks"
 
 pytestmark = [
     pytest.mark.skipif(

@@ -197,7 +197,7 @@ def test_nothing_of_a_conversion_is_left_in_its_folder(tmp_path):
 def test_converting_and_scripts_do_without_what_windows_lacks():
     code = (
         "import sys; sys.modules['resource'] = None; "
-        "sys.path.insert(0, 'scripts'); import benchmark, predict_output; "
+        "import diffvis_jax.cli.benchmark, diffvis_jax.cli.predict_output; "
         "import diffvis_jax.checkpoints.convert; "
         "from diffvis_jax.utils.memory import peak_memory_mb; "
         "sys.platform = 'win32'; print(peak_memory_mb())"

@@ -30,6 +30,7 @@ from diffvis_jax.checkpoints import store, writer
 from diffvis_jax.checkpoints.architectures import expected_shapes
 from diffvis_jax.checkpoints.convert import convert
 from diffvis_jax.checkpoints.keys import fastvithd as fastvithd_keys
+from diffvis_jax.cli import convert as convert_command
 from diffvis_jax.core.step import encode
 from diffvis_jax.errors import CheckpointError
 from diffvis_jax.towers import clip, fastvithd
@@ -514,41 +515,31 @@ def test_a_failed_conversion_keeps_the_old_one(tmp_path, monkeypatch):
 # ---- the script -------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("convert_script", ROOT / "convert.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_script_converts(script, tmp_path, capsys):
-    assert script.main([str(DATA / "openai_clip_zip.bin"), str(tmp_path / "out")]) == 0
+def test_script_converts(tmp_path, capsys):
+    assert convert_command.main([str(DATA / "openai_clip_zip.bin"), str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
     assert "text tower" in out
     assert "peak memory" in out
     assert store.load_vision(tmp_path / "out")[0].width == 16
 
 
-def test_script_reports_errors_and_fails(script, tmp_path, capsys):
-    assert script.main([str(tmp_path / "absent"), str(tmp_path / "out")]) == 1
+def test_script_reports_errors_and_fails(tmp_path, capsys):
+    assert convert_command.main([str(tmp_path / "absent"), str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.startswith("error: ")
     target = tmp_path / "file"
     target.write_text("")
     source = str(DATA / "openai_clip.safetensors")
-    assert script.main([source, str(target / "out")]) == 1
+    assert convert_command.main([source, str(target / "out")]) == 2
     assert "error: " in capsys.readouterr().err
 
 
-def test_verify_without_pytorch_names_the_extra(script, tmp_path, capsys, monkeypatch):
+def test_verify_without_pytorch_names_the_extra(tmp_path, capsys, monkeypatch):
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda n, *a: None if n == "torch" else find_spec(n, *a)
     )
     source = str(DATA / "openai_clip.safetensors")
-    assert script.main([source, str(tmp_path / "out"), "--verify"]) == 1
+    assert convert_command.main([source, str(tmp_path / "out"), "--verify"]) == 2
     assert "diffvis_jax[parity]" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 

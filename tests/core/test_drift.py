@@ -88,7 +88,7 @@ def test_trained_weights_stay_inside_what_was_calibrated(name, bound):
     """Of one change faithful misses 0.003, fast 0.03 (docs/fidelity.md)."""
     model = dv.load(ROOT / "weights" / "fastvithd-screens", dtype="float32")
     policy, side = getattr(dv.Policy, name)(), 512
-    pictures = sorted((ROOT / "scripts" / "data" / "session").glob("*.png"))
+    pictures = sorted((ROOT / "diffvis_jax" / "session").glob("*.png"))
     first = dv.preprocess(pictures[0], dv.FastViTHDConfig(size=side))
     step, cache = dv.make_step(model.config), dv.init_cache(model.config, size=side)
     _, cache, _ = step(model.params, cache, first, policy)

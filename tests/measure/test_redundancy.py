@@ -102,7 +102,7 @@ def test_a_frame_costs_the_same_however_many_came_before():
 
 
 def test_script(script, tmp_path, monkeypatch, capsys):
-    stats = script("screen_stats")
+    stats = script("stats")
     samples.recorded(tmp_path / "data" / "one", 5)
     samples.recorded(tmp_path / "data" / "two", 3, seed=2)
     broken = tmp_path / "data" / "two" / "frame_002.png"
@@ -122,7 +122,7 @@ def test_script(script, tmp_path, monkeypatch, capsys):
 
 
 def test_script_refuses(script, tmp_path, monkeypatch, capsys):
-    stats = script("screen_stats")
+    stats = script("stats")
     samples.recorded(tmp_path / "one", 1)
     for arguments, said in [
         ([tmp_path / "no"], "no such directory"),

@@ -24,7 +24,7 @@ from diffvis_jax.towers import build
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "tests" / "data" / "screens_sample"
-SESSION = ROOT / "scripts" / "data" / "session"
+SESSION = ROOT / "diffvis_jax" / "session"
 WEIGHTS = ROOT / "weights" / "fastvithd-screens"
 
 

@@ -1,0 +1,90 @@
+"""What type checkers see: `__init__.py` imports these names at their first use."""
+
+from diffvis_jax.core.cache import Cache, init_cache
+from diffvis_jax.core.change import compute_patch_diff
+from diffvis_jax.core.policy import Policy
+from diffvis_jax.core.policy_file import load_policy, save_policy
+from diffvis_jax.core.report import Report, describe
+from diffvis_jax.core.slots import SlotCache, encode_slots, init_slots, make_slot_step
+from diffvis_jax.core.step import audit, encode, encode_step, make_step
+from diffvis_jax.encoder import DifferentialVisionEncoder
+from diffvis_jax.errors import (
+    CacheError,
+    CheckpointError,
+    ConfigError,
+    DiffvisError,
+    FrameError,
+    PromptError,
+)
+from diffvis_jax.images.anyres import TiledImage, preprocess_tiles
+from diffvis_jax.images.geometry import (
+    ImageError,
+    Placement,
+    PreprocessConfig,
+    frame_size,
+    placement,
+)
+from diffvis_jax.images.preprocess import preprocess
+from diffvis_jax.images.preprocess_in_graph import preprocess_in_graph
+from diffvis_jax.language.answer import AnswerOptions
+from diffvis_jax.language.config import DecoderConfig
+from diffvis_jax.language.differential_prefill import PrefillPolicy
+from diffvis_jax.language.language_model import Language
+from diffvis_jax.language.prompt_session import PromptSession
+from diffvis_jax.model import Model, load
+from diffvis_jax.report.patches import visualize_changed_patches
+from diffvis_jax.towers import CLIPConfig, FastViTHDConfig, Qwen25VisionConfig
+from diffvis_jax.towers.init import init_params
+from diffvis_jax.vlm import generate_ids, logits, stream_ids
+
+__version__: str
+
+__all__ = [
+    "AnswerOptions",
+    "CLIPConfig",
+    "Cache",
+    "CacheError",
+    "CheckpointError",
+    "ConfigError",
+    "DecoderConfig",
+    "DifferentialVisionEncoder",
+    "DiffvisError",
+    "FastViTHDConfig",
+    "FrameError",
+    "ImageError",
+    "Language",
+    "Model",
+    "Placement",
+    "Policy",
+    "PrefillPolicy",
+    "PreprocessConfig",
+    "PromptError",
+    "PromptSession",
+    "Qwen25VisionConfig",
+    "Report",
+    "SlotCache",
+    "TiledImage",
+    "audit",
+    "compute_patch_diff",
+    "describe",
+    "encode",
+    "encode_slots",
+    "encode_step",
+    "frame_size",
+    "generate_ids",
+    "init_cache",
+    "init_params",
+    "init_slots",
+    "load",
+    "load_policy",
+    "logits",
+    "make_slot_step",
+    "make_step",
+    "placement",
+    "preprocess",
+    "preprocess_in_graph",
+    "preprocess_tiles",
+    "save_policy",
+    "stream_ids",
+    "visualize_changed_patches",
+]

@@ -1,0 +1,74 @@
+"""Models by name: bundled weights, a converted directory, a PyTorch checkpoint, or hf:REPO."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).resolve().parents[1]
+# In a wheel the weights lie in the package, in a checkout beside it.
+PLACES = (PACKAGE / "weights", PACKAGE.parent / "weights")
+TRAINED = "fastvithd-screens"  # bundled; the default of every command that needs weights
+WHAT = (
+    "bundled weights by name, a directory that `diffvis convert` wrote, or a PyTorch checkpoint "
+    "(directory, file or hf:REPO), which is converted once"
+)
+
+
+def add_model(
+    add: Callable[..., Any],
+    *,
+    required: bool = False,
+    default: str = TRAINED,
+    several: bool = False,
+) -> None:
+    """`--model`, also under the names that it had; None where it is not given.
+
+    Args:
+      add: a parser's or a group's `add_argument`.
+      required: whether there is no default.
+      default: what stands for None, for the help.
+      several: whether names may be separated by commas.
+    """
+    add(
+        *("--model", "--model-path", "--weights"),
+        metavar="MODEL",
+        required=required,
+        help=("one or more, by commas: " if several else "")
+        + WHAT
+        + ("" if required else f" (default: {default})"),
+    )
+
+
+def bundled_models() -> list[str]:
+    """Names of the weights that are there."""
+    return sorted({p.parent.name for place in PLACES for p in place.glob("*/manifest.json")})
+
+
+def find_model(name: str | None, *, language: bool = False) -> Path:
+    """The weight directory of a model; a PyTorch checkpoint is converted if need be.
+
+    Args:
+      name: as `WHAT` says; None = the trained weights that are bundled.
+      language: whether a language model is needed.
+
+    Raises:
+      ValueError: nothing of the kind; says which weights there are.
+    """
+    from diffvis_jax.checkpoints.conversion_cache import weight_directory
+
+    name = name or TRAINED
+    named = [place / name for place in PLACES if (place / name / "manifest.json").is_file()]
+    if not named and not name.startswith("hf:") and not os.path.exists(os.path.expanduser(name)):
+        raise ValueError(
+            f"no model '{name}': neither bundled ({', '.join(bundled_models()) or 'none is'}), nor "
+            "a directory or file, nor hf:REPO"
+        )
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    return weight_directory(named[0] if named else name, language=language, say=say)
