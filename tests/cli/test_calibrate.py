@@ -197,7 +197,7 @@ def test_bad_input_is_named_before_any_work(calibrate, screens, monkeypatch, cap
     for index, of in enumerate((0, 0, 1)):
         (still / f"{index}.png").write_bytes((screens / "frames" / f"{of}.png").read_bytes())
     for arguments, said in [
-        (("--weights", "none-such"), "no weights 'none-such'"),
+        (("--weights", "none-such"), "no model 'none-such'"),
         ((*where, "--output", screens / "no" / "policy.json"), "no such directory"),
         ((*where, "--curve", screens / "curve.json"), "must end in .png"),
         ((*where, "--most", 0.01), "no two frames differ in at most 1%"),

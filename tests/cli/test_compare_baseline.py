@@ -147,7 +147,7 @@ def test_bad_input_is_named_before_any_work(compare_baseline, tmp_path, monkeypa
         (("--policies", "fastest"), "no policy 'fastest'"),
         (("--policy", "fastest"), "no policy 'fastest'"),
         (("--arch", "fastvithd", "--weights", "none-such"), "give one of them"),
-        (("--weights", "none-such"), "no weights 'none-such'"),
+        (("--weights", "none-such"), "no model 'none-such'"),
         (("--num-frames", "1"), "two frames are needed"),
         (("--json", str(tmp_path / "no" / "rows.json")), "no such directory"),
     ]:

@@ -17,6 +17,7 @@ from tiny import FASTVITHD as TINY
 
 import diffvis_jax as dv
 from diffvis_jax.checkpoints import store
+from diffvis_jax.cli import source as demo_source
 from diffvis_jax.images.geometry import ImageError
 from diffvis_jax.images.recording import read_recording
 from diffvis_jax.measure.missed import missed_change
@@ -27,8 +28,8 @@ from diffvis_jax.towers import build, registry, with_size
 
 ROOT = Path(__file__).resolve().parents[2]
 SESSION = ROOT / "diffvis_jax" / "session"
-FLAGS = """--visualize --num-frames --change-threshold --margin --frames --weights
---size --dtype --seed --json --output --arch --film --policy"""
+FLAGS = """--visualize --num-frames --change-threshold --margin --model --weights
+--size --dtype --seed --json --output --arch --film --policy --device"""
 
 
 @pytest.fixture(scope="module")
@@ -363,6 +364,14 @@ def test_the_help_names_every_flag(demo, capsys):
         demo.main(["--help"])
     said = capsys.readouterr().out
     assert set(FLAGS.split()) <= set(re.findall(r"--[a-z-]+", said))
+    assert "SOURCE" in said
+
+
+def test_a_source_goes_by_its_place_or_by_its_old_flag(demo):
+    parse = demo.build_parser().parse_args
+    assert parse([]).frames == demo_source.BUNDLED
+    for given in (["shots"], ["--frames", "shots"], ["--max-frames", "2", "shots"]):
+        assert parse(given).frames == Path("shots")
 
 
 def test_a_full_disk_says_what_to_do(script, monkeypatch, capsys):

@@ -261,7 +261,7 @@ def test_answers_of_an_agent(script, tmp_path, monkeypatch, capsys):
         (["--batch", "3"], "a batch of 3 streams does not divide among 4 devices: take 4"),
         (["--policies", "full"], "no policy 'full'"),
         (["--policy", "full"], "no policy 'full'"),
-        (["--weights", "nothing"], "no weights 'nothing'"),
+        (["--weights", "nothing"], "no model 'nothing'"),
         (["--format", "screenspot"], "no records"),
         (["--processes", "2"], "2 processes need a coordinator"),
         (["--images", "."], "recorded sessions have their frames beside them"),

@@ -57,7 +57,7 @@ def test_bad_input_is_named_before_any_work(fidelity, tmp_path, monkeypatch, cap
     for arguments, said in [
         (("--output", "taken"), "--output: not a directory"),
         (("--output", "taken/below"), "--output: not a directory"),
-        (("--weights", "none-such"), "no weights 'none-such'"),
+        (("--weights", "none-such"), "no model 'none-such'"),
         (("--frames", "empty"), "no images in 'empty'"),
     ]:
         monkeypatch.setattr(sys, "argv", ["fidelity.py", *arguments])

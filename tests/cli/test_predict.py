@@ -446,7 +446,7 @@ def test_without_the_extra(call, place, monkeypatch, capsys):
 def test_no_model_at_all(predict, place, capsys):
     status = predict.main(["--model-path", "nowhere", "--image-dir", str(place / "root" / "one")])
     assert status == 2
-    assert "nowhere: no such file or directory" in capsys.readouterr().err
+    assert "no model 'nowhere': neither bundled" in capsys.readouterr().err
 
 
 @pytest.fixture(autouse=True)
