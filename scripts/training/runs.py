@@ -48,8 +48,12 @@ def recipe_of(args: argparse.Namespace) -> dict[str, Any]:
     """The options, and how many pages there are to train on, as recipe.json holds them."""
     options = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
     pages = len(pages_of(args.data / "train"))
-    tower = json.loads(json.dumps(dataclasses.asdict(TOWER)))  # tuples are lists, as in the file
-    return {**options, "tower": tower, "pages": pages}
+    return {**options, "tower": _tower(), "pages": pages}
+
+
+def _tower() -> dict[str, Any]:
+    """The tower as a recipe holds it: tuples are lists there."""
+    return json.loads(json.dumps(dataclasses.asdict(TOWER)))
 
 
 def read_recipe(run: Path) -> dict[str, Any]:
@@ -67,8 +71,10 @@ def restore(run: Path, *, best: bool) -> tuple[int, dict[str, Any]]:
     """Number and state of the best or of the newest checkpoint of a run.
 
     Raises:
-      ValueError: it has none.
+      ValueError: it has none, or was begun with another tower.
     """
+    if read_recipe(run).get("tower") != _tower():
+        raise ValueError(f"{run} was trained with another tower than architecture.py has now")
     with checkpoints(run) as manager:
         step = manager.best_step() if best else manager.latest_step()
         if step is None:

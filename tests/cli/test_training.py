@@ -146,6 +146,7 @@ def test_a_step_learns_from_labels_teacher_and_change(small, training):
         HeadConfig(token_width=32, map_width=32, hidden=8, place_width=8),
     )  # fmt: skip
     taught = {"tower": random_params(teacher.config), "head": random_params(teacher.head)}
+    taught = training("teacher").measured(teacher, taught, [crops(1), crops(2)])
     setup = learning.Setup(training("optimiser").optimiser(1e-3, 8), teacher)
     state = setup.state(setup.fresh(0))
     first = jax.tree.map(np.array, state["params"])
@@ -163,6 +164,29 @@ def test_a_step_learns_from_labels_teacher_and_change(small, training):
     state, parts = setup.step(state, {**batch, "before": before}, taught)
     assert 0 < parts["missed"] < 10
     assert learning.finished(state).keys() == {"tower", "head"}
+
+
+@pytest.mark.slow
+def test_hints_are_scaled_by_many_crops_and_not_by_their_neighbours(training):
+    teach = training("teacher")
+    teacher = teach.Teacher(
+        dv.FastViTHDConfig(
+            depths=(1, 1, 1, 1, 1), widths=(4, 8, 16, 32, 32), token_width=32, squeeze_width=8,
+            size=128,
+        ),
+        HeadConfig(token_width=32, map_width=32, hidden=8, place_width=8),
+    )  # fmt: skip
+    params = {"tower": random_params(teacher.config), "head": random_params(teacher.head)}
+    both = [crops(1), crops(2)]
+    taught = teach.measured(teacher, params, both)
+    seen = [teacher(taught, pixels)["hints"] for pixels in both]
+    for maps in zip(*seen, strict=True):
+        together = np.concatenate(maps)
+        np.testing.assert_allclose(together.mean((0, 1, 2)), 0, atol=1e-3)
+        np.testing.assert_allclose(together.std((0, 1, 2)), 1, atol=0.05)
+    beside_another = teacher(taught, np.stack([both[0][0], both[1][1]]))["hints"]
+    for alone, found in zip(seen[0], beside_another, strict=True):
+        np.testing.assert_allclose(found[0], alone[0], atol=1e-3)
 
 
 def test_imitating_costs_nothing_when_scores_agree(training):

@@ -138,6 +138,21 @@ def test_a_run_starts_from_the_averages_of_another(run, tmp_path, capsys):
     assert "no run of train.py" in capsys.readouterr().err
 
 
+def test_a_run_of_another_tower_is_refused(run, training, tmp_path, capsys):
+    assert run("--steps", "1") == 0
+    first, run.folder = run.folder, tmp_path / "second"
+    recipe = json.loads((first / "recipe.json").read_text())
+    (first / "recipe.json").write_text(json.dumps({**recipe, "tower": {"depth": 4}}))
+    assert run("--steps", "1", "--start", str(first)) == 2
+    assert "another tower" in capsys.readouterr().err
+    args = argparse.Namespace(
+        run=first, target=tmp_path / "NAME", data=tmp_path, pages=None, force=False
+    )
+    with pytest.raises(ValueError, match="another tower"):
+        training("bundle").bundle(args)
+    assert not (tmp_path / "NAME").exists()
+
+
 def test_bundled_weights_say_what_they_began_with(training, tmp_path, monkeypatch):
     bundle = training("bundle")
     tower, head = STEM, HeadConfig(token_width=24, map_width=8, patch=16, rows=2, columns=2)

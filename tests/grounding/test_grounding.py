@@ -194,6 +194,26 @@ def close(found, wanted):
     np.testing.assert_allclose(found, wanted, rtol=0, atol=ROUNDING * scale)
 
 
+@pytest.mark.parametrize("config", [WITH_MAP, WITH_ALL])
+def test_on_a_wide_frame_each_patch_answers_as_on_a_square_one(config):
+    """2 x 3 tokens, of which the right four are a square by themselves."""
+    rng = np.random.default_rng(0)
+    params = trained(params_of(config))
+    wide = rng.standard_normal((1, 2, 3, config.token_width)).astype(np.float32)
+    maps = [
+        rng.standard_normal((1, 2 * n, 3 * n, width)).astype(np.float32) for n, width in config.maps
+    ]
+    found = head_answers(params, wide.reshape(1, 6, -1), maps, config=config)
+    assert found["object"].shape == (1, 16, 12)
+    right = [each[:, :, each.shape[2] // 3 :] for each in maps]
+    alone = head_answers(params, wide[:, :, 1:].reshape(1, 4, -1), right, config=config)
+    for name, values in alone.items():
+        np.testing.assert_allclose(found[name][:, :, 4:], values, rtol=1e-4, atol=1e-4)
+    # Boxes are told from the middles of their places, which the frame's width must not move.
+    boxes, square = (corner_boxes(config, answers["box"]) for answers in (found, alone))
+    np.testing.assert_allclose(boxes[:, :, 4:, 0], square[..., 0] + 64, atol=1e-3)
+
+
 def test_a_tower_without_such_a_map_is_refused():
     with pytest.raises(ConfigError, match="no map"):
         map_names(CLIP, WITH_MAP)
