@@ -159,6 +159,8 @@ def run(args: argparse.Namespace) -> int:
     if args.seed is not None and not args.arch:
         raise ValueError("--seed is of the random weights that --arch draws: give that")
     recording = read_source(args.frames, most=args.max_frames, say=tell)
+    if len(recording.paths) < 2:
+        raise ValueError(f"{args.frames}: one frame shows no change: give at least two")
     check_outputs(args)
     policy = make_policy(args)
     if args.arch is None:

@@ -237,6 +237,14 @@ def test_a_size_of_its_own_and_a_bound_are_told_apart(demo, capsys):
     assert "fastvithd, clip, qwen2_5_vl" in complaint(demo, capsys, "--arch", "resnet")
 
 
+@pytest.mark.usefixtures("no_work")
+def test_one_frame_shows_no_change(demo, capsys):
+    said = complaint(demo, capsys, "--arch", "clip", str(SESSION / "frame_00.png"))
+    assert "one frame shows no change: give at least two" in said
+    said = complaint(demo, capsys, "--arch", "clip", "--max-frames", "1")
+    assert "give at least two" in said
+
+
 @pytest.mark.slow
 def test_weights_with_a_head_show_what_can_be_clicked(demo, grounding_model, tmp_path, capsys):
     head = grounding_model.head

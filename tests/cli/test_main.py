@@ -4,6 +4,7 @@ import importlib
 import importlib.resources
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,8 @@ import diffvis_jax as dv
 from diffvis_jax.cli import main as diffvis
 from diffvis_jax.cli.command_line import Parser
 from diffvis_jax.cli.models import bundled_models, find_model
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_help_names_every_command_and_imports_no_jax():
@@ -68,5 +71,7 @@ def test_names_of_the_package_are_those_that_type_checkers_see():
     for name in dv.__all__:
         assert f" {name}" in stub.replace("\n", " ")
         getattr(dv, name)
+    reference = (ROOT / "docs" / "reference.md").read_text()
+    assert all(f".{name}\n" in reference for name in dv.__all__)
     with pytest.raises(AttributeError, match="nothing"):
         dv.nothing  # noqa: B018
