@@ -6,6 +6,7 @@ those of a cell lie together, so that one update replaces them.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -108,21 +109,22 @@ def conv_step(
     return for_each_chunk(work.cells, sizes[-1], chunk, array)
 
 
-def _at_size(
-    apply, x: jax.Array, at: jax.Array, count: jax.Array, sizes: tuple[int, ...]
-) -> jax.Array:
+def _at_size(apply, x: jax.Array, at: jax.Array, count: jax.Array, sizes: tuple[int, ...]) -> Any:
     """`apply` to the first `count` of K windows, as few as it is compiled for; the rest is zero.
 
     Args:
-      apply: (x `[K, ...]`, at `[2, K]`) -> `[K, ...]`.
+      apply: (x `[K, ...]`, at `[2, K]`) -> `[K, ...]`, one array or several.
     """
     if len(sizes) == 1:
         return apply(x, at)
 
     def of(size: int):
         def run(x: jax.Array, at: jax.Array) -> jax.Array:
-            y = apply(x[:size], at[:, :size])
-            return jnp.pad(y, [(0, sizes[-1] - size), *[(0, 0)] * (y.ndim - 1)])
+            more = sizes[-1] - size
+            return jax.tree.map(
+                lambda y: jnp.pad(y, [(0, more), *[(0, 0)] * (y.ndim - 1)]),
+                apply(x[:size], at[:, :size]),
+            )
 
         return run
 
@@ -206,7 +208,11 @@ def key_value_step(
     def chunk(carry, at, count):
         old_keys, old_values = carry
         x = read(source.array, source.grid(layer.cell), at, layer.cell, count, tuning)
-        key, value = block.key_value(params, x, at[1] * layer.cell, at[2] * layer.cell)
+
+        def apply(x: jax.Array, at: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return block.key_value(params, x, at[0] * layer.cell, at[1] * layer.cell)
+
+        key, value = _at_size(apply, x, at[1:], count, sizes)
 
         def first(at: jax.Array) -> jax.Array:
             return (at[1] * tower.grid[1] + at[2]) * area
@@ -218,9 +224,15 @@ def key_value_step(
         corner = lambda at: (at[0], number, 0, 0, first(at))  # noqa: E731
         return old_keys, put_blocks(old_values, new, corner, at, count, tuning)
 
-    size = tuning.window_sizes(area, keys.shape[0] * tower.cells)[-1]
+    sizes = _few_or_all(tuning.window_sizes(area, keys.shape[0] * tower.cells))
     carry = for_each_stream(work.dense, whole, (keys, values))
-    return for_each_chunk(work.cells, size, chunk, carry)
+    return for_each_chunk(work.cells, sizes[-1], chunk, carry)
+
+
+def _few_or_all(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """The smallest and the largest: in a layer of small matrices the size between them saves less
+    than it takes to compile."""
+    return tuple(sorted({sizes[0], sizes[-1]}))
 
 
 def attention_step(
@@ -265,13 +277,19 @@ def attention_step(
 
     array = for_each_stream(work.dense, whole, target.array)
     size = max(1, min(tuning.query_rows // layer.cell**2, tower.cells))
+    fewest = min(size, tuning.window_sizes(layer.cell**2, tower.cells)[0])
+    sizes = _few_or_all((fewest, size))
     runs = runs_of_streams(work.cells, keys.shape[0], size)
 
     def run(trip: jax.Array, array: jax.Array) -> jax.Array:
         b, at, count = runs.at(opaque(trip))
         x = read(array, source.grid(layer.cell), at, layer.cell, count, tuning)
-        y = attended(x, at[1] * layer.cell, at[2] * layer.cell, *memory(b))
-        y = y.astype(value_dtype(array))
+        key, value = memory(b)
+
+        def apply(x: jax.Array, at: jax.Array) -> jax.Array:
+            return attended(x, at[0] * layer.cell, at[1] * layer.cell, key, value)
+
+        y = _at_size(apply, x, at[1:], count, sizes).astype(value_dtype(array))
         return write(array, y, target.grid(layer.cell), at, count, tuning)
 
     return lax.fori_loop(0, runs.total, run, array)

@@ -17,7 +17,7 @@ from diffvis_jax.ops.matmul import linear
 from diffvis_jax.ops.pointwise import gelu
 from diffvis_jax.ops.precision import precision_of
 from diffvis_jax.ops.space_to_depth import space_to_depth
-from diffvis_jax.towers.params import Param, Params, Specs, affine, ones
+from diffvis_jax.towers.params import Param, Params, Specs, affine, normal, ones
 
 STRIDE = 8  # pixels along the side of a position of the first stage
 _SQUARE = 4  # pixels along the side of the squares, four of which make such a position
@@ -30,7 +30,10 @@ def stem_specs(width: int, before: int) -> Specs:
     first = {} if before else {"squares": affine(width, 3 * _SQUARE**2)}
     block = {
         "norm_scale": Param((width,), ones),
-        "conv": affine(width, 9 * width),
+        "conv": {
+            "kernel": Param((3, 3, width, width), normal((9 * width) ** -0.5)),
+            "bias": Param((width,)),
+        },
         "output": affine(width, width, _BLOCKS**-0.5),
     }
     blocks = {f"block_{number}": block for number in range(_BLOCKS)}
@@ -62,23 +65,23 @@ def stem_stage(params: Params, x: jax.Array, cell: int) -> jax.Array:
     return x
 
 
-def _convolved(x: jax.Array, weight: jax.Array, bias: jax.Array, cell: int) -> jax.Array:
+def _convolved(x: jax.Array, kernel: jax.Array, bias: jax.Array, cell: int) -> jax.Array:
     """3 x 3 convolution of each window by itself, zeros beyond it.
 
     Args:
       x: `[K, h, w, S]`.
-      weight: `[S, 9 S]`, the inputs tap by tap.
+      kernel: `[3, 3, S, S]`, inputs before outputs.
       bias: `[S]`.
     """
     count, height, width, channels = x.shape
     x = x.reshape(count, height // cell, cell, width // cell, cell, channels).swapaxes(2, 3)
     y = lax.conv_general_dilated(
-        x.reshape(-1, cell, cell, channels).astype(weight.dtype),
-        weight.reshape(-1, 3, 3, channels),
+        x.reshape(-1, cell, cell, channels).astype(kernel.dtype),
+        kernel,
         window_strides=(1, 1),
         padding="SAME",
-        dimension_numbers=("NHWC", "OHWI", "NHWC"),
-        precision=precision_of(x),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=precision_of(kernel),
         preferred_element_type=jnp.float32,
     )
     y = (y + bias).reshape(count, height // cell, width // cell, cell, cell, -1).swapaxes(2, 3)
