@@ -77,7 +77,8 @@ def sized_for(model: dv.Model, pictures: Iterable[Path | ParquetImage | np.ndarr
         if size != first[1]:
             raise ValueError(
                 f"'{picture}' becomes a frame of {_shown(size)}, and '{first[0]}' one of "
-                f"{_shown(first[1])} (width x height): all frames of a stream must have one size"
+                f"{_shown(first[1])} (width x height): all frames of a stream must have one size "
+                "(towers with frames of one size, such as fastvithd-screens, pad any picture to it)"
             )
     if first is None:
         return model

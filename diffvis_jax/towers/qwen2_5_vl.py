@@ -378,6 +378,7 @@ def tower(config: Qwen25VisionConfig) -> Tower:
         apply=functools.partial(_merge, c),
         stride=c.merge,
     )
+    near = 1.0 if c.stem_widths else 0.0
     return Tower(
         config=c,
         frame=c.size,
@@ -385,8 +386,12 @@ def tower(config: Qwen25VisionConfig) -> Tower:
         token=c.token,
         segments=tuple(Segment(layers=(layer,)) for layer in (*layers, merger)),
         # With random weights nearly all of a change stays in the windows that changed, so `fast`
-        # recomputes them alone (docs/fidelity.md); trained weights are to be calibrated.
-        margins={"faithful": (0.0, *[1.0] * stages), "fast": (0.0, *[0.0] * stages)},
+        # recomputes them alone; trained weights are to be calibrated. The trained tower with a stem
+        # has smaller windows, and needs one more all around (docs/fidelity.md).
+        margins={
+            "faithful": (0.0, *[1.0 + near] * stages),
+            "fast": (0.0, *[near] * stages),
+        },
         head=raster_tokens,
         token_width=c.token_width,
         token_grid=merger.shape,

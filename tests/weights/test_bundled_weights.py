@@ -66,6 +66,18 @@ BOUNDS = {
         same={"faithful": 30, "fast": 27},
         work=0.7,
     ),
+    "screens-vit": Bounds(
+        click=0.55,  # 0.569
+        f1=0.5,  # 0.515
+        missed={
+            "faithful": (0.03, 0.05),  # 0.016, 0.025
+            "fast": (0.05, 0.1),  # 0.028, 0.062
+            "0": (0.08, 0.12),  # 0.054, 0.072
+        },
+        tail={"faithful": 0.1, "fast": 0.25},  # 0.04, 0.14
+        same={"faithful": 27, "fast": 19},  # 29, 21
+        work=0.4,  # 0.33, 0.28
+    ),
 }
 
 
