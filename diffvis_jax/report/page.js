@@ -164,6 +164,25 @@ function drawElements(id, elements) {
   }
 }
 
+// Of the changed patches the largest group that hangs together.
+function largestGroup(cells, count) {
+  const left = new Set(cells);
+  let best = [];
+  for (const first of cells) {
+    if (!left.delete(first)) continue;
+    const group = [first];
+    for (const cell of group) {
+      for (const other of [...left]) {
+        const across = Math.abs((other % count) - (cell % count));
+        const down = Math.abs(Math.floor(other / count) - Math.floor(cell / count));
+        if (across <= 1 && down <= 1 && left.delete(other)) group.push(other);
+      }
+    }
+    if (group.length > best.length) best = group;
+  }
+  return best;
+}
+
 // What changed, enlarged: a part of the picture of the shape of the whole.
 function magnify(frame) {
   const { count, left, top, width, height } = frame.grid;
@@ -171,8 +190,9 @@ function magnify(frame) {
   const shown = frame.index > 0 && frame.changed.length > 0;
   $("magnifier").style.display = shown ? "" : "none";
   if (!shown) return;
-  const columns = frame.changed.map((cell) => cell % count);
-  const rows = frame.changed.map((cell) => Math.floor(cell / count));
+  const group = largestGroup(frame.changed, count);
+  const columns = group.map((cell) => cell % count);
+  const rows = group.map((cell) => Math.floor(cell / count));
   const from = [left + Math.min(...columns) * width, top + Math.min(...rows) * height];
   const to = [left + (Math.max(...columns) + 1) * width, top + (Math.max(...rows) + 1) * height];
   const side = Math.min(wide, Math.max(to[0] - from[0] + width, ((to[1] - from[1] + height) * 4) / 3));
