@@ -58,7 +58,7 @@ def load(
     decode_dtype: str | None = None,
     verify: bool = True,
 ) -> Model:
-    """Loads a directory written by `convert.py`; a language side only when it is first asked for.
+    """Loads a directory that `diffvis convert` wrote; a language side when it is first asked for.
 
     Args:
       directory: any path; it holds `config.json`, `manifest.json` and the weights.

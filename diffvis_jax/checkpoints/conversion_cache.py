@@ -23,7 +23,7 @@ def weight_directory(
     of a checkpoint on the hub by its name alone, without asking the hub.
 
     Args:
-      source: a directory that `convert.py` wrote; or what it takes: a PyTorch checkpoint's
+      source: a directory that `diffvis convert` wrote; or what it takes: a PyTorch checkpoint's
         directory or file, or "hf:REPO[@REVISION]".
       language: whether a language model is needed.
 

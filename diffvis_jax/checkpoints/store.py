@@ -100,7 +100,7 @@ def load_vision(
     """Loads a tower.
 
     Args:
-      directory: as written by `convert.py` or `save`.
+      directory: as written by `diffvis convert` or `save`.
       dtype: "float32" or "bfloat16" to cast the matrices to; None = as stored.
       verify: whether checksums are compared; what is missing, or of another shape or size, is
         found without them, too.
@@ -179,7 +179,7 @@ def read_manifest(directory: str | os.PathLike[str]) -> dict[str, Any]:
     """
     directory = resolve(directory)
     if not directory.is_dir():
-        raise CheckpointError(f"{directory}: no such directory; convert.py writes one")
+        raise CheckpointError(f"{directory}: no such directory; `diffvis convert` writes one")
     if not (directory / "manifest.json").is_file():
         torch_files = sorted(p.name for p in directory.iterdir() if p.suffix in SUFFIXES)
         if torch_files:

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Full encodes side by side (ours, PyTorch's), and single changes: how much faster, how wrong.
 
 Everything is measured in one process after warm-up, `block_until_ready` on every result, the
@@ -11,7 +10,6 @@ import dataclasses
 import functools
 import itertools
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,6 +85,8 @@ def scenario_pairs(directory: Path) -> dict[str, list[tuple[Path, Path]]]:
             for name, pairs in SCENARIOS.items()
         }
     paths = read_source(directory).paths
+    if len(paths) < 2:
+        raise ValueError(f"{directory}: one frame shows no change: give at least two")
     return {directory.name: list(itertools.pairwise(paths))}
 
 
@@ -386,7 +386,3 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 def cache_mb(model: dv.Model) -> float:
     shapes = jax.eval_shape(lambda: dv.init_cache(model.config))
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes)) / 1e6
-
-
-if __name__ == "__main__":
-    sys.exit(main())

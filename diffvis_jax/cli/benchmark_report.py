@@ -1,4 +1,4 @@
-"""The figures of benchmark.py as plots and as one self-contained page."""
+"""The figures of `diffvis benchmark` as plots and as one self-contained page."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,7 +87,7 @@ def write_report(
     """Writes a page with plots and tables.
 
     Args:
-      result: the measurements of benchmark.py.
+      result: the measurements of `diffvis benchmark`.
       tables: rows of text, the first their heads.
       directory: made if need be; `report.html` and the plots go there.
 

@@ -1,8 +1,7 @@
-#!/usr/bin/env python3
 """Chooses the cheapest policy that keeps a promise about the worst tenth of the steps, on your
 weights and screens.
 
-    diffvis calibrate --weights NAME --frames DIR --missed 0.5 --output policy.json
+    diffvis calibrate SCREENSHOTS --model NAME --missed 0.5 --output policy.json
 
 Takes pairs of consecutive frames, and for each a step from a fresh full encode of the first under
 many policies: the tower's own margins, flat ones, and ones that grow with depth. Margins count
@@ -20,7 +19,6 @@ import argparse
 import dataclasses
 import itertools
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -288,7 +286,3 @@ def run(args: argparse.Namespace) -> int:
         print(f"written: {args.curve}, {args.curve.with_suffix('.json')}")
     print(advice(chosen))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """What else could be done with a screen that hardly changes? Side by side, on one session.
 
-    diffvis compare --frames DIR
+    diffvis compare SCREENSHOTS
 
 * full: every frame is encoded in full, by this library and, with --torch, by PyTorch (float32 and
   bfloat16, channels-last, same weights; extra: parity).
@@ -20,7 +19,6 @@ a change arrived. In float32.
 
 import argparse
 import dataclasses
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -296,7 +294,3 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         write_json(args.json, {"jax": jax.__version__, "rows": rows})
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,6 @@
 """Converts a PyTorch checkpoint: `diffvis convert SRC weights/NAME`."""
 
 import argparse
-import sys
 
 from diffvis_jax.cli.command_line import Parser, run_script
 
@@ -70,7 +69,3 @@ def run(args: argparse.Namespace) -> int:
         force=args.force,
     )
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -363,7 +363,3 @@ def write_overlays(directory: Path, model: Any, recording: Any, result: Any) -> 
         if left not in pictures and left.stem.removeprefix("frame_").isdigit():
             left.unlink()
     return pictures
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -45,6 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
+    from diffvis_jax.report.table import print_table
+
     if args.json:
         check_file("--json", args.json)
     find_policies(args.policies)  # before minutes of work
@@ -52,9 +54,12 @@ def run(args: argparse.Namespace) -> int:
     for name, value in found["machine"].items():
         print(f"{name:<18}{value}")
     found["towers"] = towers()
-    print("\nof a tower in float32:", "weights", "cache of a stream", sep="\t")
-    for name, row in found["towers"].items():
-        print(f"  {name:<20}\t{row['weights_mb']:.0f} MB\t{row['cache_mb']:.0f} MB")
+    sizes = [
+        [name, f"{row['weights_mb']:.0f} MB", f"{row['cache_mb']:.0f} MB"]
+        for name, row in found["towers"].items()
+    ]
+    print()
+    print_table([["tower, float32", "weights", "cache of a stream"], *sizes])
     if not args.no_measure:
         found["measured"] = measure(args)
         print()
@@ -159,7 +164,3 @@ def advice(measured: dict[str, Any]) -> list[str]:
         return [*lines, "no policy keeps what a full encode finds here: use --policy exact"]
     best = max(good, key=lambda name: good[name]["speed_up"])
     return [*lines, f"recommended for this model here: --policy {best}"]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

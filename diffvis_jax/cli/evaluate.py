@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Evaluates vision towers on a data set: full and differential, many streams, many devices.
 
     diffvis evaluate SESSIONS --output DIR --policies faithful,fast --batch 4
@@ -360,11 +359,7 @@ def main(given: list[str] | None = None) -> int:
             processes.join(args.coordinator, args.processes, args.process)
             return score_answers(args) if args.predictions else evaluate(args)
         except processes.ProcessLost as error:
-            print(f"evaluate.py: {error}", file=sys.stderr, flush=True)
+            print(f"error: {error}", file=sys.stderr, flush=True)
             os._exit(3)  # an orderly end would wait for the lost one
 
     return run_script(run)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -49,7 +49,7 @@ def tell_overview(model: dv.Model) -> None:
     if model.config.preprocess.pinpoints:
         tell(
             f"images of {model.name} are cut into tiles: here only the overview is encoded, "
-            "tokens of tiles are not measured (predict.py and watch.py show all)"
+            "tokens of tiles are not measured (predict and watch show all)"
         )
 
 

@@ -45,7 +45,3 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     sys.argv[0] = f"diffvis {name}"  # as argparse shows it
     return importlib.import_module(f"diffvis_jax.cli.{name}").main(rest)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

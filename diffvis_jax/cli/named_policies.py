@@ -1,4 +1,4 @@
-"""Policies by name, by their margins, or from a file that calibrate.py wrote."""
+"""Policies by name, by their margins, or from a file that `diffvis calibrate` wrote."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # so that --help does not wait for JAX
 NAMES = ("faithful", "fast", "exact", "classic")
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)"
 _MARGINS = re.compile(rf"{_NUMBER}(?: +{_NUMBER})*")
-HELP = f"{', '.join(NAMES)}, margins such as '2' or '1 1 2 4 8', or a file of calibrate.py"
+HELP = f"{', '.join(NAMES)}, margins such as '2' or '1 1 2 4 8', or a file of diffvis calibrate"
 
 
 def find_policy(name: str) -> dv.Policy:

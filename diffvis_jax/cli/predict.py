@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Answers a question about screenshots: one, a sequence, or many sequences.
 
-    diffvis predict --model-path DIR --image-dir FRAMES --prompt "What is open?"
+    diffvis predict SCREENSHOTS --model MODEL --prompt "What is open?"
 
 Frames of a sequence are encoded differentially, and prompts read likewise: what did not change is
 reused, and every frame says what was. --benchmark answers everything twice, differentially and in
@@ -11,7 +10,6 @@ full, and compares. docs/predict.md has the details.
 import argparse
 import dataclasses
 import itertools
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -331,7 +329,3 @@ def say(text: str) -> None:
 def stream(text: str) -> None:
     """A piece of an answer."""
     print(text, end="", flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

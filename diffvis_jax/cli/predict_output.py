@@ -1,4 +1,4 @@
-"""What predict.py says of its answers: lines, tables, heatmaps, and the JSON file."""
+"""What `diffvis predict` says of its answers: lines, tables, heatmaps, and the JSON file."""
 
 from __future__ import annotations
 

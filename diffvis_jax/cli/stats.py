@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """How redundant are screens? A benchmark of any folder of recorded sessions; no model is run.
 
     diffvis stats SESSIONS --output DIR
@@ -248,7 +247,3 @@ def run(args: argparse.Namespace) -> int:
         draw(sessions, sizes, args.output / "stats.png")
         print(f"\nwritten: {args.output / 'stats.json'}, {args.output / 'stats.png'}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,9 +1,8 @@
-#!/usr/bin/env python3
 """Watches a screen, or a folder that is being filled, and encodes it differentially.
 
     diffvis watch                        # the screen (extra: watch), until Ctrl-C
-    diffvis watch --folder DIR           # images as they appear there
-    diffvis watch --model-path DIR --prompt "What has changed?"
+    diffvis watch DIR                    # images as they appear there
+    diffvis watch --model MODEL --prompt "What has changed?"
 
 Prints a line for each frame of which something was recomputed: what changed, what was done, how
 long it took and, every N frames, the true error of the tokens. With a prompt, the model answers it
@@ -346,7 +345,3 @@ def _line(columns: list[str]) -> str:
         text.rjust(width) if width > 0 else text.ljust(-width)
         for text, width in zip(columns, widths, strict=True)
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

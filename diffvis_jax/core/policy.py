@@ -153,7 +153,7 @@ class Policy:
     @classmethod
     def fast(cls, **changes: Any) -> "Policy":
         """The tower's narrower margins: less work, and more of a change is late. How much on your
-        weights, scripts/calibrate.py says (docs/fidelity.md)."""
+        weights, `diffvis calibrate` says (docs/fidelity.md)."""
         return cls(**{"margin": "fast", **changes})
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Policies as small JSON files: written by `scripts/calibrate.py`, or by hand."""
+"""Policies as small JSON files: written by `diffvis calibrate`, or by hand."""
 
 import dataclasses
 import json

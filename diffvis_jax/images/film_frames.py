@@ -49,7 +49,11 @@ def film_frames(
             count = number + 1
         if not count:
             raise ImageError(f"'{film}' has no frames")
-        os.replace(inside, target)
+        try:
+            os.replace(inside, target)
+        except OSError:
+            if not target.is_dir():  # else another process was faster
+                raise
     return target
 
 

@@ -29,7 +29,7 @@ def init_params(config: Any, seed: int = 0) -> Params:
       seed: same seed, same parameters.
 
     Returns:
-      nested dict of arrays, as `convert.py` writes them.
+      nested dict of arrays, as `diffvis convert` writes them.
     """
     specs = build(config).specs
     params = draw(specs, jax.random.key(seed))

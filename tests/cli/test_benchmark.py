@@ -10,6 +10,7 @@ from PIL import Image
 from tiny import QWEN
 
 from diffvis_jax.checkpoints import store
+from diffvis_jax.cli.bundled import BUNDLED
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +96,7 @@ def test_bad_input_is_named_before_any_work(benchmark, screens, monkeypatch, cap
     monkeypatch.setattr(benchmark, "measure", refuse)
     for arguments, said in [
         (("--scenarios", "letter"), "unknown ['letter']; there are identical frame"),
+        ((str(BUNDLED / "frame_00.png"),), "one frame shows no change: give at least two"),
         (("--policies", "fastest"), "no policy 'fastest'"),
         (("--frames", screens / "none"), "none"),
         (("--json", screens / "none" / "numbers.json"), "--json: no such directory"),

@@ -27,7 +27,8 @@ def page_file(square, tmp_path_factory):
     first, other = rng.integers(0, 256, (2, 72, 72, 3), np.uint8)
     second, third = first.copy(), first.copy()
     second[18:22, 5:12] = 255 - second[18:22, 5:12]
-    third[50:60, 50:60] = 0
+    third[40:60, 40:60] = 0
+    third[2, 2] ^= 255
     frames = np.stack([first, second, third, third, other])
     paths = []
     for number, frame in enumerate(frames):
@@ -91,6 +92,16 @@ def test_keys_buttons_and_rows(page):
     page.click("#table tbody tr:nth-child(2)")
     assert frame_of(page) == 1
     assert page.evaluate("location.hash") == "#1"
+
+
+def test_the_largest_group_of_changes_is_enlarged(page):
+    """In frame 2 four patches below the middle changed, and one in the upper left corner."""
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    left, top, wide, high = map(float, page.get_attribute("#magnifier", "viewBox").split())
+    # 32 x 32 pixels and a patch more, 4:3, inside the frame of 72 x 72; the corner is not in it.
+    assert (left, top, wide, high) == (8, 24, 64, 48)
 
 
 def test_the_frame_before_shows_while_a_key_is_held(page):
