@@ -58,10 +58,12 @@ def load(
     decode_dtype: str | None = None,
     verify: bool = True,
 ) -> Model:
-    """Loads a directory that `diffvis convert` wrote; a language side when it is first asked for.
+    """Loads bundled weights, or what `diffvis convert` wrote; a language side when it is first asked
+    for.
 
     Args:
-      directory: any path; it holds `config.json`, `manifest.json` and the weights.
+      directory: any path; it holds `config.json`, `manifest.json` and the weights. Or the name of
+        bundled weights, such as "screens-vit".
       dtype: "float32" or "bfloat16" to compute in; None = as the directory says.
       decode_dtype: the language model decodes with a copy in this dtype. On CPU bfloat16 is faster
         for prompts and float32 for the one row at a time of an answer (docs/language.md), so
@@ -73,9 +75,10 @@ def load(
       CheckpointError: not such a directory, or a damaged one; the message says what is wrong.
     """
     from diffvis_jax.checkpoints import store
+    from diffvis_jax.checkpoints.bundled import bundled_directory
     from diffvis_jax.checkpoints.format import resolve
 
-    place = resolve(directory)
+    place = resolve(bundled_directory(os.fspath(directory)) or directory)
     config, params = store.load_vision(place, dtype=dtype, verify=verify)
     head = None
     if store.holds(place, "grounding"):

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from diffvis_jax.checkpoints.bundled import bundled_directory, bundled_models
+
 PACKAGE = Path(__file__).resolve().parents[1]
-# In a wheel the weights lie in the package, in a checkout beside it.
-PLACES = (PACKAGE / "weights", PACKAGE.parent / "weights")
 TRAINED = "fastvithd-screens"  # bundled; the default of every command that needs weights
 WHAT = (
     "bundled weights by name, a directory that `diffvis convert` wrote, or a PyTorch checkpoint "
@@ -43,11 +43,6 @@ def add_model(
     )
 
 
-def bundled_models() -> list[str]:
-    """Names of the weights that are there."""
-    return sorted({p.parent.name for place in PLACES for p in place.glob("*/manifest.json")})
-
-
 def find_model(name: str | None, *, language: bool = False) -> Path:
     """The weight directory of a model; a PyTorch checkpoint is converted if need be.
 
@@ -61,8 +56,12 @@ def find_model(name: str | None, *, language: bool = False) -> Path:
     from diffvis_jax.checkpoints.conversion_cache import weight_directory
 
     name = name or TRAINED
-    named = [place / name for place in PLACES if (place / name / "manifest.json").is_file()]
-    if not named and not name.startswith("hf:") and not os.path.exists(os.path.expanduser(name)):
+    bundled = bundled_directory(name)
+    if (
+        bundled is None
+        and not name.startswith("hf:")
+        and not os.path.exists(os.path.expanduser(name))
+    ):
         raise ValueError(
             f"no model '{name}': neither bundled ({', '.join(bundled_models()) or 'none is'}), nor "
             "a directory or file, nor hf:REPO"
@@ -71,4 +70,4 @@ def find_model(name: str | None, *, language: bool = False) -> Path:
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    return weight_directory(named[0] if named else name, language=language, say=say)
+    return weight_directory(bundled or name, language=language, say=say)

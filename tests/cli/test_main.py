@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 import diffvis_jax as dv
+import diffvis_jax as dv
+from diffvis_jax.checkpoints.bundled import bundled_models
 from diffvis_jax.cli import main as diffvis
 from diffvis_jax.cli.command_line import Parser
-from diffvis_jax.cli.models import bundled_models, find_model
+from diffvis_jax.cli.models import find_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -75,3 +77,9 @@ def test_names_of_the_package_are_those_that_type_checkers_see():
     assert all(f".{name}\n" in reference for name in dv.__all__)
     with pytest.raises(AttributeError, match="nothing"):
         dv.nothing  # noqa: B018
+
+
+def test_bundled_weights_are_loaded_by_name():
+    assert dv.load(bundled_models()[0]).name == bundled_models()[0]
+    with pytest.raises(dv.CheckpointError, match="no-such"):
+        dv.load("no-such")
