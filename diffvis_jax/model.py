@@ -58,8 +58,7 @@ def load(
     decode_dtype: str | None = None,
     verify: bool = True,
 ) -> Model:
-    """Loads bundled weights, or what `diffvis convert` wrote; a language side when it is first asked
-    for.
+    """Loads bundled weights, or what `diffvis convert` wrote; a language side at its first use.
 
     Args:
       directory: any path; it holds `config.json`, `manifest.json` and the weights. Or the name of

@@ -40,7 +40,7 @@ from diffvis_jax.metrics import tails
 from diffvis_jax.report.table import print_table
 from diffvis_jax.report.text import MISSED, TAILS, missed_cells, percent, tails_text, times
 from diffvis_jax.towers import build
-from diffvis_jax.towers.base import Tower
+from diffvis_jax.towers.base import Preset, Tower
 from diffvis_jax.utils.progress import Progress
 
 # Margins of FastViTHD: of the first two stages, of the third, of the two that attend.
@@ -52,16 +52,25 @@ FLAT = (0, 1, 2, 3, 4, 6, 8, 12)
 
 
 def margins_name(margins: Sequence[float], tower: Tower) -> str:
-    """Margins by stage as text, and whose they are if they are the tower's own."""
+    """Margins by stage as text, and whose they are if they are all that a preset says."""
     text = " ".join("all" if math.isinf(margin) else f"{margin:g}" for margin in margins)
-    own = [f" ({name})" for name, each in tower.margins.items() if each == tuple(margins)]
+    own = [f" ({name})" for name, own in tower.presets.items() if own == Preset(tuple(margins))]
     return text + "".join(own)
+
+
+def preset_name(name: str, preset: Preset) -> str:
+    """All that a preset says, as text."""
+    margins = " ".join(f"{margin:g}" for margin in preset.margins)
+    full = f", in full above {percent(preset.full_above)}" if preset.full_above < 1 else ""
+    return f"margin {margins}{full} ({name})"
 
 
 def candidates(tower: Tower) -> dict[str, dv.Policy]:
     """Name -> policy, none of which settles."""
     policies = {f"margin {margin}": dv.Policy(margin=margin, settle=0) for margin in FLAT}
-    growing = [*tower.margins.values()]
+    for name, preset in tower.presets.items():
+        policies[preset_name(name, preset)] = dv.Policy(margin=name, settle=0)
+    growing: list[tuple[float, ...]] = []
     if isinstance(tower.config, dv.FastViTHDConfig):
         parts = itertools.product(EARLY, MIDDLE, LATE)
         growing += [(early, early, middle, *late) for early, middle, late in parts]
@@ -70,7 +79,7 @@ def candidates(tower: Tower) -> dict[str, dv.Policy]:
         growing += [(0, *margins) for margins in after_first]
     for margins in growing:
         name = f"margin {margins_name(margins, tower)}"
-        policies[name] = dv.Policy(margin=margins, settle=0)
+        policies.setdefault(name, dv.Policy(margin=margins, settle=0))
     policies["exact"] = dv.Policy(margin=None, settle=0)
     return policies
 

@@ -94,7 +94,7 @@ def compare(
     changed &= (cache.filled & active)[:, None, None]
     count = changed.sum((1, 2), dtype=jnp.int32)
     due = (policy.keyframe_every > 0) & (cache.steps + 1 >= policy.keyframe_every)
-    must = (~cache.filled | due | (count > policy.max_changed_patches)) & active
+    must = (~cache.filled | due | (count > policy.most_changed(tower))) & active
     skipped = ~must & (count > 0) & (count <= policy.skip_small_patches)
     acted = changed & ~skipped[:, None, None]
     idle = active & ~must & ~acted.any((1, 2))

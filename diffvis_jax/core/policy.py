@@ -31,13 +31,14 @@ class Policy:
     Attributes:
       metric: how a patch is compared with its reference, "max" or "mean" (absolute difference).
       change_threshold: a patch changed if it differs by more than this, 0-1; 0 = at all.
-      max_changed_patches: more changed patches than this: a full encode; None = never for that
-        reason (what would cost nearly everything is done in full anyway).
+      max_changed_patches: more changed patches than this: a full encode; None = as the name in
+        `margin` says, without a name never for that reason (what would cost nearly everything is
+        done in full anyway).
       skip_small_patches: at most this many changed patches: leave the frame for later. The
         reference keeps its old pixels, so the change is not lost. 0 = never.
       margin: patches around a changed patch that may be recomputed: one number, or one for each
-        stage of the tower; None = unlimited; "faithful" or "fast": the tower's own numbers. What
-        lies beyond stays out of date until it is settled.
+        stage of the tower; None = unlimited; "faithful" or "fast": what the tower says
+        (`build(config).presets`). What lies beyond stays out of date until it is settled.
       settle: share of a full encode's multiply-accumulates that an idle step (no patch to act on)
         may spend on what is out of date; 0 = never settle, 1 = all at once. Keys and values of
         attention, and the head, come on top.
@@ -113,7 +114,7 @@ class Policy:
         """
         margin = self.margin
         if isinstance(margin, str):
-            margin = np.array(tower.margins[margin], np.float32)
+            margin = np.array(tower.presets[margin].margins, np.float32)
         margin = jnp.asarray(margin, jnp.float32)
         if margin.shape not in ((), (tower.stages,)):
             entries = " x ".join(map(str, margin.shape))
@@ -123,21 +124,32 @@ class Policy:
             )
         return jnp.broadcast_to(margin, (tower.stages,))
 
+    def most_changed(self, tower: Tower) -> jax.Array | np.ndarray:
+        """The changed patches above which a frame is encoded in full, int32 []."""
+        own = self.max_changed_patches
+        share = tower.presets[self.margin].full_above if isinstance(self.margin, str) else 1.0
+        if share >= 1:
+            return own
+        where = np.where if isinstance(own, np.ndarray | np.generic) else jnp.where
+        return where(own == _UNLIMITED, np.int32(share * tower.cells), own)
+
     def resolved(self, tower: Tower) -> "Policy":
-        """The same with a number for each stage as its margin, so that all policies of a metric
-        share a compilation."""
+        """The same with numbers in place of a name, and a margin for each stage, so that all
+        policies of a metric share a compilation."""
         if isinstance(self.margin, np.ndarray) and self.margin.shape == (tower.stages,):
             return self
         if isinstance(self.margin, jax.Array):
             margin = self.margins(tower)
         else:  # without a trip to the device
-            margin = tower.margins[self.margin] if isinstance(self.margin, str) else self.margin
+            named = isinstance(self.margin, str)
+            margin = tower.presets[self.margin].margins if named else self.margin
             margin = np.asarray(margin, np.float32)
             if margin.shape not in ((), (tower.stages,)):
                 self.margins(tower)  # says what is wrong
             margin = np.broadcast_to(margin, (tower.stages,))
         values = {name: getattr(self, name) for name in _FIELDS}
-        return unchecked(Policy, {**values, "margin": margin})
+        most = self.most_changed(tower)
+        return unchecked(Policy, {**values, "margin": margin, "max_changed_patches": most})
 
     @classmethod
     def exact(cls, **changes: Any) -> "Policy":

@@ -269,6 +269,20 @@ class Place:
     slot: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """What the name of a policy stands for in a tower.
+
+    Attributes:
+      margins: of each stage, in patches.
+      full_above: share of the patches, 0-1; a frame of which more changed is encoded in full.
+        1 = never for that reason.
+    """
+
+    margins: tuple[float, ...]
+    full_above: float = 1.0
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Tower:
     """A whole tower.
@@ -280,7 +294,7 @@ class Tower:
         under one cell.
       token: pixels along the side of a token.
       segments: the layers; the first reads pixels.
-      margins: for each named policy ("faithful", "fast") the margin of each stage, in patches.
+      presets: what the named policies ("faithful", "fast") stand for.
       head: (params, last map `[B, H, W, C]`) -> tokens `[B, N, D]` float32.
       head_path, head_specs: where the head's parameters are, and which.
       head_macs: multiply-accumulates of the head, of a frame.
@@ -294,7 +308,7 @@ class Tower:
     patch: int
     token: int
     segments: tuple[Segment, ...]
-    margins: Mapping[str, tuple[float, ...]]
+    presets: Mapping[str, Preset]
     head: Callable[[Params, jax.Array], jax.Array]
     head_path: tuple[str, ...] = ()
     head_specs: Specs = dataclasses.field(default_factory=dict)

@@ -15,7 +15,14 @@ from diffvis_jax.images.geometry import PreprocessConfig
 from diffvis_jax.ops.attention import layer_norm
 from diffvis_jax.ops.matmul import linear
 from diffvis_jax.ops.pointwise import ACTIVATIONS, feed_forward, normalized
-from diffvis_jax.towers.base import AttentionBlock, Segment, TokenStack, Tower, raster_tokens
+from diffvis_jax.towers.base import (
+    AttentionBlock,
+    Preset,
+    Segment,
+    TokenStack,
+    Tower,
+    raster_tokens,
+)
 from diffvis_jax.towers.forward import hidden_states
 from diffvis_jax.towers.params import Param, Params, Specs, affine, norm, normal
 from diffvis_jax.utils.config_checks import require_positive
@@ -263,7 +270,7 @@ def tower(config: CLIPConfig) -> Tower:
         patch=config.patch,
         token=config.patch,
         segments=(Segment(layers=(stack(config, blocks),)),),
-        margins={"faithful": (1.0,), "fast": (0.0,)},
+        presets={"faithful": Preset((1.0,)), "fast": Preset((0.0,))},
         head=raster_tokens,
         extra_specs=_other_specs(config, blocks),
         token_width=config.width,

@@ -24,6 +24,7 @@ from diffvis_jax.towers.base import (
     AttentionLayer,
     ConvLayer,
     FusedLayers,
+    Preset,
     Segment,
     Tower,
     zero_outside,
@@ -296,7 +297,10 @@ def tower(config: FastViTHDConfig) -> Tower:
         # which a tenth of the steps at most misses half of a change, in each of the sessions
         # recorded without idle steps; below 4 in stage 2 what is left out of one change outweighs
         # the small ones that follow it (docs/lab/2026-11-29_tails.md).
-        margins={"faithful": (1.0, 1.0, 4.0, 32.0, 32.0), "fast": (1.0, 1.0, 4.0, 6.0, 8.0)},
+        presets={
+            "faithful": Preset((1.0, 1.0, 4.0, 32.0, 32.0)),
+            "fast": Preset((1.0, 1.0, 4.0, 6.0, 8.0)),
+        },
         head=_squeeze_excite,
         head_path=("head", "gate"),
         head_specs={

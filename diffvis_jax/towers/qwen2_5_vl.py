@@ -27,6 +27,7 @@ from diffvis_jax.towers.base import (
     AttentionLayer,
     ConvLayer,
     Layer,
+    Preset,
     Segment,
     Shape2,
     Tower,
@@ -378,25 +379,32 @@ def tower(config: Qwen25VisionConfig) -> Tower:
         apply=functools.partial(_merge, c),
         stride=c.merge,
     )
-    near = 1.0 if c.stem_widths else 0.0
     return Tower(
         config=c,
         frame=c.size,
         patch=c.window,
         token=c.token,
         segments=tuple(Segment(layers=(layer,)) for layer in (*layers, merger)),
-        # With random weights nearly all of a change stays in the windows that changed, so `fast`
-        # recomputes them alone; trained weights are to be calibrated. The trained tower with a stem
-        # has smaller windows, and needs one more all around (docs/fidelity.md).
-        margins={
-            "faithful": (0.0, *[1.0 + near] * stages),
-            "fast": (0.0, *[near] * stages),
-        },
+        presets=_presets(c),
         head=raster_tokens,
         token_width=c.token_width,
         token_grid=merger.shape,
         dtype=jnp.dtype(c.dtype),
     )
+
+
+def _presets(c: Qwen25VisionConfig) -> dict[str, Preset]:
+    """Windows around a changed one that take part from the first full block on."""
+    around = len(c.full_blocks)
+    if not c.stem_widths:
+        # With random weights nearly all of a change stays in the windows that changed, so `fast`
+        # recomputes them alone; trained weights are to be calibrated.
+        return {"faithful": Preset((0.0, *[1.0] * around)), "fast": Preset((0.0, *[0.0] * around))}
+    # The trained tower (docs/fidelity.md). Half of its windows cost as much as all of them.
+    return {
+        "faithful": Preset((0.0, *[1.0] * around), full_above=0.045),
+        "fast": Preset((0.0, *[1.0] * around), full_above=0.09),
+    }
 
 
 def _block_macs(c: Qwen25VisionConfig, keys: int) -> int:

@@ -125,8 +125,8 @@ def trunk_contenders(model: dv.Model, args: argparse.Namespace, everything: bool
     from peers_sige import SIGE, TorchTrunk
 
     found: Contenders = {"ours, full": OursInFull(model)}
-    for name, margin in build(model.config).margins.items():
-        found[f"SIGE, {name}'s cells"] = SIGE(model, args.sige, margin)
+    for name, preset in build(model.config).presets.items():
+        found[f"SIGE, {name}'s cells"] = SIGE(model, args.sige, preset.margins)
     for layout in (torch.contiguous_format, torch.channels_last):
         name = "PyTorch, full" + (", channels-last" if layout == torch.channels_last else "")
         found[name] = TorchTrunk(model, args.sige, layout)

@@ -69,7 +69,7 @@ def policies(tower: Tower) -> dict[str, dv.Policy]:
     named = {f"margin {margin}": dv.Policy(margin=margin, settle=0) for margin in FLAT}
     if tower.stages > 1:
         growing = GROWING if isinstance(tower.config, dv.FastViTHDConfig) else ()
-        for margins in (*growing, *tower.margins.values()):
+        for margins in (*growing, *(preset.margins for preset in tower.presets.values())):
             named[margins_name(margins, tower)] = dv.Policy(margin=margins, settle=0)
     return named
 

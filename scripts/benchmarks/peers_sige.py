@@ -18,7 +18,7 @@ import diffvis_jax as dv
 from diffvis_jax.checkpoints.torch_reference import pixels_to_torch
 from diffvis_jax.core.change import compute_patch_diff, distance_to, shifted
 from diffvis_jax.towers import build, fastvithd
-from diffvis_jax.towers.base import Tower, raster_tokens
+from diffvis_jax.towers.base import Preset, Tower, raster_tokens
 from diffvis_jax.towers.registry import Family, register
 
 STAGES = 3
@@ -37,7 +37,7 @@ def trunk(config: TrunkConfig) -> Tower:
         whole,
         segments=segments,
         token=config.size // last.shape[0],
-        margins={name: margin[:STAGES] for name, margin in whole.margins.items()},
+        presets={name: Preset(own.margins[:STAGES]) for name, own in whole.presets.items()},
         head=raster_tokens,
         head_path=(),
         head_specs={},

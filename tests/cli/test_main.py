@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 import diffvis_jax as dv
-import diffvis_jax as dv
 from diffvis_jax.checkpoints.bundled import bundled_models
 from diffvis_jax.cli import main as diffvis
 from diffvis_jax.cli.command_line import Parser

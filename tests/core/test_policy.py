@@ -1,5 +1,6 @@
 """What each knob of a policy does, and which values it takes."""
 
+import dataclasses
 import math
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 from tiny import ROUNDING, report_of
 
 import diffvis_jax as dv
+from diffvis_jax.towers.base import Preset
 
 FULL, PARTIAL, REUSE = 2, 1, 0
 
@@ -233,8 +235,12 @@ def test_margins_of_a_tower(toy, clip):
     for kit in (toy, clip):  # a preset means the tower's own numbers
         for name in ("faithful", "fast"):
             policy = getattr(dv.Policy, name)()
-            assert np.asarray(policy.margins(kit.tower)).tolist() == list(kit.tower.margins[name])
-            assert policy.resolved(kit.tower).margin.tolist() == list(kit.tower.margins[name])
+            assert np.asarray(policy.margins(kit.tower)).tolist() == list(
+                kit.tower.presets[name].margins
+            )
+            assert policy.resolved(kit.tower).margin.tolist() == list(
+                kit.tower.presets[name].margins
+            )
 
 
 def test_presets_are_what_the_documentation_says():
@@ -254,3 +260,15 @@ def test_the_metric_and_a_presets_name_are_static():
     assert structure != jax.tree.structure(dv.Policy(metric="mean"))
     assert structure != jax.tree.structure(dv.Policy.fast())
     assert structure == jax.tree.structure(dv.Policy(settle=0.1))
+
+
+def test_a_preset_may_say_when_a_frame_is_encoded_in_full(toy):
+    tower = dataclasses.replace(toy.tower, presets={"fast": Preset((1.0, 1.0), full_above=0.25)})
+    assert dv.Policy.fast().most_changed(tower) == tower.cells // 4
+    assert dv.Policy.fast().resolved(tower).max_changed_patches == tower.cells // 4
+    traced = jax.tree.map(jnp.asarray, dv.Policy.fast())
+    assert int(traced.most_changed(tower)) == tower.cells // 4
+    # A number of the user's own, or margins without a name, are what they are.
+    assert dv.Policy.fast(max_changed_patches=3).most_changed(tower) == 3
+    unbounded = dv.Policy(margin=1).resolved(tower).max_changed_patches
+    assert unbounded == dv.Policy().max_changed_patches
