@@ -1,5 +1,4 @@
-"""Chooses the cheapest policy that keeps a promise about the worst tenth of the steps, on your
-weights and screens.
+"""Chooses the cheapest policy that keeps a bound on the worst tenth of the steps, by measuring.
 
     diffvis calibrate SCREENSHOTS --model NAME --missed 0.5 --output policy.json
 

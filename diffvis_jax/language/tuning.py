@@ -16,7 +16,8 @@ class PrefillTuning:
     full_above: float
 
 
-# On CPU a row costs hardly more in a chunk of 32 than in a dense pass (docs/language.md).
+# On CPU a row costs hardly more in a chunk of 32 than in a dense pass
+# (docs/lab/2026-11-29_language_on_a_cpu.md).
 CPU = PrefillTuning(chunk=32, full_above=0.55)
 # Not measured: no accelerator was at hand. Fewer, larger launches.
 ACCELERATOR = PrefillTuning(chunk=256, full_above=0.8)

@@ -20,7 +20,7 @@ documentation packages, rendered by headless Chromium
 person's machine, no other data set.
 
 **Recipe.** `scripts/training/train.py` with {recipe}; the weights of step {step}, averaged{start}.
-The whole recipe is in `docs/training.md`; this run's options are in `manifest.json`.
+The whole recipe is in `scripts/training/README.md`; this run's options are in `manifest.json`.
 
 **Measured** on these weights, elements whose shorter side is at least 1/64 of the frame's longer
 one (16 of 1024 pixels). F1, precision and recall ask for an IoU of 0.5, one to one, at the

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
+    ROOT / "scripts" / "training" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "diffvis_jax" / "cli").glob("*.py")),
 ]
