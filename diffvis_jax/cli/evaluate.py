@@ -168,6 +168,19 @@ def git_revision() -> str | None:
 # ---- weights under policies -------------------------------------------------------------------
 
 
+def by_size(model: dv.Model, streams: Sequence[Stream]) -> list[tuple[dv.Model, list[Stream]]]:
+    """The model for each size of frames there is, and the streams of that size.
+
+    Raises:
+      ValueError: a stream with frames of two sizes.
+    """
+    found: dict[Any, tuple[dv.Model, list[Stream]]] = {}
+    for stream in streams:
+        sized = sized_for(model, (screen.image for screen in stream.screens))
+        found.setdefault(sized.config, (sized, []))[1].append(stream)
+    return list(found.values())
+
+
 def advance_all(
     args: argparse.Namespace,
     models: Mapping[str, dv.Model],
@@ -190,11 +203,12 @@ def advance_all(
     mesh = data_mesh()
     process = jax.process_index()
     with open_results(args.output, process) as add, Progress(frames, "frames") as bar:
-        for name, some in left.items():
-            if not some:
-                continue
+        sized = (
+            (name, each) for name, some in left.items() for each in by_size(models[name], some)
+        )
+        for name, (model, some) in sized:
             print(f"{name}: {len(some)} streams; compiling comes first", flush=True)
-            runner = Runner(models[name], policies, args.batch, mesh)
+            runner = Runner(model, policies, args.batch, mesh)
             for line in runner.run(
                 some, workers=args.workers, on_frames=lambda n, name=name: bar(name, n)
             ):
@@ -246,9 +260,9 @@ def evaluate(args: argparse.Namespace) -> int:
     # By all processes, whether they have anything left to do: loading waits for the others.
     names = (args.model or TRAINED).split(",")
     loaded = {name: dv.load(find_model(name), dtype=args.dtype) for name in names}
-    pictures = [screen.image for stream in streams for screen in stream.screens]
-    models = {name: sized_for(with_bounds(model, args), pictures) for name, model in loaded.items()}
+    models = {name: with_bounds(model, args) for name, model in loaded.items()}
     for model in models.values():
+        by_size(model, streams)  # says what is wrong with a stream before any work
         tell_overview(model)
         for policy in policies.values():
             policy.margins(build(model.config))

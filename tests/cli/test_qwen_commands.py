@@ -8,6 +8,7 @@ import sys
 import dataset_samples as samples
 import numpy as np
 import pytest
+from PIL import Image
 from tiny import ROUNDING
 from vlm_files import changed, screen, write_frames
 
@@ -178,7 +179,16 @@ def test_sessions_are_evaluated(script, converted, tmp_path, monkeypatch, capsys
     assert summary["run"]["min_pixels"] == 20_000
     assert summary["broken"] == []
     samples.recorded(tmp_path / "data" / "s2", 2, size=(200, 300))
+    # Streams of another size have a step of their own.
     options[-3] = tmp_path / "other"
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, options)])
+    assert script("evaluate").main() == 0
+    (all_of_it,) = json.loads((options[-3] / "summary.json").read_text())["weights"].values()
+    assert all_of_it["all"]["exact"]["frames"] == 8
+    # But one stream has one size.
+    for frame in sorted((tmp_path / "data" / "s2").glob("*.png"))[:1]:
+        Image.open(frame).resize((100, 200)).save(frame)
+    options[-3] = tmp_path / "third"
     monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, options)])
     capsys.readouterr()
     assert script("evaluate").main() == 2
