@@ -28,7 +28,7 @@ from diffvis_jax.cli.benchmark_batch import (
     throughput_rows,
 )
 from diffvis_jax.cli.benchmark_full import frame_of, full_encodes, full_rows
-from diffvis_jax.cli.benchmark_report import write_report
+from diffvis_jax.cli.benchmark_report import write_report, write_tables
 from diffvis_jax.cli.bundled import BUNDLED
 from diffvis_jax.cli.command_line import (
     Parser,
@@ -271,7 +271,8 @@ def main(arguments: list[str] | None = None) -> int:
     add("--skip-changes", action="store_true", help="leave out the single changes")
     add("--seed", type=int, default=0)
     add("--json", type=Path, help="write all rows there")
-    add("--report", type=Path, metavar="DIR", help="plots and a page with them (extra: viz)")
+    add("--page", type=Path, metavar="FILE", help="the tables as a page")
+    add("--report", type=Path, metavar="DIR", help="a page with plots as well (extra: viz)")
     args = parser.parse_args(arguments)
     if args.rounds < 1:
         parser.error("--rounds must be at least 1")
@@ -286,6 +287,8 @@ def run(args: argparse.Namespace) -> int:
     chosen_pairs(args)
     if args.json:
         check_file("--json", args.json)
+    if args.page:
+        check_file("--page", args.page)
     if args.report:
         check_directory("--report", args.report)
         pyplot()
@@ -378,6 +381,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         tables.append(throughput_rows(rows))
         print_table(tables[-1])
     result["peak_memory_mb"] = peak_memory_mb()
+    if args.page:
+        print(f"\npage: {write_tables(result, tables, args.page)}")
     if args.report:
         print(f"\nwritten: {write_report(result, tables, args.report)}")
     return result

@@ -7,13 +7,8 @@ from typing import Any
 import numpy as np
 
 from diffvis_jax.cli.plots import pyplot, save
-from diffvis_jax.report.plain_page import (
-    captioned,
-    paragraph,
-    png_url,
-    table,
-    write_plain_page,
-)
+from diffvis_jax.report.pictures import png_url
+from diffvis_jax.report.plain_page import captioned, table, write_plain_page
 
 
 def draw_changes(rows: list[dict[str, Any]], target: Path) -> None:
@@ -104,7 +99,20 @@ def write_report(
         if result.get(key):
             draw(result[key], directory / name)
             pictures.append(directory / name)
-    about = ", ".join(f"{k}: {v}" for k, v in result.items() if isinstance(v, str | int | float))
-    parts = [paragraph(about), *map(table, tables)]
-    parts += [captioned(png_url(path), path.stem) for path in pictures]
-    return write_plain_page(directory / "report.html", "Benchmark", parts)
+    return write_tables(result, tables, directory / "report.html", pictures)
+
+
+def write_tables(
+    result: dict[str, Any],
+    tables: Sequence[Sequence[Sequence[str]]],
+    target: Path,
+    pictures: Sequence[Path] = (),
+) -> Path:
+    """Writes a page with tables, and with plots if there are any; see `write_report`."""
+    facts = [
+        (name.replace("_", " "), f"{value:.0f}" if isinstance(value, float) else f"{value}")
+        for name, value in result.items()
+        if isinstance(value, str | int | float)
+    ]
+    parts = [*map(table, tables), *(captioned(png_url(path), path.stem) for path in pictures)]
+    return write_plain_page(target, "Benchmark", parts, facts)

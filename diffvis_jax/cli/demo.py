@@ -27,7 +27,7 @@ from diffvis_jax.cli.command_line import (
 from diffvis_jax.cli.frame_sizes import add_bounds, has_sizes, sized_for, tell_overview, with_bounds
 from diffvis_jax.cli.models import add_model, find_model
 from diffvis_jax.cli.named_policies import HELP as POLICY_HELP
-from diffvis_jax.cli.named_policies import find_policy
+from diffvis_jax.cli.named_policies import find_policies
 from diffvis_jax.cli.source import add_max_frames, add_source
 
 PICTURE_WIDTH = 1280  # of the overlays, in pixels
@@ -98,8 +98,11 @@ def build_parser() -> argparse.ArgumentParser:
     policy = parser.add_argument_group("what may be left out")
     policy.add_argument(
         "--policy",
-        metavar="NAME",
-        help=f"{POLICY_HELP} (default: faithful); the options below change it",
+        metavar="NAME,..",
+        default="faithful",
+        help=f"{POLICY_HELP} (default: faithful); the options below change it. Several, separated "
+        "by commas, are run one after the other, and the page switches between them; the pictures "
+        "and the film are of the first",
     )
     policy.add_argument(
         "--change-threshold",
@@ -128,7 +131,13 @@ def build_parser() -> argparse.ArgumentParser:
         default=True,
         help="write the pictures and the page (default: yes)",
     )
-    out.add_argument("--json", metavar="FILE", type=Path, help="write all numbers as JSON")
+    out.add_argument(
+        "--json",
+        metavar="FILE",
+        type=Path,
+        help="write all numbers as JSON; of several policies, policy, summary and frames of each "
+        "by its name under policies",
+    )
     out.add_argument(
         "--film", metavar="FILE", type=Path, help="the pictures as an animation, .webp or .gif"
     )
@@ -162,14 +171,15 @@ def run(args: argparse.Namespace) -> int:
     if len(recording.paths) < 2:
         raise ValueError(f"{args.frames}: one frame shows no change: give at least two")
     check_outputs(args)
-    policy = make_policy(args)
+    policies = make_policies(args)
     if args.arch is None:
         model = dv.load(find_model(args.model), dtype=args.dtype)
     else:
         model = dv.Model(random_config(args), {}, "random weights")
     model = sized(model, args, recording.paths)
     tell_overview(model)
-    policy.margins(build(model.config))
+    for policy in policies.values():
+        policy.margins(build(model.config))
     frames = dv.preprocess(list(recording.paths), model.config)
     if args.arch is not None:
         seed = args.seed or 0
@@ -177,17 +187,22 @@ def run(args: argparse.Namespace) -> int:
         model = dataclasses.replace(model, params=dv.init_params(model.config, seed=seed))
 
     table = Table(model, recording, notes_of(args))
-    with Progress(len(frames), "encoding") as progress:
-
-        def on_frame(frame):
-            clear_line()
-            table.row(frame)
-            progress(recording.labels[frame.index])
-
+    table.about()
+    results = {}
+    for name, policy in policies.items():
+        if len(policies) > 1:
+            print(f"\n{policy_text(name, policy, build(model.config))}")
         table.head()
-        result = run_session(model, frames, policy, on_frame=on_frame, on_stage=tell)
-    table.totals(result)
-    write_outputs(args, model, policy, recording, result)
+        with Progress(len(frames), "encoding") as progress:
+
+            def on_frame(frame, progress=progress):
+                clear_line()
+                table.row(frame)
+                progress(recording.labels[frame.index])
+
+            results[name] = run_session(model, frames, policy, on_frame=on_frame, on_stage=tell)
+        table.totals(results[name])
+    write_outputs(args, model, policies, recording, results)
     return 0
 
 
@@ -220,13 +235,18 @@ def sized(model: Any, args: argparse.Namespace, paths: Sequence[Path]) -> Any:
     return sized_for(with_bounds(model, args), paths)
 
 
-def make_policy(args: argparse.Namespace):
-    import diffvis_jax as dv
+def make_policies(args: argparse.Namespace) -> dict[str, Any]:
+    """What the options ask for, by name.
 
-    named = find_policy(args.policy) if args.policy else dv.Policy()
+    Raises:
+      ValueError: there is no such policy.
+    """
     names = ("change_threshold", "margin")
     chosen = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    return dataclasses.replace(named, **chosen)
+    return {
+        name: dataclasses.replace(policy, **chosen)
+        for name, policy in find_policies(args.policy).items()
+    }
 
 
 def check_outputs(args: argparse.Namespace) -> None:
@@ -267,42 +287,41 @@ def tell(text: str) -> None:
 
 
 def write_outputs(
-    args: argparse.Namespace, model: Any, policy: Any, recording: Any, result: Any
+    args: argparse.Namespace,
+    model: Any,
+    policies: dict[str, Any],
+    recording: Any,
+    results: dict[str, Any],
 ) -> None:
     """Writes pictures, page and JSON, and prints their paths."""
-    from diffvis_jax.core.policy_file import policy_fields
     from diffvis_jax.report.table import machine_text, tower_text
 
     if args.json is not None:
+        numbers = {
+            name: numbers_of(policies[name], recording, result) for name, result in results.items()
+        }
         content = {
             "recording": recording.title,
             "tower": tower_text(model),
             "machine": machine_text(),
-            "policy": policy_fields(policy),
             "notes": notes_of(args),
-            "summary": result.summary(),
-            "frames": [
-                {**frame.numbers(), "label": label, "file": path.name}
-                for frame, label, path in zip(
-                    result.frames, recording.labels, recording.paths, strict=True
-                )
-            ],
+            **(numbers.popitem()[1] if len(numbers) == 1 else {"policies": numbers}),
         }
         write_json(args.json, content)
         print(f"numbers: {args.json}")
     if args.visualize:
         from diffvis_jax.report.film import write_film
-        from diffvis_jax.report.html_page import write_page
+        from diffvis_jax.report.session_page import write_session_page
         from diffvis_jax.towers import build
 
         args.output.mkdir(parents=True, exist_ok=True)
-        pictures = write_overlays(args.output, model, recording, result)
+        pictures = write_overlays(args.output, model, recording, next(iter(results.values())))
         print(f"pictures: {args.output}{os.sep}frame_*.png")
         if args.film is not None:
             print(f"film: {write_film(pictures, args.film)}")
-        page = write_page(
+        page = write_session_page(
             args.output / "index.html",
-            result,
+            results,
             recording.paths,
             recording.labels,
             model.config,
@@ -310,20 +329,43 @@ def write_outputs(
             facts=[
                 ("tower", tower_text(model)),
                 ("machine", machine_text()),
-                ("policy", policy_text(args.policy, policy, build(model.config))),
+                *(
+                    ("policy", policy_text(name, policy, build(model.config)))
+                    for name, policy in policies.items()
+                ),
             ],
             notes=[*notes_of(args), *([recording.note] if recording.note else [])],
         )
         print(f"page: {page}")
 
 
-def policy_text(name: str | None, policy: Any, tower: Any) -> str:
+def numbers_of(policy: Any, recording: Any, result: Any) -> dict[str, Any]:
+    """What the JSON file says of one policy."""
+    from diffvis_jax.core.policy_file import policy_fields
+
+    return {
+        "policy": policy_fields(policy),
+        "summary": result.summary(),
+        "frames": [
+            {**frame.numbers(), "label": label, "file": path.name}
+            for frame, label, path in zip(
+                result.frames, recording.labels, recording.paths, strict=True
+            )
+        ],
+    }
+
+
+def policy_text(name: str, policy: Any, tower: Any) -> str:
+    """A policy in a line."""
     from diffvis_jax.core.policy_file import policy_fields
 
     fields = policy_fields(policy.resolved(tower))
-    patches = " ".join("unlimited" if part is None else f"{part:g}" for part in fields["margin"])
-    rest = f"change threshold {fields['change_threshold']}, settle {fields['settle']}"
-    return f"{name or 'faithful'}: margin {patches}, {rest}"
+    margins = ["unlimited" if part is None else f"{part:g}" for part in fields["margin"]]
+    said = [f"margin {' '.join(margins if len(set(margins)) > 1 else margins[:1])}"]
+    if (most := fields["max_changed_patches"]) is not None:
+        said.append(f"in full above {most} changed patches")
+    said += [f"change threshold {fields['change_threshold']}", f"settle {fields['settle']}"]
+    return f"{name}: {', '.join(said)}"
 
 
 def write_overlays(directory: Path, model: Any, recording: Any, result: Any) -> list[Path]:

@@ -10,12 +10,12 @@ from diffvis_jax.cli.plots import pyplot, save
 from diffvis_jax.datasets.records import Image, Screen, Stream, read_image
 from diffvis_jax.evaluation.summary import ALL, FULL, good_frames, results_table, times_table
 from diffvis_jax.measure.missed import TINY
+from diffvis_jax.report.patches import CHANGED, RECOMPUTED
+from diffvis_jax.report.pictures import compressed, png_url
 from diffvis_jax.report.plain_page import (
     captioned,
-    data_url,
     heading,
     paragraph,
-    png_url,
     table,
     write_plain_page,
 )
@@ -23,7 +23,8 @@ from diffvis_jax.report.text import percent
 
 WORST = 12
 WIDTH = 900  # of a picture of a case, in pixels
-LOST, ADDED, TARGET = (214, 39, 40), (31, 119, 180), (44, 160, 44)
+# Red, blue and green that differ in brightness as well, for whoever cannot tell them by their hue.
+LOST, ADDED, TARGET = CHANGED, RECOMPUTED, (0, 190, 120)
 
 
 def write_report(
@@ -43,7 +44,7 @@ def write_report(
     screens = {stream.name: stream.screens for stream in streams}
     run = summary["run"]
     facts = {**run["data"], **summary["environment"], "dtype": run["dtype"], "seed": run["seed"]}
-    parts = [paragraph(", ".join(f"{name}: {value}" for name, value in facts.items()))]
+    parts: list[str] = []
     for name, measured in summary["weights"].items():
         frames = good_frames(line for line in lines if line["weights"] == name)
         parts.append(heading(name))
@@ -72,7 +73,12 @@ def write_report(
     if left_out:
         parts.append(heading(f"Left out: {len(left_out)}"))
         parts += [paragraph(message) for message in left_out]
-    return write_plain_page(directory / "report.html", f"Evaluation: {run['data']['name']}", parts)
+    return write_plain_page(
+        directory / "report.html",
+        f"Evaluation: {run['data']['name']}",
+        parts,
+        [(name.replace("_", " "), f"{value}") for name, value in facts.items()],
+    )
 
 
 def draw(frames: Sequence[Mapping[str, Any]], measured: Mapping[str, Any], target: Path) -> None:
@@ -161,7 +167,7 @@ def worst(
             f"{percent(run['missed_changed'])}"
         )
         image = screens[frame["stream"]][frame["step"]].image
-        yield data_url(_drawn(image, frame, run), WIDTH), caption
+        yield compressed(_drawn(image, frame, run), WIDTH).url, caption
 
 
 def _drawn(image: Image, frame: Mapping[str, Any], run: Mapping[str, Any]) -> Any:

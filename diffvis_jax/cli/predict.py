@@ -23,6 +23,7 @@ from diffvis_jax.cli.answering_options import (
     load_model,
     make_question,
 )
+from diffvis_jax.cli.answers_page import AnswersPage, add_page, check_page
 from diffvis_jax.cli.command_line import (
     Parser,
     check_directory,
@@ -34,7 +35,13 @@ from diffvis_jax.cli.command_line import (
     whole,
 )
 from diffvis_jax.cli.frame_sizes import sized_for
-from diffvis_jax.cli.predict_output import Journal, Looks, frame_text, is_directory
+from diffvis_jax.cli.predict_output import (
+    Journal,
+    Looks,
+    frame_text,
+    is_directory,
+    summary_tiles,
+)
 from diffvis_jax.cli.source import WHAT, add_max_frames
 
 if TYPE_CHECKING:  # so that --help does not wait for JAX
@@ -139,6 +146,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="write everything there; kept up to date while it runs, so that an interrupted run "
         "keeps what it has",
     )
+    add_page(out.add_argument)
     return parser
 
 
@@ -193,6 +201,7 @@ def check_outputs(args: argparse.Namespace, several: bool) -> None:
     """
     if args.output_json is not None:
         check_file("--output-json", args.output_json)
+    check_page(args)
     target = args.save_heatmap
     if target is None:
         return
@@ -234,21 +243,27 @@ def run(args: argparse.Namespace) -> int:
     else:
         runner = Answerer(model, question, **options, differential=not args.disable_differential)
     journal = Journal(args, model)
+    page = None if args.page is None else AnswersPage(args, model)
     try:
         if isinstance(runner, Comparison):
             tell("compiling ...")
             frames = read_frames(sequences[0], model, args.strict, lambda path, error: None)
             first = [frame for _, _, frame in itertools.islice(frames, WARM_UP_FRAMES)]
             journal.warm_up_s = runner.warm_up(first)
-        answer_all(args, model, runner, sequences, looks, journal)
+        answer_all(args, model, runner, sequences, looks, journal, page)
     except KeyboardInterrupt:
         tell("\ninterrupted; what was done until then:")
         journal.close(complete=False)
         return 130
-    if not journal.answered:
-        raise ValueError(f"none of the {count} pictures could be read")
-    journal.close(complete=True)
-    return 0
+    else:
+        if not journal.answered:
+            raise ValueError(f"none of the {count} pictures could be read")
+        journal.close(complete=True)
+        return 0
+    finally:  # whatever ends it: the page holds what was answered
+        if page is not None:
+            names = ", ".join(sequence.name for sequence in sequences)
+            page.write(names, summary_tiles(journal.summary()))
 
 
 def answer_all(
@@ -258,8 +273,10 @@ def answer_all(
     sequences: list[Frames],
     looks: Looks,
     journal: Journal,
+    page: AnswersPage | None,
 ) -> None:
     """Answers about every frame of every sequence, and tells each answer as it comes."""
+    from diffvis_jax.images.recording import open_screenshot, shown
     from diffvis_jax.measure.answer_pairs import Comparison, Pair
     from diffvis_jax.utils.progress import Progress
 
@@ -288,6 +305,19 @@ def answer_all(
                     say(f"[{place}/{len(sequence.paths)}] {path.name}: {answer.text}")
                 say(frame_text(found, extra))
                 journal.add(path, found, extra)
+                if page is not None:
+                    before = f"{sequence.name}: " if len(sequences) > 1 else ""
+                    page.add(
+                        before + shown(path.name),
+                        open_screenshot(path),
+                        ours.encoder and ours.encoder.report,
+                        answer.encoded,
+                        answer.encode_ms,
+                        found,
+                        extra,
+                        compile_s=found.compile_s,
+                        attention=looks.heat(answer),
+                    )
                 progress(path.name)
             journal.end(ours.stats())
             if args.diff_print_stats:

@@ -27,7 +27,6 @@ class Looks:
 
     def __init__(self, args: argparse.Namespace, model: dv.Model):
         """Raises ConfigError if there is no such layer."""
-        from diffvis_jax.agent.attention_map import attention_map
         from diffvis_jax.towers import build
 
         self._args, self._config = args, model.config
@@ -36,11 +35,17 @@ class Looks:
         self.wants_attention = args.save_heatmap is not None or args.click_regions > 0
         if self.wants_attention:  # a layer that is not there is found out before the work
             layers = model.language.config.layers
-            self._map(attention_map, np.zeros((layers, 1, 1), np.float32), (1, 1))
+            self._map(np.zeros((layers, 1, 1), np.float32), (1, 1))
 
-    def _map(self, attention_map: Any, attention: np.ndarray, grid: Any) -> np.ndarray:
+    def _map(self, attention: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+        from diffvis_jax.agent.attention_map import attention_map
+
         layer, average = self._args.heatmap_layer, self._args.heatmap_layer_avg_k
         return attention_map(attention, grid, layer=layer, average=average)
+
+    def heat(self, answer: Answer) -> np.ndarray | None:
+        """What the prompt's last token attends to, for each image token; None unless asked for."""
+        return None if answer.attention is None else self._map(answer.attention, answer.grids[-1])
 
     def at(self, path: Path, answer: Answer, number: int) -> dict[str, Any]:
         """What is asked for beside the text of an answer, for JSON; files are written.
@@ -51,7 +56,7 @@ class Looks:
           number: of the picture in the whole run; tells heatmaps of the same name apart.
         """
         import diffvis_jax as dv
-        from diffvis_jax.agent.attention_map import attention_map, draw_heatmap
+        from diffvis_jax.agent.attention_map import draw_heatmap
         from diffvis_jax.agent.click_regions import click_regions
         from diffvis_jax.images.recording import open_screenshot
 
@@ -59,13 +64,14 @@ class Looks:
         if args.prompt_style != "pyautogui" and not self.wants_attention:
             return found
         picture = open_screenshot(path)
-        placement = dv.placement(*picture.size, self._config)
+        width, height = picture.size
+        placement = dv.placement(width, height, self._config)
         if args.prompt_style == "pyautogui":
             found |= read_commands(answer.text, self._space, placement)
         if not self.wants_attention:
             return found
-        assert answer.attention is not None
-        heat, regions = self._map(attention_map, answer.attention, answer.grids[-1]), []
+        heat, regions = self.heat(answer), []
+        assert heat is not None
         if args.click_regions:
             regions = click_regions(
                 heat, placement, patch_size=self._patch, limit=args.click_regions
@@ -145,14 +151,11 @@ def frame_text(found: Answer | Pair, extra: dict[str, Any]) -> str:
         )
     else:
         text = f"  {answer_text(found)}"
-    text += "".join(f"\n  {line}" for line in action_lines(extra))
-    for rank, region in enumerate(extra.get("click_regions", ()), 1):
-        text += f"\n  candidate {rank}: {region['pixel']}, relative heat {region['peak']:.2f}"
-    return text
+    return text + "".join(f"\n  {line}" for line in extra_lines(extra))
 
 
-def action_lines(found: dict[str, Any]) -> list[str]:
-    """What `read_commands` found, a line for each action."""
+def extra_lines(found: dict[str, Any]) -> list[str]:
+    """What `Looks.at` or `read_commands` found, a line for each action and candidate."""
     lines = []
     for action in found.get("actions", ()):
         where = action.get("pixel", action.get("pixels"))
@@ -161,6 +164,8 @@ def action_lines(found: dict[str, Any]) -> list[str]:
         lines.append(f"action: {action['action']}{place}{trouble}")
     if "action_error" in found:
         lines.append(f"no action: {found['action_error']}")
+    for rank, region in enumerate(found.get("click_regions", ()), 1):
+        lines.append(f"candidate {rank}: {region['pixel']}, relative heat {region['peak']:.2f}")
     return lines
 
 
@@ -359,6 +364,31 @@ def comparison_lines(found: dict[str, Any]) -> list[str]:
         ),
         f"the same text in {found['same_text']} of {found['frames']} frames; "
         f"{found['prefilled']} of {found['prompt_tokens']} tokens prefilled",
+    ]
+
+
+def summary_tiles(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """`Journal.summary` for a page: values, and what they are."""
+    from diffvis_jax.report.text import TAILS, milliseconds, percent, tails_text, times
+
+    medians, compared = found["medians"], found["comparison"]
+    tiles = [(f"{found['frames']}", "frames answered"), (f"{found['left_out']}", "left out")]
+    if compared:
+        waited = compared["time_to_first_token_ms"]
+        tiles += [
+            (times(waited["speed_up"]), "as fast to the first token as in full (medians)"),
+            (f"{compared['same_text']} of {compared['frames']}", "answers the same as in full"),
+            (tails_text(compared["missed_changed"]), f"missed change at changed tokens ({TAILS})"),
+        ]
+    return [
+        *tiles,
+        (milliseconds(medians["time_to_first_token_ms"]), "to the first token (median)"),
+        (milliseconds(medians["encode_ms"]), "to encode a frame (median)"),
+        (percent(found["recomputed_mean"]), "of an encode recomputed, on average"),
+        (
+            percent(found["prefilled"] / found["prompt_tokens"]) if found["prompt_tokens"] else "-",
+            "of the prompts' tokens read anew",
+        ),
     ]
 
 

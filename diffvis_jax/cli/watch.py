@@ -11,6 +11,7 @@ whenever the screen changes.
 
 import argparse
 import itertools
+import statistics
 import sys
 import time
 from collections.abc import Iterator
@@ -28,14 +29,15 @@ from diffvis_jax.cli.answering_options import (
     make_question,
     make_space,
 )
+from diffvis_jax.cli.answers_page import AnswersPage, add_page, check_page
 from diffvis_jax.cli.command_line import Parser, clear_line, number, run_script, tell, whole
 from diffvis_jax.cli.frame_sizes import sized_for
-from diffvis_jax.cli.predict_output import action_lines, read_commands
+from diffvis_jax.cli.predict_output import extra_lines, read_commands
 from diffvis_jax.cli.source import add_max_frames
 
 if TYPE_CHECKING:  # so that --help does not wait for JAX
     import diffvis_jax as dv
-    from diffvis_jax.agent.answering import Answerer
+    from diffvis_jax.agent.answering import Answer, Answerer
     from diffvis_jax.images.anyres import Frame
 
 OF_THE_SCREEN = ("monitor", "region", "display")
@@ -111,6 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--all", action="store_true", help="a line for every frame, idle ones as well"
     )
+    add_page(parser.add_argument)
     return parser
 
 
@@ -162,6 +165,7 @@ def check_options(args: argparse.Namespace) -> None:
     if args.idle is not None and args.folder is None:
         raise ValueError("--idle is about --folder: a screen always has a next frame")
     check_answer_options(args)
+    check_page(args)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -222,6 +226,7 @@ class Watcher:
         self._times: dict[str, list[float]] = {}
         self._errors: list[float] = []
         self._compile_s = 0.0
+        self._page = None if args.page is None else AnswersPage(args, encoder.model)
 
     def head(self) -> None:
         """The names of the columns."""
@@ -230,11 +235,12 @@ class Watcher:
     def see(self, label: str, image: Any) -> None:
         """One frame; an image that cannot be read is left out, and said to be."""
         import jax
+        import PIL.Image
 
         import diffvis_jax as dv
         from diffvis_jax.core.report import combine
         from diffvis_jax.images.anyres import make_frame
-        from diffvis_jax.images.preprocess import open_image, upright_size
+        from diffvis_jax.images.preprocess import open_image, upright_rgb
         from diffvis_jax.utils.compile_time import watch_compilation
 
         config = self._encoder.model.config
@@ -242,9 +248,10 @@ class Watcher:
             # Read once: when it is answered, its file may hold the next picture.
             if isinstance(image, Path):
                 with open_image(image, "image") as opened:
-                    frame, (width, height) = make_frame(opened, config), upright_size(opened)
+                    picture = upright_rgb(opened, "image")
             else:
-                frame, (height, width) = make_frame(image, config), image.shape[:2]
+                picture = PIL.Image.fromarray(image)
+            frame = make_frame(picture, config)
         except dv.ImageError as error:
             tell(f"warning: left out: {label}: {error}")
             self._left_out += 1
@@ -282,10 +289,17 @@ class Watcher:
         ]
         note = f"  ({compiled.seconds:.1f} s compiling)" if compiled.seconds else ""
         print(f"{_line(columns)}  {label}{note}", flush=True)
+        answer, found = None, {}
         if self._answerer is not None and (
             first or done["changed_patches"] >= (self._args.min_change or 1)
         ):
-            self._answer(tokens, frame, done, encode_ms, dv.placement(width, height, config))
+            width, height = picture.size
+            where = dv.placement(width, height, config)
+            answer, found = self._answer(tokens, frame, done, encode_ms, where)
+        if self._page is not None:
+            seconds = compiled.seconds + (answer.compile_s if answer else 0.0)
+            told = (label, picture, self._encoder.report, done, encode_ms, answer, found)
+            self._page.add(*told, compile_s=seconds, error=error)
 
     def _answer(
         self,
@@ -294,7 +308,8 @@ class Watcher:
         done: dict[str, Any],
         encode_ms: float,
         placement: "dv.Placement",
-    ) -> None:
+    ) -> "tuple[Answer, dict[str, Any]]":
+        """The answer, and what was read out of it."""
         assert self._answerer is not None
         print("  > ", end="", flush=True)
         answer = self._answerer.reply(
@@ -305,11 +320,13 @@ class Watcher:
         read = f"{answer.prefilled['prefilled']} of {answer.prefilled['total']} tokens prefilled"
         soon = "" if waited is None else f", first token after {waited:.0f} ms"
         print(f"\n    {read}{soon}", flush=True)
+        found = {}
         if self._args.prompt_style == "pyautogui":
             space = make_space(self._args, self._encoder.model)
             found = read_commands(answer.text, space, placement)
-            for line in action_lines(found):
+            for line in extra_lines(found):
                 print(f"    {line}", flush=True)
+        return answer, found
 
     def _show_idle(self) -> None:
         """How long nothing has happened; only where the line can be taken back."""
@@ -337,6 +354,27 @@ class Watcher:
             print(f"true error of the worst token in {len(self._errors)} audits: {errors}")
         if self._answers:
             print(f"{self._answers} answers")
+        if self._page is not None:
+            self._page.write(self._title(), self._tiles())
+
+    def _title(self) -> str:
+        from diffvis_jax.images.recording import shown
+
+        return "the screen" if self._args.folder is None else shown(str(self._args.folder))
+
+    def _tiles(self) -> list[tuple[str, str]]:
+        """Totals, and what they are."""
+        from diffvis_jax.report.text import milliseconds
+
+        return [
+            (f"{self._seen}", "frames seen"),
+            (f"{self._left_out}", "left out (unreadable)"),
+            (f"{self._answers}", "answers"),
+            *(
+                (milliseconds(statistics.median(times)), f"median of {len(times)} encodes, {path}")
+                for path, times in self._times.items()
+            ),
+        ]
 
 
 def _line(columns: list[str]) -> str:

@@ -130,7 +130,7 @@ class Policy:
         share = tower.presets[self.margin].full_above if isinstance(self.margin, str) else 1.0
         if share >= 1:
             return own
-        where = np.where if isinstance(own, np.ndarray | np.generic) else jnp.where
+        where: Any = np.where if isinstance(own, np.ndarray | np.generic) else jnp.where
         return where(own == _UNLIMITED, np.int32(share * tower.cells), own)
 
     def resolved(self, tower: Tower) -> "Policy":
@@ -141,8 +141,9 @@ class Policy:
         if isinstance(self.margin, jax.Array):
             margin = self.margins(tower)
         else:  # without a trip to the device
-            named = isinstance(self.margin, str)
-            margin = tower.presets[self.margin].margins if named else self.margin
+            margin = self.margin
+            if isinstance(margin, str):
+                margin = tower.presets[margin].margins
             margin = np.asarray(margin, np.float32)
             if margin.shape not in ((), (tower.stages,)):
                 self.margins(tower)  # says what is wrong

@@ -193,8 +193,10 @@ def run_session(
     compile_full_s = time.perf_counter() - start
     tell("compiling the differential step")
     start = time.perf_counter()
-    warm = step(params, fresh_cache(), frames[:1], policy)[1]
-    jax.block_until_ready(step(params, warm, frames[:1], policy))
+    warm = fresh_cache()
+    # A change as well: what a partial step does only at its first time is not that frame's.
+    for index in (0, 0, min(1, len(frames) - 1)):
+        warm = jax.block_until_ready(step(params, warm, frames[index : index + 1], policy))[1]
     compile_step_s = time.perf_counter() - start
     tell("encoding")
 

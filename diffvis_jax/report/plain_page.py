@@ -1,37 +1,24 @@
 """A page of text, tables and pictures, all in one file."""
 
-import base64
 import html
-import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from diffvis_jax.utils.atomic_file import write_whole
-
-if TYPE_CHECKING:
-    import PIL.Image
-
-_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
-body{{font:15px/1.5 system-ui,sans-serif;max-width:1400px;margin:2em auto;padding:0 1em}}
-.wide{{overflow-x:auto}}table{{border-collapse:collapse;margin:1em 0}}
-td,th{{padding:3px 10px;border-bottom:1px solid #ccc;text-align:right}}td{{white-space:nowrap}}
-td:first-child,th:first-child,td:nth-child(2){{text-align:left}}img{{max-width:100%}}
-figure{{margin:1.5em 0}}figcaption{{color:#444}}</style></head>
-<body><h1>{title}</h1>{parts}</body></html>
-"""
+from diffvis_jax.report.page import write_page
 
 
-def write_plain_page(target: Path, title: str, parts: Sequence[str]) -> Path:
+def write_plain_page(
+    target: Path, title: str, parts: Sequence[str], facts: Sequence[tuple[str, str]] = ()
+) -> Path:
     """Writes the page atomically.
 
     Args:
       target: the HTML file.
       title: plain text.
       parts: HTML, from the functions below.
+      facts: names and values, shown under the title.
     """
-    write_whole(target, _PAGE.format(title=html.escape(title), parts="\n".join(parts)))
-    return target
+    return write_page(target, "\n".join(parts), heading=title, facts=facts)
 
 
 def paragraph(text: str) -> str:
@@ -43,34 +30,27 @@ def heading(text: str) -> str:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text, the first their heads."""
+    """Rows of text, the first their heads; columns that hold no numbers are aligned to the left."""
+    head, *body = rows
+    kinds = [
+        "" if any(cell[:1].isdigit() for cell in column) else ' class="text"'
+        for column in zip(*body, strict=True)
+    ] or [""] * len(head)
 
     def row(cells: Sequence[str], tag: str) -> str:
-        return "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
+        return "".join(
+            f"<{tag}{kind}>{html.escape(cell)}</{tag}>"
+            for cell, kind in zip(cells, kinds, strict=True)
+        )
 
-    body = "".join(f"<tr>{row(cells, 'td')}</tr>" for cells in rows[1:])
-    return f'<div class="wide"><table><tr>{row(rows[0], "th")}</tr>{body}</table></div>'
+    lines = "".join(f"<tr>{row(cells, 'td')}</tr>" for cells in body)
+    return (
+        f'<div class="scroll"><table><thead><tr>{row(head, "th")}</tr></thead>'
+        f"<tbody>{lines}</tbody></table></div>"
+    )
 
 
 def captioned(url: str, caption: str) -> str:
     """A picture with a text under it, inside the page."""
     text = html.escape(caption)
     return f'<figure><img alt="{text}" src="{url}"><figcaption>{text}</figcaption></figure>'
-
-
-def png_url(path: Path) -> str:
-    """A PNG file as a data URL."""
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
-
-
-def data_url(picture: "PIL.Image.Image", width: int) -> str:
-    """A picture as a data URL, at most so many pixels wide."""
-    from PIL import Image, features
-
-    if picture.width > width:
-        height = max(1, round(picture.height * width / picture.width))
-        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
-    kind = "webp" if features.check("webp") else "jpeg"
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, quality=80)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -67,12 +67,15 @@ class Table:
         self._console = _console()
         self._console.width = max(self._console.width, 120)
 
-    def head(self) -> None:
-        """What is run, and the names of the columns."""
+    def about(self) -> None:
+        """What is run."""
         print(f"{self.recording.title}: {len(self.recording.paths)} frames")
         print(f"{tower_text(self.model)}; {machine_text()}")
         for note in self.notes:
             print(f"note: {note}")
+
+    def head(self) -> None:
+        """The names of the columns."""
         print()
         self._print([name for name, _ in COLUMNS], "what happened before", style="bold")
 

@@ -38,11 +38,11 @@ def test_changes_and_settling(benchmark, screens, monkeypatch, capsys):
     target = screens / "numbers.json"
     where = ("--weights", screens / "weights", "--screenshot-dir", screens / "frames")
     what = ("--skip-full", "--rounds", 2, "--policies", "exact,fast", "--settling", 2)
-    more = ("--json", target, "--report", screens / "report")
+    more = ("--json", target, "--report", screens / "report", "--page", screens / "page.html")
     assert run(benchmark, monkeypatch, *where, *what, *more) == 0
     printed = capsys.readouterr().out
     page = (screens / "report" / "report.html").read_text()
-    assert page.count("<table>") == 2
+    assert page.count("<table>") == (screens / "page.html").read_text().count("<table>") == 2
     assert page.count("data:image/png;base64,") == 3
     assert not re.search(r'(src|href)="(?!data:)', page)  # self-contained
     for name in ("changes", "efficiency", "settling"):
@@ -101,6 +101,7 @@ def test_bad_input_is_named_before_any_work(benchmark, screens, monkeypatch, cap
         (("--frames", screens / "none"), "none"),
         (("--json", screens / "none" / "numbers.json"), "--json: no such directory"),
         (("--report", screens / "frames" / "a.png"), "--report: not a directory"),
+        (("--page", screens / "none" / "page.html"), "--page: no such directory"),
         (("--blocks-per-map", "0"), "blocks_per_map must be"),
         (("--batch", "4", "--changed", "1.5"), "--changed: a number of patches or a share"),
         (("--policies", str(screens / "weights" / "manifest.json")), "is no policy"),

@@ -22,7 +22,7 @@ from diffvis_jax.images.geometry import ImageError
 from diffvis_jax.images.recording import read_recording
 from diffvis_jax.measure.missed import missed_change
 from diffvis_jax.measure.recording_run import run_session
-from diffvis_jax.report.html_page import write_page
+from diffvis_jax.report.session_page import write_session_page
 from diffvis_jax.report.text import percent
 from diffvis_jax.towers import build, registry, with_size
 
@@ -160,8 +160,14 @@ def test_the_page_is_self_contained_and_holds_the_numbers(tmp_path, model, resul
         Image.fromarray(frame).save(paths[-1])
     labels = ["start", "</script><b>", "wait", "wait", "<!--CSS-->"]
     order = [paths[0], paths[1], paths[1], paths[1], paths[2]]
-    page = write_page(
-        tmp_path / "page.html", result, order, labels, model.config, title="A & B", notes=["<note>"]
+    page = write_session_page(
+        tmp_path / "page.html",
+        {"</script><b>": result},
+        order,
+        labels,
+        model.config,
+        title="A & B",
+        notes=["<note>"],
     ).read_text(encoding="utf-8")
     assert not re.search(r"(src|href)\s*=\s*[\"'](?!data:)", page)
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", page)
@@ -170,14 +176,20 @@ def test_the_page_is_self_contained_and_holds_the_numbers(tmp_path, model, resul
     embedded = re.search(r'id="data">(.*?)</script>', page, re.DOTALL)
     assert embedded is not None
     data = json.loads(embedded[1])
-    assert [frame["label"] for frame in data["frames"]] == labels
-    assert [frame["picture"] for frame in data["frames"]] == [0, 1, 1, 1, 2]
-    assert data["frames"][1]["changed"] == [5]
-    assert all(len(frame["cells"]) == len(data["columns"]) for frame in data["frames"])
+    assert [screen["label"] for screen in data["screens"]] == labels
+    assert [screen["picture"] for screen in data["screens"]] == [0, 1, 1, 1, 2]
+    (run,) = data["runs"]
+    assert run["name"] == "</script><b>"
+    assert [step["changed"] for step in run["steps"][:2]] == [[], [5]]
+    assert all(len(step["cells"]) == len(data["columns"]) for step in run["steps"])
+    assert all(len(step["maps"]) == len(data["maps"]) for step in run["steps"])
+    assert not {"-", "0"} & {value for value, _ in run["tiles"]}
     missed = percent(result.frames[1].missed_changed)
-    assert f"; {missed} of the change at changed tokens missed" in data["frames"][1]["verdict"]
-    assert ("missed", missed) in map(tuple, data["frames"][1]["facts"])
-    assert data["frames"][1]["grid"] == {"count": 5, "left": 0, "top": 0, "width": 16, "height": 16}
+    assert f"; {missed} of the change at changed tokens missed" in run["steps"][1]["verdict"]
+    assert ["missed", missed] in run["steps"][1]["facts"]
+    assert data["screens"][1]["grids"] == [
+        {"count": 5, "left": 0, "top": 0, "width": 16, "height": 16}
+    ]
     kind, content = data["pictures"][1].split(";base64,")
     assert kind.startswith("data:image/")
     assert Image.open(io.BytesIO(base64.b64decode(content))).size == (72, 72)
@@ -207,6 +219,27 @@ def test_the_command_runs_from_end_to_end(demo, model, tmp_path, monkeypatch, ca
     assert sorted(path.name for path in out.iterdir()) == [
         "frame_000.png", "frame_001.png", "frame_002.png", "index.html",
     ]  # fmt: skip
+
+
+def test_several_policies_are_told_one_after_the_other(demo, model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "random_config", lambda args: model.config)
+    monkeypatch.setattr(dv, "init_params", random_params)
+    out, numbers = tmp_path / "out", tmp_path / "numbers.json"
+    command = ["--arch", "fastvithd", "--num-frames", "2", "--policy", "exact, 0"]
+    assert demo.main([*command, "--output", str(out), "--json", str(numbers)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.index("exact: margin unlimited") < printed.index("margin 0: margin 0 0")
+    assert printed.count("frames after the first") == 2
+    content = json.loads(numbers.read_text())
+    assert "frames" not in content
+    assert list(content["policies"]) == ["exact", "margin 0"]
+    exact, least = content["policies"].values()
+    assert exact["policy"]["margin"] != least["policy"]["margin"]
+    assert len(exact["frames"]) == least["summary"]["frames"] == 2
+    page = (out / "index.html").read_text()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])  # type: ignore[index]
+    assert [run["name"] for run in data["runs"]] == ["exact", "margin 0"]
+    assert len(data["pictures"]) == 2
 
 
 @pytest.mark.slow
@@ -278,12 +311,13 @@ def test_weights_with_a_head_show_what_can_be_clicked(demo, grounding_model, tmp
     page = (out / "index.html").read_text()
     data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])  # type: ignore[index]
     detected = first["elements_both"] + first["elements_added"]
-    assert 0 < len(data["frames"][0]["elements"]) <= detected  # some may lie in the padding
-    left, top, right, bottom, kind = data["frames"][0]["elements"][0]
-    width, height = data["frames"][0]["size"]
+    marks = data["runs"][0]["steps"][0]["marks"][1]
+    assert 0 < len(marks) <= detected  # some may lie in the padding
+    left, top, right, bottom, kind = marks[0]
+    width, height = data["screens"][0]["size"]
     assert 0 <= left <= right <= width
     assert 0 <= top <= bottom <= height
-    assert kind in head.config.kinds
+    assert kind.replace(" ", "_") in head.config.kinds
 
 
 @pytest.fixture
@@ -338,6 +372,8 @@ def complaint(demo, capsys, *arguments: str) -> str:
         ("--film", "no/such/directory/film.webp"),
         ("--film", "film.webp", "--no-visualize"),
         ("--policy", "fastest"),
+        ("--policy", "fast,fastest"),
+        ("--policy", "fast,"),
         ("--output", __file__),
         ("--nonsense",),
     ],

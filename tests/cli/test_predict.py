@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -25,7 +26,7 @@ FLAGS = """--model-path --image-file --image-sequence --image-dir --sequence-roo
 --disable-differential --diff-threshold --diff-max-changed-patches --diff-patch-size
 --diff-skip-small --diff-print-stats --policy --benchmark --save-heatmap --heatmap-layer
 --heatmap-layer-avg-k --heatmap-alpha --heatmap-mode --force-pad-aspect --output-json --strict
---history"""
+--history --page"""
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,7 @@ def compared(call, place):
         *("--image-dir", place / "broken", "--policy", "exact", "--benchmark"),
         *("--prompt-style", "pyautogui", "--click-regions", 2, "--diff-print-stats"),
         *("--save-heatmap", place / "heat", "--heatmap-layer-avg-k", 2, "--heatmap-mode", "tile"),
+        *("--page", place / "page.html"),
     )
 
 
@@ -187,6 +189,24 @@ def test_heatmaps_are_drawn_onto_the_screenshots(compared, place):
         with Image.open(file) as drawn, Image.open(frame["file"]) as original:
             assert drawn.size == original.size == (WIDTH, HEIGHT)
             assert not np.array_equal(np.asarray(drawn), np.asarray(original))
+
+
+@pytest.mark.slow
+def test_a_page_holds_what_the_document_holds(compared, place):
+    text = (place / "page.html").read_text()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])  # type: ignore[index]
+    frames = compared[1]["sequences"][0]["frames"]
+    assert [screen["label"] for screen in data["screens"]] == ["f_1.png", "f_2.png", "f_10.png"]
+    (run,) = data["runs"]
+    for step, frame in zip(run["steps"], frames, strict=True):
+        assert step["answer"] == frame["text"]
+        assert step["other"] is None
+        assert len(step["changed"]) == frame["encode"]["changed_patches"]
+        assert len(step["marks"][0]) == len(frame["click_regions"])
+    assert len(data["maps"]) == 2  # where it looks, too
+    assert ["3", "frames answered"] in run["tiles"]
+    assert ["1", "left out"] in run["tiles"]
+    assert "Describe the image." in text
 
 
 @pytest.mark.slow
@@ -343,6 +363,8 @@ def test_an_interrupted_run_keeps_what_it_has(call, place, monkeypatch, capsys):
             ("--image-dir", "ROOT/one", "--output-json", "no/such/dir.json"),
             "--output-json: no such",
         ),
+        (("--image-dir", "ROOT/one", "--page", "no/such/page.html"), "--page: no such directory"),
+        (("--image-dir", "ROOT/one", "--page", "ROOT"), "--page names a directory"),
     ],
 )
 def test_bad_input_is_named_before_any_answer(call, place, arguments, said, monkeypatch, capsys):

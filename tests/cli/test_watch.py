@@ -4,6 +4,7 @@ import ctypes
 import ctypes.util
 import dataclasses
 import itertools
+import json
 import os
 import re
 import shutil
@@ -138,6 +139,7 @@ def test_a_folder_is_encoded_differentially(watch, weights, tmp_path, capsys):
         [
             *("--folder", str(folder), "--model-path", str(weights), "--policy", "exact"),
             *("--interval", "0.02", "--idle", "0.2", "--audit-every", "2"),
+            *("--page", str(tmp_path / "page.html")),
         ]
     )
     printed = capsys.readouterr()
@@ -155,6 +157,11 @@ def test_a_folder_is_encoded_differentially(watch, weights, tmp_path, capsys):
     assert errors.keys() == {"2.png", "5.png"}
     assert max(errors.values()) < 1e-4
     assert "2 audits" in printed.out
+    text = (tmp_path / "page.html").read_text()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])  # type: ignore[index]
+    assert [screen["label"] for screen in data["screens"]] == ["1.png", "2.png", "5.png"]
+    assert [len(step["changed"]) for step in data["runs"][0]["steps"]] == [0, 3, 3]
+    assert "true error" in [name for name, _ in data["columns"]]
 
 
 def test_it_stops_after_so_many_frames(watch, weights, tmp_path, capsys):
@@ -216,6 +223,7 @@ QUICK = ("--folder", ".", "--idle", "0", "--interval", "0.01")
         (QUICK, "no image came into"),
         (("--folder", ".", "--prompt", "a"), "--prompt needs a language model"),
         (("--idle", "1"), "--idle is about --folder"),
+        ((*QUICK, "--page", "no/such/page.html"), "--page: no such directory"),
         ((*QUICK, "--monitor", "1"), "--monitor is about the screen: drop it or --folder"),
         ((*QUICK, "--region", "0,0,9,9"), "--region is about the screen"),
         ((*QUICK, "--display", ":1"), "--display is about the screen"),

@@ -7,8 +7,8 @@ from tiny import FASTVITHD
 
 from diffvis_jax.measure.recording_run import FrameResult, SessionResult
 from diffvis_jax.report.film import write_film
-from diffvis_jax.report.html_page import write_page
 from diffvis_jax.report.plain_page import paragraph, write_plain_page
+from diffvis_jax.report.session_page import write_session_page
 
 NOT_UTF_8 = "\ud800"  # fails when the file is already open
 
@@ -38,8 +38,8 @@ def session_page(target):
     )
     picture = target.parent / "picture.png"
     Image.new("RGB", (8, 8)).save(picture)
-    result = SessionResult((frame,), 0.0, 0.0)
-    write_page(target, result, [picture], ["start"], FASTVITHD, title=NOT_UTF_8)
+    results = {"exact": SessionResult((frame,), 0.0, 0.0)}
+    write_session_page(target, results, [picture], ["start"], FASTVITHD, title=NOT_UTF_8)
 
 
 def plain_page(target):

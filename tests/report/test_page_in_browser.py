@@ -1,4 +1,4 @@
-"""The demo page in a real browser: it opens at a typical step, and can be stepped through."""
+"""Pages to step through, in a real browser: the demo's, and that of answers."""
 
 import dataclasses
 import json
@@ -7,11 +7,15 @@ import shutil
 
 import numpy as np
 import pytest
+from looks import HOSTILE, looks
 from PIL import Image
 
 import diffvis_jax as dv
 from diffvis_jax.measure.recording_run import run_session
-from diffvis_jax.report.html_page import write_page
+from diffvis_jax.report.answers_page import write_answers_page
+from diffvis_jax.report.pictures import compressed
+from diffvis_jax.report.plain_page import captioned, heading, table, write_plain_page
+from diffvis_jax.report.session_page import write_session_page
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
@@ -35,17 +39,21 @@ def page_file(square, tmp_path_factory):
         paths.append(folder / f"{number}.png")
         Image.fromarray(frame).save(paths[-1])
     model = dv.Model(square.config, square.params, "random weights")
-    result = run_session(model, frames, dv.Policy(margin=1))
-    # Times are as they come; the page is to be the same each time.
-    result = dataclasses.replace(
-        result,
-        frames=tuple(
-            dataclasses.replace(frame, step_ms=10.0 + n, full_ms=50.0)
-            for n, frame in enumerate(result.frames)
-        ),
-    )
+
+    def result(margin, times):
+        """Times are as they come; the page is to be the same each time."""
+        found = run_session(model, frames, dv.Policy(margin=margin))
+        timed = [
+            dataclasses.replace(frame, step_ms=times + n, full_ms=50.0)
+            for n, frame in enumerate(found.frames)
+        ]
+        return dataclasses.replace(found, frames=tuple(timed))
+
     labels = ["start", "a", "b", "nothing", "c"]
-    return write_page(folder / "index.html", result, paths, labels, model.config, title="test")
+    results = {"margin 1": result(1, 10.0), "margin 2": result(2, 20.0)}
+    for name, some in (("one", {"margin 1": results["margin 1"]}), ("index", results)):
+        write_session_page(folder / f"{name}.html", some, paths, labels, model.config, title="test")
+    return folder / "index.html"
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +123,42 @@ def test_the_frame_before_shows_while_a_key_is_held(page):
     assert page.get_attribute("#picture", "href") == now
 
 
+def test_policies_are_switched_by_their_buttons_and_by_a_key(page):
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+
+    def shown():
+        chosen = page.locator("#switch button[aria-pressed=true] b").text_content()
+        row = page.text_content("#table tbody tr:nth-child(2)")
+        tile = page.text_content(".tile")
+        return chosen, page.text_content("#bars div:last-child em"), row, tile, frame_of(page)
+
+    first = shown()
+    assert first[:2] == ("margin 1", "11.0 ms")
+    page.click("#switch button:nth-child(2)")
+    second = shown()
+    assert second[:2] == ("margin 2", "21.0 ms")
+    assert all(a != b for a, b in zip(first[:4], second[:4], strict=True))
+    assert first[4] == second[4] == 1
+    assert page.evaluate("location.hash") == "#1,1"
+    page.keyboard.press("p")
+    assert shown() == first
+    page.keyboard.press("p")
+    page.reload()
+    assert shown() == second
+
+
+def test_one_policy_has_no_switch(browser, page_file):
+    page = browser.new_page()
+    page.goto(page_file.with_name("one.html").as_uri())
+    assert not page.is_visible("#switch")
+    assert "policy" not in page.text_content(".notes li")
+    assert not page.is_visible("label:has(.element)")  # the tower has no head
+    page.keyboard.press("p")
+    assert page.text_content("#bars div:last-child em") in ("11.0 ms", "12.0 ms")
+    page.close()
+
+
 def test_a_link_opens_its_frame(browser, page_file):
     page = browser.new_page()
     page.goto(f"{page_file.as_uri()}#3")
@@ -137,3 +181,76 @@ def test_it_asks_for_nothing(page_file):
     data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
     assert all(url.startswith("data:") for url in data["pictures"])
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text)
+
+
+def test_tables_and_pictures_fit_a_phone(browser, tmp_path):
+    rows = [["policy", *["a long head of a column"] * 9], ["fast", *["12.3% / 45.6% / 78.9%"] * 9]]
+    wide = compressed(Image.new("RGB", (900, 90))).url
+    parts = [heading("H"), table(rows), captioned(wide, "<a picture>")]
+    file = write_plain_page(tmp_path / "plain.html", "Tables", parts, [("device", "cpu")])
+    page = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme="dark")
+    page.goto(file.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.text_content("figcaption") == "<a picture>"
+    assert page.text_content(".facts dd") == "cpu"
+    # As dark as the pages to step through.
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 24, 27)"
+    page.close()
+
+
+# ---- the page of answers ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def answers(browser, square, tmp_path):
+    """The page of three frames, open."""
+    file = write_answers_page(
+        tmp_path / "answers.html",
+        looks(),
+        square.config,
+        question="What?",
+        prompt="You see a screen. What?",
+        title="shots",
+        tiles=[("3", "frames answered"), ("0", "left out")],
+    )
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("dialog", lambda dialog: errors.append(dialog.message))
+    page.goto(file.as_uri())
+    yield page
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.close()
+    assert errors == []
+
+
+def test_answers_can_be_stepped_through(answers):
+    page = answers
+    assert frame_of(page) == 1  # the answers differ
+    assert page.text_content(".question") == "What?"
+    assert page.locator(".tile").count() == 1  # nothing was left out
+    assert page.text_content("#answer") == "click(0.5, 0.25)"
+    assert page.text_content("#other") == "No."
+    assert page.text_content("#lines li") == "action: Click at (36, 18)"
+    assert page.locator("#bars em").all_text_contents()[:2] == ["12.0 ms", "48.0 ms"]
+    assert page.locator("tr.differs").count() == 1
+    assert page.is_visible("#magnifier")
+    page.keyboard.press("ArrowRight")
+    assert page.text_content("#answer") == HOSTILE
+    assert page.is_hidden("#other")
+    assert page.is_hidden("#magnifier")
+    page.keyboard.press("Home")
+    assert page.text_content("#answer") == "A page."
+    assert "4.00x faster" in page.text_content("#verdict")
+
+
+def test_what_an_answer_clicks_is_drawn(answers):
+    page = answers
+    assert page.locator("#marks .click circle").count() == 2  # the ring, and its halo
+    assert page.get_attribute("#marks .click circle", "cx") == "36"
+    assert page.text_content("#marks .candidate title") == "candidate 1"
+    page.uncheck("label:has(.key.click) input")
+    assert page.locator("#marks .click").count() == 0
+    assert page.locator("#marks .candidate").count() == 1
+    page.select_option("#map", label="where the model looks")
+    assert page.locator("#heat rect").count() == 5
