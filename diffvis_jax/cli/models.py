@@ -11,7 +11,7 @@ from typing import Any
 from diffvis_jax.checkpoints.bundled import bundled_directory, bundled_models
 
 PACKAGE = Path(__file__).resolve().parents[1]
-TRAINED = "fastvithd-screens"  # bundled; the default of every command that needs weights
+TRAINED = "screens-vit"  # bundled; the default of every command that needs weights
 WHAT = (
     "bundled weights by name, a directory that `diffvis convert` wrote, or a PyTorch checkpoint "
     "(directory, file or hf:REPO), which is converted once"
