@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
-from architecture import TOWER
+from architecture import HEAD, TOWER
 from screens import pages_of
 
 from diffvis_jax.checkpoints.format import read_json
+from diffvis_jax.checkpoints.store import load_grounding, load_vision
 
 # Of a recipe, what stays as it was begun. A run may become longer.
 SAME = (
@@ -80,6 +82,29 @@ def restore(run: Path, *, best: bool) -> tuple[int, dict[str, Any]]:
         if step is None:
             raise ValueError(f"{run} has no checkpoint yet")
         return step, manager.restore(step, args=ocp.args.StandardRestore())
+
+
+def beginning(place: Path) -> tuple[str, dict[str, Any]]:
+    """What to train on from: its name, and the parameters "tower", "head" and, of a run, "probes".
+
+    Args:
+      place: a run, of which the newest checkpoint is taken, or a weight directory of such a tower.
+
+    Raises:
+      ValueError: neither, or another tower.
+    """
+    if not (place / "manifest.json").exists():
+        step, state = restore(place, best=False)
+        return f"step {step} of {place}", state["average"]
+    config, tower = load_vision(place, "float32")
+    head, params = load_grounding(place)
+    if (config, dataclasses.replace(head, threshold=HEAD.threshold, dtype=HEAD.dtype)) != (
+        TOWER,
+        HEAD,
+    ):
+        raise ValueError(f"{place} holds another tower or head than architecture.py has now")
+    params = jax.tree.map(lambda x: x.astype("float32"), params)
+    return str(place), {"tower": tower, "head": params}
 
 
 def check_same(run: Path, begun: dict[str, Any], recipe: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ import orbax.checkpoint as ocp
 from architecture import HEAD, LONG_SIDE, TOWER
 from learning import Setup, finished
 from optimiser import optimiser
-from runs import check_same, checkpoints, read_recipe, recipe_of, restore
+from runs import beginning, check_same, checkpoints, read_recipe, recipe_of
 from score import answer, best_threshold, measure
 from screens import Screen, ahead, load_screens, pages_of, random_crops
 from teacher import load_teacher, measured
@@ -81,9 +81,9 @@ def train(args: argparse.Namespace, manager: ocp.CheckpointManager) -> None:
     else:
         params = setup.fresh(args.seed)
         if args.start:
-            step, held = restore(args.start, best=False)
-            params = {**params, **{name: held["average"][name] for name in params}}
-            print(f"started from step {step} of {args.start}", flush=True)
+            name, held = beginning(args.start)
+            params = {key: held.get(key, own) for key, own in params.items()}
+            print(f"started from {name}", flush=True)
         state = setup.state(params)
     done = newest or 0
     frames = TOWER.preprocess
@@ -126,7 +126,12 @@ def main() -> int:
     add = parser.add_argument
     add("data", type=Path, help="written by render_pages.py; holds train/ and val/")
     add("run", type=Path, help="checkpoints and curve go there")
-    add("--start", type=Path, metavar="RUN", help="from the averaged weights of this run")
+    add(
+        "--start",
+        type=Path,
+        metavar="RUN",
+        help="from the averaged weights of this run, or from a weight directory",
+    )
     add(
         "--teacher",
         type=Path,
@@ -160,7 +165,7 @@ def main() -> int:
             parser.error(f"--rate must be a positive number, got {args.rate}")
         for split in ("val", "train"):
             pages_of(args.data / split)
-        if args.start:
+        if args.start and not (args.start / "manifest.json").exists():
             read_recipe(args.start)
         args.run.mkdir(parents=True, exist_ok=True)
         with quiet_orbax(), checkpoints(args.run) as manager:

@@ -184,6 +184,18 @@ def test_bundled_weights_say_what_they_began_with(training, tmp_path, monkeypatc
     # Of what came with the rest, in one go, the manifest knows.
     assert manifest["files"]["README.md"]["size"] == (target / "README.md").stat().st_size
 
+    # A run may begin with them.
+    runs = training("runs")
+    with pytest.raises(ValueError, match="another tower or head"):
+        runs.beginning(target)
+    monkeypatch.setattr(runs, "TOWER", tower)
+    monkeypatch.setattr(runs, "HEAD", head)
+    _, held = runs.beginning(target)
+    assert held.keys() == trained.keys()
+    for ours, theirs in zip(*map(jax.tree.leaves, (held, trained)), strict=True):
+        assert ours.dtype == jnp.float32
+        np.testing.assert_allclose(ours, theirs, rtol=2**-8, atol=1e-6)
+
 
 @pytest.mark.parametrize(
     "option",
