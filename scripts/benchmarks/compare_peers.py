@@ -28,7 +28,7 @@ import numpy as np
 
 import diffvis_jax as dv
 from diffvis_jax.checkpoints.torch_reference import require_torch
-from diffvis_jax.cli.benchmark_batch import edited, patches_of
+from diffvis_jax.cli.benchmark_batch import amounts_of, edited, patches_of
 from diffvis_jax.cli.benchmark_full import frame_of
 from diffvis_jax.cli.bundled import BUNDLED
 from diffvis_jax.cli.command_line import check_file, run_script, write_json
@@ -245,6 +245,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--rounds must be at least 1, got {args.rounds}")
     if args.json:
         check_file("--json", args.json)
+    amounts = amounts_of(args.changed)
     require_torch()
     import torch
 
@@ -254,7 +255,7 @@ def run(args: argparse.Namespace) -> int:
         make, tiny, config = trunk_contenders, TrunkConfig(**TINY_TRUNK), TrunkConfig()
     else:
         make, tiny, config = clip_contenders, TINY_CLIP, dv.CLIPConfig()
-    changed = patches_of(args.changed, build(config).cells)
+    changed = patches_of(amounts, build(config).cells)
     with torch.inference_mode():
         print("largest deviation from the full encode where everything changes, tiny tower:")
         small = random_model(tiny)

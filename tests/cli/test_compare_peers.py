@@ -136,6 +136,7 @@ def test_bad_input_is_named_before_any_work(compare_peers, tmp_path, monkeypatch
         ((), "give the folder of a peer"),
         (("--sige", "a", "--stc", "b"), "run it apart"),
         (("--stc", "a", "--rounds", "0"), "--rounds must be at least 1"),
+        (("--stc", "a", "--changed", "two"), "a number of patches or a share"),
         (("--stc", "a", "--json", str(tmp_path / "no" / "rows.json")), "no such directory"),
     ]:
         monkeypatch.setattr(sys, "argv", ["compare_peers.py", *arguments])
