@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator
 
 import jax
@@ -9,7 +10,7 @@ import jax
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Compiled:
     """What was compiled.
 
@@ -25,15 +26,26 @@ class Compiled:
 @contextlib.contextmanager
 def watch_compilation() -> Iterator[Compiled]:
     """Counts what is compiled while the context lasts, in any thread."""
+    _register()
     compiled = Compiled()
-
-    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
-        if event == _COMPILED:
-            compiled.seconds += duration_secs
-            compiled.programs += 1
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
+    _watching.append(compiled)
     try:
         yield compiled
     finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
+        _watching.remove(compiled)
+
+
+_watching: list[Compiled] = []
+
+
+@functools.cache
+def _register() -> None:
+    """Once and for good: JAX 0.8 has no public way to take a listener back."""
+    jax.monitoring.register_event_duration_secs_listener(_listen)
+
+
+def _listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
+    if event == _COMPILED:
+        for compiled in _watching:
+            compiled.seconds += duration_secs
+            compiled.programs += 1
