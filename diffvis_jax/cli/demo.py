@@ -311,14 +311,17 @@ def write_outputs(
         print(f"numbers: {args.json}")
     if args.visualize:
         from diffvis_jax.report.film import write_film
-        from diffvis_jax.report.session_page import write_session_page
+        from diffvis_jax.report.session_page import verdict_of, write_session_page
         from diffvis_jax.towers import build
 
         args.output.mkdir(parents=True, exist_ok=True)
-        pictures = write_overlays(args.output, model, recording, next(iter(results.values())))
+        shown = next(iter(results.values()))
+        pictures = write_overlays(args.output, model, recording, shown)
         print(f"pictures: {args.output}{os.sep}frame_*.png")
         if args.film is not None:
-            print(f"film: {write_film(pictures, args.film)}")
+            verdicts = map(verdict_of, shown.frames)
+            captions = map("{}\n{}".format, recording.labels, verdicts)
+            print(f"film: {write_film(pictures, list(captions), args.film)}")
         page = write_session_page(
             args.output / "index.html",
             results,

@@ -1,18 +1,25 @@
 """A sequence of pictures as an animation."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diffvis_jax.utils.atomic_file import replacing
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 FORMATS = (".webp", ".gif")
 
 
-def write_film(pictures: Sequence[Path], target: Path, *, frame_ms: int = 800) -> Path:
+def write_film(
+    pictures: Sequence[Path], captions: Sequence[str], target: Path, *, frame_ms: int = 1200
+) -> Path:
     """Writes pictures of one size as an animation that repeats, atomically.
 
     Args:
       pictures: files, in order.
+      captions: of each, shown below it; all of as many lines.
       target: its name ends in one of `FORMATS`.
       frame_ms: how long each is shown, in milliseconds.
 
@@ -25,21 +32,32 @@ def write_film(pictures: Sequence[Path], target: Path, *, frame_ms: int = 800) -
     if not pictures:
         raise ValueError("a film needs at least one picture")
 
-    def frames():
-        for path in pictures[1:]:
+    def frames() -> Iterator["Image.Image"]:
+        for path, caption in zip(pictures, captions, strict=True):
             with Image.open(path) as picture:
-                yield picture.convert("RGB")
+                yield _captioned(picture.convert("RGB"), caption)
 
-    with replacing(target) as partial, Image.open(pictures[0]) as first:
-        first.convert("RGB").save(
-            partial,
-            save_all=True,
-            append_images=frames(),
-            duration=frame_ms,
-            loop=0,
-            quality=75,
+    some = frames()
+    with replacing(target) as partial:
+        next(some).save(
+            partial, save_all=True, append_images=some, duration=frame_ms, loop=0, quality=75
         )
     return target
+
+
+def _captioned(picture: "Image.Image", caption: str) -> "Image.Image":
+    """The picture, with lines of text below it."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    size = max(8, picture.width // 48)
+    line, lines = round(1.4 * size), caption.splitlines()
+    whole = Image.new("RGB", (picture.width, picture.height + line * len(lines) + size // 2))
+    whole.paste(picture)
+    draw, font = ImageDraw.Draw(whole), ImageFont.load_default(size)
+    for number, text in enumerate(lines):
+        at = size // 2, picture.height + size // 4 + number * line
+        draw.text(at, text, fill=(255, 255, 255), font=font)
+    return whole
 
 
 def check_film(target: Path) -> None:

@@ -153,7 +153,7 @@ def _step(frame: FrameResult, screen: Screen, config: VisionConfig) -> Step:
             ("full encode", frame.full_ms, cells["full encode"], "full"),
             ("this step", frame.step_ms, cells["step"], "partial"),
         ],
-        verdict=_verdict(frame),
+        verdict=verdict_of(frame),
         cells=[*cells.values(), screen.label],
         changed=np.flatnonzero(frame.changed).tolist() if frame.index else [],
         maps=[
@@ -189,7 +189,7 @@ def _maps(stages: int) -> list[Map]:
     ]
 
 
-def _verdict(frame: FrameResult) -> str:
+def verdict_of(frame: FrameResult) -> str:
     """One frame in a sentence."""
     if not frame.index:
         return "The first frame is encoded in full."

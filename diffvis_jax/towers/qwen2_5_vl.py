@@ -400,8 +400,8 @@ def _presets(c: Qwen25VisionConfig) -> dict[str, Preset]:
         # With random weights nearly all of a change stays in the windows that changed, so `fast`
         # recomputes them alone; trained weights are to be calibrated.
         return {"faithful": Preset((0.0, *[1.0] * around)), "fast": Preset((0.0, *[0.0] * around))}
-    # The trained tower (docs/fidelity.md). Half of its windows cost as much as all of them, so that a
-    # full encode of what changed more costs little, and settles what is pending.
+    # The trained tower (docs/fidelity.md). Half of its windows cost as much as all of them: a full
+    # encode of what changed more costs little, and settles what is pending.
     return {
         "faithful": Preset((0.0, *[1.0] * around), full_above=0.045),
         "fast": Preset((0.0, *[0.0] * around), full_above=0.09),

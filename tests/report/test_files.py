@@ -50,7 +50,7 @@ def film(target):
     pictures = [target.parent / name for name in ("0.png", "1.png")]
     Image.new("RGB", (8, 8)).save(pictures[0])
     pictures[1].write_bytes(pictures[0].read_bytes()[:40])  # breaks after the first frame
-    write_film(pictures, target)
+    write_film(pictures, ["first", "second"], target)
 
 
 @pytest.mark.parametrize(
