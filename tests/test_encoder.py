@@ -168,6 +168,7 @@ def test_bad_input(square, model):
         encoder.encode("no/such/screen.png")
 
 
+@pytest.mark.slow
 def test_a_tower_of_any_size_follows_its_images(qwen):
     """Screens in sizes of their own: the cache starts again where the size does."""
     model = dv.Model(qwen.config, qwen.params, "qwen")

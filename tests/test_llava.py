@@ -76,6 +76,7 @@ def test_llava_1_6_says_what_transformers_says(llava_1_6, golden, name):
     assert found.tolist() == golden[f"{name}_greedy"].tolist()
 
 
+@pytest.mark.slow
 def test_a_caret_touches_the_overview_and_one_tile(llava_1_6, golden):
     """Each frame is a stream; encoder and session together say what a fresh model says."""
     model, ids = llava_1_6, golden["input_ids"]

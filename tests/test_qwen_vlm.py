@@ -41,6 +41,7 @@ def test_logits_and_greedy_answer_are_those_of_pytorch(model, golden, prompt):
     assert len(beams) == 3
 
 
+@pytest.mark.slow
 def test_decoding_in_another_dtype(model, golden, tmp_path):
     source = write_directory(tmp_path / "source", qwen_vl(), "qwen2_5_vl_tiny_config.json")
     loaded = dv.load(

@@ -107,6 +107,7 @@ def test_what_the_model_does_not_see_is_missed_by_all(script_module, named, grey
     assert script_module.measure((grey, grey[:64]), (grey, grey), 64, named).size == 2
 
 
+@pytest.mark.slow
 def test_a_table_of_recordings(script_module, tmp_path, monkeypatch, capsys):
     rng = np.random.default_rng(0)
     first = rng.integers(0, 256, (180, 320, 3), np.uint8)

@@ -132,6 +132,7 @@ def test_frames_stay_within_the_threshold_of_the_reference(kit, episode, values)
     check_reference(kit, dv.Policy(**values), episode)
 
 
+@pytest.mark.slow
 @given(episode=episodes, values=policies)
 def test_frames_stay_within_the_mean_threshold(clip, episode, values):
     check_reference(clip, dv.Policy(**values, metric="mean"), episode)

@@ -100,6 +100,7 @@ def test_refreshing_bounds_the_age(toy):
     assert max(ages[0]) > 8
 
 
+@pytest.mark.slow
 def test_refreshing_everything_settles(kit):
     frames, _, cache = kit.start()
     frames = kit.change_patch(frames, 1, 2)

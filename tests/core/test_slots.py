@@ -104,6 +104,7 @@ def test_one_slot_is_a_plain_step(toy):
         assert at.tolist() == [0]
 
 
+@pytest.mark.slow
 def test_those_who_sit_out_stay_as_they_are(toy, partly):
     frames, _, cache = toy.start(dv.Policy(margin=0, settle=0))
     policy = dv.Policy(margin=0, settle=1.0, refresh_patches=3, keyframe_every=2)

@@ -115,6 +115,7 @@ def test_inside_a_callers_jit(clip):
         assert deviation(means, kit.full(frames[:, ::-1]).mean(-1)) < 10 * ROUNDING
 
 
+@pytest.mark.slow
 def test_scan_over_frames(clip):
     frames = episode(clip, 6, 2)
     policy = dv.Policy().resolved(clip.tower)
@@ -232,6 +233,7 @@ def test_the_full_encode_is_differentiable(name, request, monkeypatch):
     assert slope == pytest.approx((moved(step) - moved(-step)) / (2 * step), rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TOWERS)
 def test_bfloat16_step_equals_its_encode(name, request):
     kit = request.getfixturevalue(name)

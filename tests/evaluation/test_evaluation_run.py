@@ -138,6 +138,7 @@ def alone(kit, frames, policy):
         yield np.asarray(tokens[0]), report_of(report, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "devices", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)]
 )

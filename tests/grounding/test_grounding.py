@@ -131,6 +131,7 @@ def test_places_of_a_position_of_a_finer_map_lie_in_it(config, which, row, colum
     np.testing.assert_array_equal((run(maps)["object"] != before)[0], expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("config", "coarser"), [(WITH_BOTH, WITH_MAP), (WITH_ALL, WITH_BOTH)])
 def test_a_new_head_says_the_same_whatever_the_finest_map_holds(config, coarser):
     tokens, maps = jax.random.normal(jax.random.key(1), (1, 4, 8)), blank(config)
@@ -142,6 +143,7 @@ def test_a_new_head_says_the_same_whatever_the_finest_map_holds(config, coarser)
         np.testing.assert_array_equal(found[name], values)
 
 
+@pytest.mark.slow
 def test_a_strict_host_gets_the_same_answers():
     params = trained(params_of(WITH_ALL))
     tokens, maps = jax.random.normal(jax.random.key(1), (1, 4, 8)), blank(WITH_ALL)

@@ -58,6 +58,7 @@ def run(params, place, place_cache):
     return np.asarray(logits), answers(params, logits, cache, options, config=CONFIG)[0]
 
 
+@pytest.mark.slow
 def test_a_split_model_says_the_same(mesh):
     params = random_params(CONFIG)
     split = jax.device_put(params, param_shardings(CONFIG, mesh))
@@ -71,6 +72,7 @@ def test_a_split_model_says_the_same(mesh):
     assert [a.tolist() for a in parts[1]] == [a.tolist() for a in whole[1]]
 
 
+@pytest.mark.slow
 def test_a_split_prompt_is_prefilled_differentially(mesh):
     x = np.random.default_rng(0).standard_normal((2, 32, CONFIG.width)).astype(np.float32)
     image = (np.arange(32) > 4) & (np.arange(32) < 20) & np.ones((2, 1), bool)

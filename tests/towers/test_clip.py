@@ -69,6 +69,7 @@ def test_the_architecture_is_read(converted):
     assert config.length == golden["hidden0"].shape[1]
 
 
+@pytest.mark.slow
 def test_named_outputs(clip):
     frames = clip.frames(batch=1)
     found = {

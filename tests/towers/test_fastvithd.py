@@ -95,6 +95,7 @@ def test_token_grid_is_rounded_up(size, grid):
     assert (tower.grid, tower.tokens) == ((grid, grid), grid * grid)
 
 
+@pytest.mark.slow
 def test_a_cell_reaches_as_far_as_its_kernel(fastvithd):
     """One changed pixel: which positions of each map move, by the full encode."""
     frame = fastvithd.frames(batch=1)[0]

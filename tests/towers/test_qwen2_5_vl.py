@@ -94,6 +94,7 @@ def test_where_a_window_lies_does_not_matter(qwen):
     assert deviation(after[:12, 4:16], before[:12, :12]) < 1e-6
 
 
+@pytest.mark.slow
 def test_an_exact_step_equals_the_full_encode(qwen):
     frames = qwen.frames(batch=1)
     _, cache, _ = qwen.serve(qwen.params, dv.init_cache(QWEN), frames, dv.Policy.exact())
