@@ -131,7 +131,7 @@ class Policy:
         if share >= 1:
             return own
         where: Any = np.where if isinstance(own, np.ndarray | np.generic) else jnp.where
-        return where(own == _UNLIMITED, np.int32(share * tower.cells), own)
+        return where(own == _UNLIMITED, np.int32(max(1, share * tower.cells)), own)
 
     def resolved(self, tower: Tower) -> "Policy":
         """The same with numbers in place of a name, and a margin for each stage, so that all

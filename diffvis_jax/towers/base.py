@@ -275,8 +275,8 @@ class Preset:
 
     Attributes:
       margins: of each stage, in patches.
-      full_above: share of the patches, 0-1; a frame of which more changed is encoded in full.
-        1 = never for that reason.
+      full_above: share of the patches, 0-1; a frame of which more changed, and more than one, is
+        encoded in full. 1 = never for that reason.
     """
 
     margins: tuple[float, ...]

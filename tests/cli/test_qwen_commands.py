@@ -8,7 +8,6 @@ import sys
 import dataset_samples as samples
 import numpy as np
 import pytest
-from PIL import Image
 from tiny import ROUNDING
 from vlm_files import changed, screen, write_frames
 
@@ -168,7 +167,7 @@ def test_a_policy_is_calibrated(script, place, converted, tmp_path, monkeypatch)
     assert dv.load_policy(target).margin is not None
 
 
-def test_sessions_are_evaluated(script, converted, tmp_path, monkeypatch, capsys):
+def test_sessions_are_evaluated(script, place, converted, tmp_path, monkeypatch, capsys):
     for number in range(2):
         samples.recorded(tmp_path / "data" / f"s{number}", 3, seed=number)
     options = [tmp_path / "data", "--weights", converted, "--policies", "exact", "--no-report"]
@@ -186,9 +185,7 @@ def test_sessions_are_evaluated(script, converted, tmp_path, monkeypatch, capsys
     (all_of_it,) = json.loads((options[-3] / "summary.json").read_text())["weights"].values()
     assert all_of_it["all"]["exact"]["frames"] == 8
     # But one stream has one size.
-    for frame in sorted((tmp_path / "data" / "s2").glob("*.png"))[:1]:
-        Image.open(frame).resize((100, 200)).save(frame)
-    options[-3] = tmp_path / "third"
+    options[0], options[-3] = place / "mixed", tmp_path / "third"
     monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, options)])
     capsys.readouterr()
     assert script("evaluate").main() == 2

@@ -484,7 +484,7 @@ def test_reports_agree_with_the_frames_and_the_cache(kit, episode, values):
         count = changed.sum((1, 2))
         np.testing.assert_array_equal(report.changed, changed)
         np.testing.assert_array_equal(report.changed_patches, count)
-        full = count > (values["max_changed_patches"] or 99)
+        full = count > int(policy.most_changed(kit.tower))
         assert (np.asarray(report.path) == FULL)[full].all()  # or it would cost nearly as much
         skipped = ~full & (count > 0) & (count <= values["skip_small_patches"])
         np.testing.assert_array_equal(report.skipped, skipped)

@@ -267,6 +267,8 @@ def test_a_preset_may_say_when_a_frame_is_encoded_in_full(toy):
     tower = dataclasses.replace(toy.tower, presets={"fast": Preset((1.0, 1.0), full_above=0.25)})
     assert dv.Policy.fast().most_changed(tower) == tower.cells // 4
     assert dv.Policy.fast().resolved(tower).max_changed_patches == tower.cells // 4
+    few = dataclasses.replace(tower, presets={"fast": Preset((1.0, 1.0), full_above=0.01)})
+    assert dv.Policy.fast().most_changed(few) == 1
     traced = jax.tree.map(jnp.asarray, dv.Policy.fast())
     assert int(traced.most_changed(tower)) == tower.cells // 4
     # A number of the user's own, or margins without a name, are what they are.
