@@ -52,16 +52,18 @@ FLAT = (0, 1, 2, 3, 4, 6, 8, 12)
 
 def margins_name(margins: Sequence[float], tower: Tower) -> str:
     """Margins by stage as text, and whose they are if they are all that a preset says."""
-    text = " ".join("all" if math.isinf(margin) else f"{margin:g}" for margin in margins)
     own = [f" ({name})" for name, own in tower.presets.items() if own == Preset(tuple(margins))]
-    return text + "".join(own)
+    return _margins_text(margins) + "".join(own)
 
 
 def preset_name(name: str, preset: Preset) -> str:
     """All that a preset says, as text."""
-    margins = " ".join(f"{margin:g}" for margin in preset.margins)
     full = f", in full above {percent(preset.full_above)}" if preset.full_above < 1 else ""
-    return f"margin {margins}{full} ({name})"
+    return f"margin {_margins_text(preset.margins)}{full} ({name})"
+
+
+def _margins_text(margins: Sequence[float]) -> str:
+    return " ".join("all" if math.isinf(margin) else f"{margin:g}" for margin in margins)
 
 
 def candidates(tower: Tower) -> dict[str, dv.Policy]:

@@ -183,19 +183,24 @@ def by_size(model: dv.Model, streams: Sequence[Stream]) -> list[tuple[dv.Model, 
 
 def advance_all(
     args: argparse.Namespace,
-    models: Mapping[str, dv.Model],
+    sized: Mapping[str, Sequence[tuple[dv.Model, Sequence[Stream]]]],
     streams: Sequence[Stream],
     policies: Mapping[str, dv.Policy],
 ) -> None:
-    """Runs this process's share of the streams, but for those done; writes lines as it goes."""
+    """Runs this process's share of the streams, but for those done; writes lines as it goes.
+
+    Args:
+      sized: for each of the weights, what `by_size` gives of the streams.
+    """
     done = {(line["weights"], line["stream"]) for line in read_results(args.output)}
-    share = [streams[i] for i in processes.local_streams(len(streams))]
-    # The longest first: what is left at the end is then short.
-    share.sort(key=lambda stream: -len(stream.screens))
-    left = {
-        name: [stream for stream in share if (name, stream.name) not in done] for name in models
-    }
-    frames = sum(len(stream.screens) for some in left.values() for stream in some)
+    share = {streams[i].name for i in processes.local_streams(len(streams))}
+    left: list[tuple[str, dv.Model, list[Stream]]] = []
+    for name, groups in sized.items():
+        for model, some in groups:
+            mine = [s for s in some if s.name in share and (name, s.name) not in done]
+            # The longest first: what is left at the end is then short.
+            left.append((name, model, sorted(mine, key=lambda stream: -len(stream.screens))))
+    frames = sum(len(stream.screens) for _, _, some in left for stream in some)
     if done:
         print(f"going on: {len(done)} streams were done, {frames} frames are left", flush=True)
     if not frames:
@@ -203,10 +208,9 @@ def advance_all(
     mesh = data_mesh()
     process = jax.process_index()
     with open_results(args.output, process) as add, Progress(frames, "frames") as bar:
-        sized = (
-            (name, each) for name, some in left.items() for each in by_size(models[name], some)
-        )
-        for name, (model, some) in sized:
+        for name, model, some in left:
+            if not some:
+                continue
             print(f"{name}: {len(some)} streams; compiling comes first", flush=True)
             runner = Runner(model, policies, args.batch, mesh)
             for line in runner.run(
@@ -261,8 +265,8 @@ def evaluate(args: argparse.Namespace) -> int:
     names = (args.model or TRAINED).split(",")
     loaded = {name: dv.load(find_model(name), dtype=args.dtype) for name in names}
     models = {name: with_bounds(model, args) for name, model in loaded.items()}
+    sized = {name: by_size(model, streams) for name, model in models.items()}
     for model in models.values():
-        by_size(model, streams)  # says what is wrong with a stream before any work
         tell_overview(model)
         for policy in policies.values():
             policy.margins(build(model.config))
@@ -275,7 +279,7 @@ def evaluate(args: argparse.Namespace) -> int:
     if jax.process_index() == 0:
         open_run(args.output, run)
     processes.wait_for_all("the directory is there")
-    advance_all(args, models, streams, policies)
+    advance_all(args, sized, streams, policies)
     processes.wait_for_all("all streams are done")
     if jax.process_index() == 0:
         conclude(args, run, dataset, streams)

@@ -10,6 +10,7 @@ import pytest
 from tiny import ROUNDING, report_of
 
 import diffvis_jax as dv
+from diffvis_jax.core.plan import compare
 from diffvis_jax.towers.base import Preset
 
 FULL, PARTIAL, REUSE = 2, 1, 0
@@ -275,3 +276,15 @@ def test_a_preset_may_say_when_a_frame_is_encoded_in_full(toy):
     assert dv.Policy.fast(max_changed_patches=3).most_changed(tower) == 3
     unbounded = dv.Policy(margin=1).resolved(tower).max_changed_patches
     assert unbounded == dv.Policy().max_changed_patches
+
+
+def test_a_policy_by_name_is_bounded_inside_a_function_of_ones_own(toy):
+    """Where nobody has resolved it."""
+    first, second = (toy.change_patch(toy.start()[0], 1, column) for column in (1, 2))
+    frames, _, cache = toy.start()
+    both = np.where(first != frames, first, second)
+    tower = dataclasses.replace(toy.tower, presets={"fast": Preset((1.0, 1.0), full_above=0.08)})
+    active = jnp.ones(cache.batch, bool)
+    for seen, must in ((first, False), (both, True)):
+        change = compare(tower, cache, seen, dv.Policy.fast(), active, None)
+        assert np.asarray(change.must).any() == must
