@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffvis_jax.core.budget import cost, depth_of, is_stack, oldest, settled_blocks, within_budget
 from diffvis_jax.core.cache import Cache
 from diffvis_jax.core.change import changed_patches, distance_to, shifted
 from diffvis_jax.core.policy import Policy
 from diffvis_jax.core.tuning import Tuning
-from diffvis_jax.towers.base import TokenStack, Tower
+from diffvis_jax.towers.base import Tower
 
 
 @flax.struct.dataclass(kw_only=True)
@@ -135,8 +136,8 @@ def make_plan(
     idle = change.idle[:, None, None]
     wanted = (near & ~idle) | chosen[:, None]
     budget = jnp.where(change.idle, policy.settle * float(tower.macs), 0).astype(jnp.float32)
-    blocks, start = _settled_blocks(tower, cache, stale, change, budget)
-    if not _stack(tower):
+    blocks, start = settled_blocks(tower, cache.progress, change.idle & stale.any((1, 2)), budget)
+    if not is_stack(tower):
         wanted |= idle & within_budget(tower, stale, distance, budget, tuning)
     compute = stale & wanted & change.active[:, None, None]
 
@@ -145,7 +146,7 @@ def make_plan(
     full = change.must | (expensive & acted & change.active)
     dense = dense | full[:, None]
     compute = compute | dense[..., None]
-    blocks = jnp.where(dense[:, -1], _depth(tower), blocks)
+    blocks = jnp.where(dense[:, -1], depth_of(tower), blocks)
     start = jnp.where(dense[:, -1], 0, start)
 
     left = stale & ~compute
@@ -153,9 +154,9 @@ def make_plan(
     # margins leave out the surroundings of all that they let in. In a token stack the layer's own.
     layer_stale = left.any(-1).astype(jnp.int32)
     inputs_stale = jnp.cumsum(layer_stale, axis=1, dtype=jnp.int32)
-    if not _stack(tower):
+    if not is_stack(tower):
         inputs_stale = inputs_stale - layer_stale
-    finished = (start + blocks >= _depth(tower)) & (blocks > 0)
+    finished = (start + blocks >= depth_of(tower)) & (blocks > 0)
     after = left | (compute & (inputs_stale > 0)[..., None])
     return StepPlan(
         full=full,
@@ -166,7 +167,7 @@ def make_plan(
         blocks=blocks,
         start=start,
         progress=jnp.where(finished | acted, 0, cache.progress + blocks),
-        stale=after & ~(finished & _stack(tower))[:, None, None],
+        stale=after & ~(finished & is_stack(tower))[:, None, None],
         macs=_macs_done(tower, compute, dense, blocks),
     )
 
@@ -174,16 +175,6 @@ def make_plan(
 def _by_cell(by_patch: jax.Array) -> jax.Array:
     """`[B, rows, columns]` to `[B, P]`."""
     return by_patch.reshape(by_patch.shape[0], -1)
-
-
-def _stack(tower: Tower) -> bool:
-    return isinstance(tower.layers[-1], TokenStack)
-
-
-def _depth(tower: Tower) -> int:
-    """Blocks of a token stack; of other towers 0."""
-    last = tower.layers[-1]
-    return last.depth if isinstance(last, TokenStack) else 0
 
 
 def _stages(tower: Tower) -> np.ndarray:
@@ -197,86 +188,6 @@ def _reached(tower: Tower, acted: jax.Array, distance: jax.Array) -> jax.Array:
     if down[0] == 1 and up[0] == 0:  # the first layer's windows look to one side only
         reached = reached.at[:, 0].set(_by_cell(shifted(acted)))
     return reached & acted.any((1, 2))[:, None, None]
-
-
-def oldest(age: jax.Array, count: jax.Array) -> jax.Array:
-    """The cells that have been out of date for longest, at most `count` `[B, 1]`; bool
-    `[B, P]`."""
-    longest = -jnp.sort(-age, axis=-1)
-    least = jnp.take_along_axis(longest, jnp.clip(count - 1, 0, age.shape[-1] - 1), -1)
-    older, same = age > least, age == least
-    left = count - older.sum(-1, keepdims=True, dtype=jnp.int32)
-    chosen = older | (same & (jnp.cumsum(same, -1, dtype=jnp.int32) <= left))
-    return chosen & (age > 0) & (count > 0)
-
-
-def within_budget(
-    tower: Tower, stale: jax.Array, distance: jax.Array, budget: jax.Array, tuning: Tuning
-) -> jax.Array:
-    """The stale cells that an idle step can pay for: layer by layer, since a layer is exact only
-    after those before it, and in each the nearest to the last change first.
-
-    Args:
-      stale: bool `[B, L, P]`.
-      distance: int32 `[B, P]`.
-      budget: float32 `[B]`, multiply-accumulates; at least one cell is done if there is any.
-    """
-    # Keys and values come on top: they are replaced with the layer before.
-    window = np.array([[layer.window_macs] for layer in tower.layers], np.float32)
-    dense = np.array([[layer.macs * tower.cells] for layer in tower.layers], np.float32)
-    cells = jnp.arange(distance.shape[1], dtype=jnp.int32)
-    order = jnp.sort(distance * len(cells) + cells[None], -1) % len(cells)
-    ordered = jnp.take_along_axis(stale, order[:, None], -1)
-
-    def spent(count: jax.Array) -> jax.Array:
-        """On so many cells of each layer, `[B, L, *]`."""
-        alone = count.astype(jnp.float32) * window[None]
-        return jnp.where(alone > tuning.break_even * dense[None], dense[None], alone)
-
-    count = jnp.cumsum(ordered, -1, dtype=jnp.int32)
-    whole = spent(count[..., -1:])
-    before = jnp.cumsum(whole, 1) - whole + spent(count - ordered.astype(jnp.int32))
-    affordable = ordered & (before < budget[:, None, None])
-    back = jnp.zeros_like(order).at[jnp.arange(len(order))[:, None], order].set(cells)
-    return jnp.take_along_axis(affordable, back[:, None], -1)
-
-
-def _settled_blocks(
-    tower: Tower, cache: Cache, stale: jax.Array, change: Change, budget: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """How many blocks of a token stack all rows of an idle stream go through, and from which on."""
-    depth = _depth(tower)
-    none = jnp.zeros_like(cache.progress)
-    if not depth:
-        return none, none
-    affordable = jnp.ceil(budget * (depth / tower.macs)).astype(jnp.int32)
-    affordable = jnp.minimum(affordable, depth - cache.progress)
-    return jnp.where(change.idle & stale.any((1, 2)), affordable, 0), cache.progress
-
-
-def _window_macs(tower: Tower) -> np.ndarray:
-    """Of one cell of each layer by itself, keys and values included; float32 `[L]`."""
-    macs = [layer.window_macs + layer.kv_macs for layer in tower.layers]
-    return np.array(macs, np.float32)
-
-
-def cost(tower: Tower, compute: jax.Array, tuning: Tuning) -> tuple[jax.Array, jax.Array]:
-    """What it costs to compute these cells, and where a pass over the whole map is cheaper.
-
-    Args:
-      compute: bool `[B, L, P]`.
-
-    Returns:
-      multiply-accumulates, float32 `[B]`; layers to compute as a whole, bool `[B, L]`.
-    """
-    count = compute.sum(-1, dtype=jnp.float32)
-    window = count * _window_macs(tower)[None]
-    whole = (tower.layer_macs * tower.cells).astype(np.float32)[None]
-    dense = window > tuning.break_even * whole
-    if _stack(tower):
-        dense = count > min(tower.cells // 2, tuning.row_capacities[-1])
-    head = jnp.where(compute[:, -1].any(-1), np.float32(tower.head_macs), 0)
-    return jnp.where(dense, whole, window).sum(-1) + head, dense
 
 
 def _macs_done(tower: Tower, compute: jax.Array, dense: jax.Array, blocks: jax.Array) -> jax.Array:
@@ -293,7 +204,7 @@ def _macs_done(tower: Tower, compute: jax.Array, dense: jax.Array, blocks: jax.A
     macs += before * kv[None]
     head = jnp.where(compute[:, -1].any(-1), np.float32(tower.head_macs / tower.cells), 0)
     macs = macs.at[:, -1].add(head[:, None])
-    if not _stack(tower):
+    if not is_stack(tower):
         return macs
-    share = jnp.where(dense[:, -1], 0, blocks.astype(jnp.float32) / _depth(tower))
+    share = jnp.where(dense[:, -1], 0, blocks.astype(jnp.float32) / depth_of(tower))
     return macs.at[:, -1].add(share[:, None] * own[0, -1])

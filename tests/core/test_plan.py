@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from toy import ToyConfig
 
 import diffvis_jax as dv
-from diffvis_jax.core.plan import Change, cost, make_plan, oldest, within_budget
+from diffvis_jax.core.budget import cost, oldest, within_budget
+from diffvis_jax.core.plan import Change, make_plan
 from diffvis_jax.core.tuning import CPU
 from diffvis_jax.towers import build
 
