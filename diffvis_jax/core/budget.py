@@ -3,12 +3,18 @@
 B streams, L layers, P cells.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from diffvis_jax.core.tuning import Tuning
 from diffvis_jax.towers.base import TokenStack, Tower
+
+# Of the margins, that are tried until what they let in fits a budget.
+SHARES = (1, 3 / 4, 1 / 2, 1 / 4, 1 / 8, 0)
 
 
 def is_stack(tower: Tower) -> bool:
@@ -30,20 +36,78 @@ def cost(tower: Tower, compute: jax.Array, tuning: Tuning) -> tuple[jax.Array, j
     Returns:
       multiply-accumulates, float32 `[B]`; layers to compute as a whole, bool `[B, L]`.
     """
-    count = compute.sum(-1, dtype=jnp.float32)
-    window = count * _window_macs(tower)[None]
+    return _cost_of(tower, compute.sum(-1, dtype=jnp.float32), tuning)
+
+
+def _cost_of(tower: Tower, count: jax.Array, tuning: Tuning) -> tuple[jax.Array, jax.Array]:
+    """The same for so many cells of each layer, float32 `[*, L]`."""
+    own, kv = (
+        np.array(each, np.float32)[None]
+        for each in zip(*((x.window_macs, x.kv_macs) for x in tower.layers), strict=True)
+    )
     whole = (tower.layer_macs * tower.cells).astype(np.float32)[None]
-    dense = window > tuning.break_even * whole
+    dense = count * (own + kv) > tuning.break_even * whole
     if is_stack(tower):
         dense = count > min(tower.cells // 2, tuning.row_capacities[-1])
-    head = jnp.where(compute[:, -1].any(-1), np.float32(tower.head_macs), 0)
-    return jnp.where(dense, whole, window).sum(-1) + head, dense
+    macs = jnp.where(dense, whole - kv * tower.cells, count * own)
+    # Keys and values are replaced where the layer before has computed.
+    before = jnp.where(dense, tower.cells, count)[:, :-1] * kv[:, 1:]
+    head = jnp.where(count[:, -1] > 0, np.float32(tower.head_macs), 0)
+    return macs.sum(-1) + before.sum(-1) + head, dense
 
 
-def _window_macs(tower: Tower) -> np.ndarray:
-    """Of one cell of each layer by itself, keys and values included; float32 `[L]`."""
-    macs = [layer.window_macs + layer.kv_macs for layer in tower.layers]
-    return np.array(macs, np.float32)
+def cells_within(tower: Tower, budget: jax.Array, tuning: Tuning) -> jax.Array:
+    """How many cells can be computed in all layers for that much.
+
+    Args:
+      budget: float32 `[B]`, multiply-accumulates.
+
+    Returns:
+      int32 `[B]`.
+    """
+    count = jnp.arange(1, tower.cells + 1, dtype=jnp.float32)[:, None]
+    macs, _ = _cost_of(tower, jnp.repeat(count, len(tower.layers), 1), tuning)
+    # Where windows are dearer than a whole pass, more cells cost less.
+    macs = jnp.flip(lax.cummin(jnp.flip(macs)))
+    return (macs[None] <= budget[:, None]).sum(-1, dtype=jnp.int32)
+
+
+def narrowed(
+    wanted: Callable[[jax.Array], jax.Array],
+    kept: Callable[[], jax.Array],
+    tower: Tower,
+    budget: jax.Array,
+    tuning: Tuning,
+) -> tuple[jax.Array, jax.Array]:
+    """The cells that margins let in, with margins as wide as a budget allows.
+
+    Args:
+      wanted: takes shares of the margins, float32 `[B]`, and gives what they let in, bool
+        `[B, L, P]`.
+      kept: gives what is computed where even margins of nothing are too much, bool `[B, L, P]`.
+      budget: float32 `[B]`, multiply-accumulates; infinite = none.
+
+    Returns:
+      bool `[B, L, P]`, and the shares, float32 `[B]`.
+    """
+    shares = jnp.array([*SHARES, 0], jnp.float32)
+    last = len(SHARES)
+
+    def too_much(cells: jax.Array, at: jax.Array) -> jax.Array:
+        return (cost(tower, cells, tuning)[0] > budget) & (at < last)
+
+    def narrow(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        _, at, over = state
+        at = at + over.astype(jnp.int32)
+        cells = jnp.where((at == last)[:, None, None], kept(), wanted(shares[at]))
+        return cells, at, too_much(cells, at)
+
+    cells = wanted(jnp.ones_like(budget))
+    at = jnp.zeros_like(cells[:, 0, 0], jnp.int32)
+    state = cells, at, too_much(cells, at)
+    # No trip without a budget.
+    cells, at, _ = lax.while_loop(lambda state: state[2].any(), narrow, state)
+    return cells, shares[at]
 
 
 def oldest(age: jax.Array, count: jax.Array) -> jax.Array:
@@ -68,9 +132,13 @@ def within_budget(
       distance: int32 `[B, P]`.
       budget: float32 `[B]`, multiply-accumulates; at least one cell is done if there is any.
     """
-    # Keys and values come on top: they are replaced with the layer before.
-    window = np.array([[layer.window_macs] for layer in tower.layers], np.float32)
-    dense = np.array([[layer.macs * tower.cells] for layer in tower.layers], np.float32)
+    window, dense, kv = (
+        np.array(each, np.float32)[:, None]
+        for each in zip(*((x.window_macs, x.macs, x.kv_macs) for x in tower.layers), strict=True)
+    )
+    # The next layer's keys and values are replaced with its inputs.
+    kv = np.concatenate([kv[1:], kv[:1] * 0])
+    window, dense = window + kv, (dense + kv) * tower.cells
     cells = jnp.arange(distance.shape[1], dtype=jnp.int32)
     order = jnp.sort(distance * len(cells) + cells[None], -1) % len(cells)
     ordered = jnp.take_along_axis(stale, order[:, None], -1)

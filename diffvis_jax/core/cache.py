@@ -39,6 +39,7 @@ class Cache:
       tokens: the last tokens.
       stale: for each layer, the cells whose output may differ from a full encode's.
       distance: patches between each cell and the nearest one of the last change.
+      waiting: changed patches that no step has had room for yet (`Policy.budget`).
       age: steps for which each cell has been out of date since it was last computed; 0 = up to
         date.
       steps: steps since the last full encode.
@@ -55,6 +56,7 @@ class Cache:
     tokens: jax.Array  # float32 [B, N, D]
     stale: jax.Array  # bool [B, L, P]
     distance: jax.Array  # int32 [B, P]
+    waiting: jax.Array  # bool [B, P]
     age: jax.Array  # int32 [B, P]
     steps: jax.Array  # int32 [B]
     filled: jax.Array  # bool [B]
@@ -147,6 +149,7 @@ def init_cache(config: Any, batch: int = 1, size: int | tuple[int, int] | None =
         tokens=jnp.zeros((batch, tower.tokens, tower.token_width), jnp.float32),
         stale=jnp.zeros((batch, len(tower.layers), tower.cells), bool),
         distance=jnp.zeros((batch, tower.cells), jnp.int32),
+        waiting=jnp.zeros((batch, tower.cells), bool),
         age=jnp.zeros((batch, tower.cells), jnp.int32),
         steps=jnp.zeros((batch,), jnp.int32),
         filled=jnp.zeros((batch,), bool),
@@ -168,7 +171,7 @@ def restart(cache: Cache, which: jax.Array) -> Cache:
     def clear(x: jax.Array) -> jax.Array:
         return jnp.where(which.reshape(-1, *[1] * (x.ndim - 1)), jnp.zeros((), x.dtype), x)
 
-    small = ("progress", "stale", "distance", "age", "steps")
+    small = ("progress", "stale", "distance", "waiting", "age", "steps")
     return dataclasses.replace(
         cache,
         **{name: clear(getattr(cache, name)) for name in small},

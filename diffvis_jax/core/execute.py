@@ -50,7 +50,7 @@ def execute(
             return token_stack.advance(params, tower, cache, plan, tuning)
         cache = _run_segment(params, tower, cache, work, number, first, tuning)
         first += len(segment.layers) * segment.repeat
-    tokens = _read_out(params, tower, cache, plan.compute[:, -1].any(-1))
+    tokens = read_out(params, tower, cache, plan.compute[:, -1].any(-1))
     return dataclasses.replace(cache, tokens=tokens)
 
 
@@ -173,7 +173,7 @@ def update_reference(
     return for_each_chunk(cells, size, chunk, pixels[:, None])[:, 0]
 
 
-def _read_out(params: Params, tower: Tower, cache: Cache, which: jax.Array) -> jax.Array:
+def read_out(params: Params, tower: Tower, cache: Cache, which: jax.Array) -> jax.Array:
     """The tokens, of the marked streams from their last maps."""
     place, (height, width) = tower.places[-1], tower.layers[-1].shape
     array, border = cache.maps[place.array], tower.borders[place.array]

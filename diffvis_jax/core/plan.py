@@ -10,12 +10,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffvis_jax.core.budget import cost, depth_of, is_stack, oldest, settled_blocks, within_budget
+from diffvis_jax.core.budget import (
+    cells_within,
+    cost,
+    depth_of,
+    is_stack,
+    narrowed,
+    oldest,
+    settled_blocks,
+    within_budget,
+)
 from diffvis_jax.core.cache import Cache
 from diffvis_jax.core.change import changed_patches, distance_to, shifted
 from diffvis_jax.core.policy import Policy
 from diffvis_jax.core.tuning import Tuning
 from diffvis_jax.towers.base import Tower
+
+_FIRST = 2**20  # steps of age that a cell in focus is worth
 
 
 @flax.struct.dataclass(kw_only=True)
@@ -28,7 +39,7 @@ class Change:
       count: how many differ.
       skipped: the change is left for later, as it is small.
       must: the stream is encoded in full, whatever it costs.
-      idle: nothing to act on.
+      idle: nothing to act on, and no change left that a budget had no room for.
       active: the stream takes part.
       work: there is something to compute.
     """
@@ -50,7 +61,9 @@ class StepPlan:
     Attributes:
       full: streams that are encoded in full.
       update: patches that the reference takes over.
+      waiting: changed patches that the budget has no room for.
       distance: patches between each cell and the nearest one of the last change.
+      margin_share: how much of the margins a budget allowed for.
       compute: cells that each layer computes.
       dense: layers computed over a stream's whole map at once.
       blocks: blocks of a token stack that all rows of a stream go through, from block `start` on.
@@ -62,7 +75,9 @@ class StepPlan:
 
     full: jax.Array  # bool [B]
     update: jax.Array  # bool [B, rows, columns]
+    waiting: jax.Array  # bool [B, P]
     distance: jax.Array  # int32 [B, P]
+    margin_share: jax.Array  # float32 [B]
     compute: jax.Array  # bool [B, L, P]
     dense: jax.Array  # bool [B, L]
     blocks: jax.Array  # int32 [B]
@@ -95,10 +110,12 @@ def compare(
     changed &= (cache.filled & active)[:, None, None]
     count = changed.sum((1, 2), dtype=jnp.int32)
     due = (policy.keyframe_every > 0) & (cache.steps + 1 >= policy.keyframe_every)
-    must = (~cache.filled | due | (count > policy.most_changed(tower))) & active
+    bounded = policy.budget < 1
+    much = (count > policy.most_changed(tower)) & ~bounded
+    must = (~cache.filled | due | much) & active
     skipped = ~must & (count > 0) & (count <= policy.skip_small_patches)
     acted = changed & ~skipped[:, None, None]
-    idle = active & ~must & ~acted.any((1, 2))
+    idle = active & ~must & ~acted.any((1, 2)) & ~cache.waiting.any(1)
     stale = cache.stale.any((1, 2))
     spends = (policy.settle > 0) | (policy.refresh_patches > 0)
     if focus is not None:
@@ -124,25 +141,52 @@ def make_plan(
     tuning: Tuning,
 ) -> StepPlan:
     """Decides which cells each layer computes."""
-    acted = change.acted.any((1, 2))
-    distance = _by_cell(distance_to(change.acted))
-    stale = cache.stale | _reached(tower, change.acted, distance)
+    # Changes that a budget had no room for are acted on as if they were of this frame.
+    waiting = (_by_cell(change.acted) | cache.waiting) & change.active[:, None]
+    acted = waiting.any(1)
+    marked = waiting.reshape(change.acted.shape)
+    distance = _by_cell(distance_to(marked))
+    stale = cache.stale | _reached(tower, marked, distance)
     distance = jnp.where(acted[:, None], distance, cache.distance)
-    chosen = oldest(cache.age, jnp.full_like(cache.age[:, :1], policy.refresh_patches))
-    if focus is not None:
-        chosen |= _by_cell(focus)
+    bounded = jnp.broadcast_to(policy.budget < 1, acted.shape)
+    allowed = jnp.where(bounded, policy.budget * float(tower.macs), jnp.inf).astype(jnp.float32)
+    room = cells_within(tower, allowed, tuning)[:, None]
+    # With a budget one at least in each step that has something to do: nothing waits for ever.
+    refreshed = jnp.where(
+        (bounded & ~change.idle)[:, None],
+        jnp.clip(policy.refresh_patches, 1, jnp.maximum(room, 1)),
+        policy.refresh_patches,
+    )
+    chosen = oldest(cache.age, refreshed)
+    focused = jnp.zeros_like(waiting) if focus is None else _by_cell(focus)
     margin = policy.margins(tower)[_stages(tower)]
-    near = distance[:, None].astype(jnp.float32) <= margin[None, :, None]
     idle = change.idle[:, None, None]
-    wanted = (near & ~idle) | chosen[:, None]
-    budget = jnp.where(change.idle, policy.settle * float(tower.macs), 0).astype(jnp.float32)
+    active = change.active[:, None, None]
+
+    def near(share: jax.Array) -> jax.Array:
+        """What margins of that share let in."""
+        narrow = jnp.where(share[:, None] > 0, share[:, None] * margin[None], 0)
+        within = distance[:, None].astype(jnp.float32) <= narrow[..., None]
+        return stale & ((within & ~idle) | (chosen | focused)[:, None]) & active
+
+    def few() -> jax.Array:
+        """As many of the changed cells and of those in focus as there is room for: these first,
+        then those that wait for longest."""
+        first = focused & stale.any(1)
+        turn = jnp.where(waiting | first, cache.age + 1 + first * jnp.int32(_FIRST), 0)
+        left = jnp.maximum(room, 1) - chosen.sum(1, keepdims=True, dtype=jnp.int32)
+        some = oldest(turn, jnp.maximum(left, 0)) | chosen
+        return stale & some[:, None] & active
+
+    compute, share = narrowed(near, few, tower, allowed, tuning)
+    spend = jnp.where(change.idle, jnp.minimum(policy.settle, policy.budget), 0)
+    budget = (spend * float(tower.macs)).astype(jnp.float32)
     blocks, start = settled_blocks(tower, cache.progress, change.idle & stale.any((1, 2)), budget)
     if not is_stack(tower):
-        wanted |= idle & within_budget(tower, stale, distance, budget, tuning)
-    compute = stale & wanted & change.active[:, None, None]
+        compute |= stale & idle & within_budget(tower, stale, distance, budget, tuning) & active
 
     costs, dense = cost(tower, compute, tuning)
-    expensive = costs > tuning.full_above * tower.macs
+    expensive = (costs > tuning.full_above * tower.macs) & ~bounded
     full = change.must | (expensive & acted & change.active)
     dense = dense | full[:, None]
     compute = compute | dense[..., None]
@@ -161,7 +205,9 @@ def make_plan(
     return StepPlan(
         full=full,
         update=change.acted | full[:, None, None],
+        waiting=waiting & ~compute[:, -1] | (cache.waiting & ~change.active[:, None]),
         distance=distance,
+        margin_share=share,
         compute=compute,
         dense=dense,
         blocks=blocks,

@@ -22,8 +22,8 @@ _UNLIMITED = 2**30
 @jax.tree_util.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """What a step may leave out. All but `metric` and a preset's name are traced: sweeping them
-    compiles nothing.
+    """What a step may leave out. All but `metric`, `scroll` and a preset's name are traced:
+    sweeping them compiles nothing.
 
     (`make_step` gives every policy a margin for each stage. In a jitted function of your own one
     number, five, and a preset's name are three structures, each with a compilation.)
@@ -40,10 +40,16 @@ class Policy:
         stage of the tower; None = unlimited; "faithful" or "fast": what the tower says
         (`build(config).presets`). What lies beyond stays out of date until it is settled.
       settle: share of a full encode's multiply-accumulates that an idle step (no patch to act on)
-        may spend on what is out of date; 0 = never settle, 1 = all at once. Keys and values of
-        attention, and the head, come on top.
+        may spend on what is out of date; 0 = never settle, 1 = all at once. The head comes on top.
+      budget: share of a full encode's multiply-accumulates that any step may spend, above 0; 1 =
+        no bound. Margins become narrower until a step fits; where even margins of 0 do not, the
+        changed patches take turns, those in `focus` and those that wait for longest first. At
+        least one patch is done, and the one out of date for longest besides. A first frame and a
+        keyframe are encoded in full all the same, a frame of many changed patches is not.
       refresh_patches: so many patches, those out of date for longest, are recomputed in all layers
         by every step besides.
+      scroll: whether what moved by whole patches is moved in the cache instead of recomputed;
+        static. For towers of windows without a halo (Qwen2.5-VL's).
       keyframe_every: a full encode after that many steps without one; 0 = never.
 
     Raises:
@@ -57,16 +63,24 @@ class Policy:
     skip_small_patches: Any = 0
     margin: Any = "faithful"
     settle: Any = 0.25
+    budget: Any = 1.0
     refresh_patches: Any = 0
     keyframe_every: Any = 0
+    scroll: bool = False
 
     def __post_init__(self):
         if self.metric not in METRICS:
             raise ConfigError(f"metric must be one of {METRICS}, got {self.metric!r}")
+        if not isinstance(self.scroll, bool):
+            raise ConfigError(f"scroll must be True or False, got {self.scroll!r}")
         if self.max_changed_patches is None:
             object.__setattr__(self, "max_changed_patches", np.int32(_UNLIMITED))
         for name in ("change_threshold", "settle"):
             self._check(name, np.float32, 1)
+        self._check("budget", np.float32, 1)
+        budget = concrete(self.budget)
+        if budget is not None and not (budget > 0).all():
+            raise ConfigError(f"budget must be above 0, got {self.budget!r}")
         whole = ("max_changed_patches", "skip_small_patches", "refresh_patches", "keyframe_every")
         for name in whole:
             self._check(name, np.int32, _UNLIMITED)
@@ -96,7 +110,7 @@ class Policy:
             raise wrong
 
     def tree_flatten_with_keys(self):
-        traced = [name for name in _FIELDS if not isinstance(getattr(self, name), str)]
+        traced = [name for name in _FIELDS if not isinstance(getattr(self, name), str | bool)]
         static = tuple((n, getattr(self, n)) for n in _FIELDS if n not in traced)
         keyed = [(jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in traced]
         return keyed, (tuple(traced), static)

@@ -33,6 +33,10 @@ class Report:
       stage_recomputed: the same for each cell's own share of each stage.
       pending: multiply-accumulates that make all stale cells exact, over those of a full encode.
       oldest_age: steps for which the oldest stale cell has not been computed.
+      waiting_patches: changed patches that a budget had no room for yet.
+      margin_share: how much of its margins the step took for lack of budget, 1 = all.
+      moved_patches: those whose content came from elsewhere (`Policy.scroll`); they are not among
+        the changed ones.
     """
 
     path: jax.Array  # int32 [B]
@@ -45,6 +49,9 @@ class Report:
     stage_recomputed: jax.Array  # float32 [B, stages, P]
     pending: jax.Array  # float32 [B]
     oldest_age: jax.Array  # int32 [B]
+    waiting_patches: jax.Array  # int32 [B]
+    margin_share: jax.Array  # float32 [B]
+    moved_patches: jax.Array  # int32 [B]
 
 
 def describe(report: Report) -> list[dict[str, Any]]:
@@ -54,7 +61,9 @@ def describe(report: Report) -> list[dict[str, Any]]:
       `path`: "reuse", "partial" or "full"; `changed_patches` of `total_patches`; `skipped`: whether
       the change was left for later; `recomputed` and `pending`: shares of a full encode's
       multiply-accumulates that were done, and that would make all tokens exact; `oldest_age`: steps
-      for which a stale patch has not been computed.
+      for which a stale patch has not been computed; `waiting_patches`: changed ones that a budget
+      had no room for; `margin_share`: how much of the margins it allowed for; `moved_patches`:
+      those that scrolled to where they are.
     """
     host = jax.tree.map(np.asarray, report)
     return [
@@ -66,6 +75,9 @@ def describe(report: Report) -> list[dict[str, Any]]:
             "recomputed": float(host.recomputed[b]),
             "pending": float(host.pending[b]),
             "oldest_age": int(host.oldest_age[b]),
+            "waiting_patches": int(host.waiting_patches[b]),
+            "margin_share": float(host.margin_share[b]),
+            "moved_patches": int(host.moved_patches[b]),
         }
         for b in range(host.path.shape[0])
     ]
@@ -87,6 +99,9 @@ def combine(described: list[dict[str, Any]]) -> dict[str, Any]:
         "recomputed": over("recomputed", sum) / len(described),
         "pending": over("pending", sum) / len(described),
         "oldest_age": over("oldest_age", max),
+        "waiting_patches": over("waiting_patches", sum),
+        "margin_share": over("margin_share", min),
+        "moved_patches": over("moved_patches", sum),
     }
 
 

@@ -20,6 +20,7 @@ from diffvis_jax.core.execute import execute
 from diffvis_jax.core.plan import compare, make_plan
 from diffvis_jax.core.policy import Policy
 from diffvis_jax.core.report import FULL, PARTIAL, REUSE, Report, by_stage, stage_macs
+from diffvis_jax.core.scroll import check_moves, follow
 from diffvis_jax.core.tuning import CPU, GPU, TPU, Tuning
 from diffvis_jax.core.windows import loop_if
 from diffvis_jax.errors import CacheError, ConfigError, FrameError
@@ -103,13 +104,16 @@ def encode_step(
       FrameError: frames of another size, dtype or batch than the cache; a mask of another shape or
         dtype.
       CacheError: a cache of another config, or of another version of the library.
-      ConfigError: margins for another number of stages than the tower has.
+      ConfigError: margins for another number of stages than the tower has; `scroll` of a tower
+        that it is not for.
     """
     policy = Policy() if policy is None else policy
     frames = jnp.asarray(frames)
     check_frames(frames)
     check_cache(cache, frames, config)
     tower = build(cache.config)
+    if policy.scroll:
+        check_moves(tower)
     if active is None:
         active = jnp.ones_like(cache.filled)
     else:
@@ -139,8 +143,13 @@ def _tuned_step(
     focus: jax.Array | None,
 ) -> tuple[jax.Array, Cache, Report]:
     change = compare(tower, cache, frames, policy, active, focus)
+    moved = jnp.zeros_like(change.count)
+    if policy.scroll:
+        cache, shift = follow(params, tower, cache, frames, change.acted)
+        moved = shift.moved.sum((1, 2), dtype=jnp.int32)
+        change = compare(tower, cache, frames, policy, active, focus)
 
-    def work(state: tuple[Cache, jax.Array, jax.Array]) -> tuple[Cache, jax.Array, jax.Array]:
+    def work(state: tuple[Cache, *tuple[jax.Array, ...]]) -> tuple[Cache, *tuple[jax.Array, ...]]:
         cache, *_ = state
         plan = make_plan(tower, cache, change, policy, focus, tuning)
         cache = execute(params, tower, cache, frames, plan, tuning)
@@ -148,15 +157,16 @@ def _tuned_step(
             cache,
             stale=plan.stale,
             distance=plan.distance,
+            waiting=plan.waiting,
             progress=plan.progress,
             age=jnp.where(plan.compute[:, -1], 0, cache.age),
         )
-        return cache, by_stage(tower, plan.macs), plan.full
+        return cache, by_stage(tower, plan.macs), plan.full, plan.margin_share
 
     # Zeros that vary over devices as the cache does.
     nothing = jnp.zeros_like(cache.distance, jnp.float32)[:, None].repeat(tower.stages, 1)
-    state = cache, nothing, jnp.zeros_like(active)
-    cache, done, full = loop_if(change.work.any(), work, state)
+    state = cache, nothing, jnp.zeros_like(active), jnp.ones_like(nothing[:, 0, 0])
+    cache, done, full, margin_share = loop_if(change.work.any(), work, state)
     macs = done.sum((1, 2))
     window = np.array([[layer.window_macs + layer.kv_macs for layer in tower.layers]], np.float32)
     dense = (tower.layer_macs * tower.cells).astype(np.float32)[None]
@@ -179,6 +189,9 @@ def _tuned_step(
         stage_recomputed=done / stage_macs(tower)[None, :, None],
         pending=pending / float(tower.macs),
         oldest_age=cache.age.max(-1),
+        waiting_patches=cache.waiting.sum(-1, dtype=jnp.int32),
+        margin_share=margin_share,
+        moved_patches=moved,
     )
     return cache.tokens, cache, report
 

@@ -178,6 +178,8 @@ class AttentionBlock:
       key_value: likewise -> keys and values, each `[K, h, w, H * d]`.
       finish: (params, x, mixed `[K, h, w, H * d]`, row, column) -> `[K, h, w, C]` float32: the
         output projection, its residual, and whatever follows inside a cell.
+      moved: (keys `[..., d]`, int32 `[2]`) -> what they are so many rows and columns of positions
+        further on; None = keys know their place in another way.
     """
 
     heads: int
@@ -185,6 +187,7 @@ class AttentionBlock:
     query: Callable[..., jax.Array]
     key_value: Callable[..., tuple[jax.Array, jax.Array]]
     finish: Callable[..., jax.Array]
+    moved: Callable[[jax.Array, jax.Array], jax.Array] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

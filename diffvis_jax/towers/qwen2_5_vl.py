@@ -233,6 +233,15 @@ def _turned(c: Qwen25VisionConfig, x: jax.Array, row: jax.Array, column: jax.Arr
     return rotate(heads, at(np.cos(angle)), at(np.sin(angle))).reshape(x.shape)
 
 
+def _moved_keys(c: Qwen25VisionConfig, keys: jax.Array, by: jax.Array) -> jax.Array:
+    """Keys `[..., d]`, turned on by so many (rows, columns) of patches."""
+    quarter = keys.shape[-1] // 4
+    frequency = _THETA ** -(np.arange(quarter, dtype=np.float32) / quarter)
+    angle = (by.astype(jnp.float32)[:, None] * frequency[None]).reshape(-1)
+    angle = angle.reshape(*[1] * (keys.ndim - 1), -1)
+    return rotate(keys.astype(jnp.float32), jnp.cos(angle), jnp.sin(angle))
+
+
 def _normalise(params: Params, x: jax.Array) -> jax.Array:
     return rms_norm(x, params["norm_scale"], _EPSILON)
 
@@ -469,5 +478,6 @@ def _full_layer(c: Qwen25VisionConfig, stage: int, block: int) -> AttentionLayer
             query=functools.partial(_query, c),
             key_value=functools.partial(_key_value, c),
             finish=_finish,
+            moved=functools.partial(_moved_keys, c),
         ),
     )

@@ -122,11 +122,12 @@ def test_idle_steps_spend_their_budget_layer_by_layer_nearest_first(seed, share)
             left = stale[0, number] & ~mine
             if count:
                 assert distance[0, mine].max() <= distance[0, left].min()
-        alone, dense = count * layer.window_macs, 100 * layer.macs
+        kv = TOY.layers[number + 1].kv_macs if number + 1 < len(TOY.layers) else 0
+        alone, dense = count * (layer.window_macs + kv), 100 * (layer.macs + kv)
         spent += dense if alone > CPU.break_even * dense else alone
         if over:
             assert spent >= budget  # it stopped for lack of budget
-    most = max(layer.macs for layer in TOY.layers) * 100
+    most = max(layer.macs + layer.kv_macs for layer in TOY.layers) * 100
     assert spent <= budget + most
 
 
@@ -188,3 +189,49 @@ def test_streams_are_planned_apart():
     assert plan.compute[0].any()
     assert not plan.compute[1].any()
     assert not plan.stale[1].any()
+
+
+def test_a_budget_narrows_margins_before_it_leaves_changes_out():
+    change = change_of(TOY, (2, 2), (7, 7))
+    shares, counts = [], []
+    patch = sum(layer.window_macs + layer.kv_macs for layer in TOY.layers) + TOY.head_macs
+    for budget in (1, 0.5, 0.3, 0.2, 0.1, 0.05, 1.5 * patch / TOY.macs):
+        plan = planned(TOY, change, dv.Policy(margin=4, settle=0, budget=budget))
+        shares.append(float(plan.margin_share[0]))
+        computed = grid_of(TOY, plan.compute[0])
+        counts.append(int(computed.sum()))
+        if shares[-1]:
+            assert computed[:, 2, 2].all()
+            assert computed[:, 7, 7].all()
+        assert np.asarray(plan.macs).sum() <= budget * TOY.macs
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] == 1
+    assert shares[-1] == 0
+    assert plan.waiting.sum() == 1
+    assert counts == sorted(counts, reverse=True)
+
+
+def test_what_fits_least_is_done_in_turn_and_focus_comes_first():
+    everywhere = [(row, column) for row in range(10) for column in range(10)]
+    policy = dv.Policy(margin=1, settle=0, budget=0.1)
+    cache = dv.init_cache(TOY.config)
+    age = np.zeros((1, 100), np.int32)
+    age[0, 40:50] = np.arange(10) + 5
+    stale = jnp.zeros_like(cache.stale).at[:, :, 40:50].set(True)
+    cache = dataclasses.replace(cache, age=jnp.asarray(age), stale=stale)
+    focus = jnp.zeros((1, 10, 10), bool).at[0, 0, 3].set(True)
+    plan = planned(TOY, change_of(TOY, *everywhere), policy, cache=cache, focus=focus)
+    computed = np.flatnonzero(np.asarray(plan.compute[0]).all(0))
+    # In focus, those that wait for longest, and of this frame's those that come first.
+    turns = [3, *range(49, 39, -1), *(cell for cell in range(40) if cell != 3)]
+    assert len(computed) > 1
+    assert sorted(turns[: len(computed)]) == computed.tolist()
+    assert not plan.full.any()
+    assert plan.update.all()  # of the pixels nothing is forgotten
+    assert np.asarray(plan.stale)[0, 0].sum() == 100 - len(computed)
+
+
+def test_a_budget_that_is_none_is_refused():
+    for budget in (0, -0.1, 1.5, np.nan, "half"):
+        with pytest.raises(dv.ConfigError, match="budget must be"):
+            dv.Policy(budget=budget)
