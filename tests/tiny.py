@@ -213,13 +213,18 @@ def edit(frame, kind: str, seed: int, first):
 def patch_distance(a, b, p: int, metric: str):
     """What `change.patch_difference` must give: `[B, H, W, 3]` -> `[B, rows, columns]`."""
     difference = np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)) / 255
+    of = {
+        "max": np.max,
+        "mean": np.mean,
+        "p99": lambda x: np.quantile(x, 0.99, method="inverted_cdf"),
+    }[metric]
     rows, columns = -(-a.shape[1] // p), -(-a.shape[2] // p)
     found = np.zeros((a.shape[0], rows, columns))
     for b_ in range(a.shape[0]):
         for i in range(rows):
             for j in range(columns):
                 patch = difference[b_, i * p : (i + 1) * p, j * p : (j + 1) * p]
-                found[b_, i, j] = patch.max() if metric == "max" else patch.mean()
+                found[b_, i, j] = of(patch)
     return found
 
 

@@ -148,24 +148,23 @@ def make_plan(
     distance = _by_cell(distance_to(marked))
     stale = cache.stale | _reached(tower, marked, distance)
     distance = jnp.where(acted[:, None], distance, cache.distance)
-    bounded = jnp.broadcast_to(policy.budget < 1, acted.shape)
-    allowed = jnp.where(bounded, policy.budget * float(tower.macs), jnp.inf).astype(jnp.float32)
-    room = cells_within(tower, allowed, tuning)[:, None]
-    # With a budget one at least in each step that has something to do: nothing waits for ever.
-    refreshed = jnp.where(
-        (bounded & ~change.idle)[:, None],
-        jnp.clip(policy.refresh_patches, 1, jnp.maximum(room, 1)),
-        policy.refresh_patches,
+    bounded, refresh = (
+        jnp.broadcast_to(x, acted.shape) for x in (policy.budget < 1, policy.refresh_patches)
     )
-    chosen = oldest(cache.age, refreshed)
+    allowed = jnp.where(bounded, policy.budget * float(tower.macs), jnp.inf).astype(jnp.float32)
+    room = cells_within(tower, allowed, tuning)
+    # With a budget one at least in each step that has something to do: nothing waits for ever.
+    least = jnp.clip(refresh, 1, jnp.maximum(room, 1))
+    refresh = jnp.where(bounded & ~change.idle, least, refresh)
+    chosen = oldest(cache.age, refresh[:, None])
     focused = jnp.zeros_like(waiting) if focus is None else _by_cell(focus)
-    margin = policy.margins(tower)[_stages(tower)]
+    margin = jnp.atleast_2d(policy.margins(tower))[:, _stages(tower)]  # [1, L] or [B, L]
     idle = change.idle[:, None, None]
     active = change.active[:, None, None]
 
     def near(share: jax.Array) -> jax.Array:
         """What margins of that share let in."""
-        narrow = jnp.where(share[:, None] > 0, share[:, None] * margin[None], 0)
+        narrow = jnp.where(share[:, None] > 0, share[:, None] * margin, 0)
         within = distance[:, None].astype(jnp.float32) <= narrow[..., None]
         return stale & ((within & ~idle) | (chosen | focused)[:, None]) & active
 
@@ -174,8 +173,8 @@ def make_plan(
         then those that wait for longest."""
         first = focused & stale.any(1)
         turn = jnp.where(waiting | first, cache.age + 1 + first * jnp.int32(_FIRST), 0)
-        left = jnp.maximum(room, 1) - chosen.sum(1, keepdims=True, dtype=jnp.int32)
-        some = oldest(turn, jnp.maximum(left, 0)) | chosen
+        left = jnp.maximum(room, 1) - chosen.sum(1, dtype=jnp.int32)
+        some = oldest(turn, jnp.maximum(left, 0)[:, None]) | chosen
         return stale & some[:, None] & active
 
     compute, share = narrowed(near, few, tower, allowed, tuning)

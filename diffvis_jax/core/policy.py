@@ -28,8 +28,12 @@ class Policy:
     (`make_step` gives every policy a margin for each stage. In a jitted function of your own one
     number, five, and a preset's name are three structures, each with a compilation.)
 
+    Every number may also be an array `[B]` of one for each stream, a margin `[B, stages]` or
+    `[B, 1]`. A policy with other shapes is another compilation, whatever its values are.
+
     Attributes:
-      metric: how a patch is compared with its reference, "max" or "mean" (absolute difference).
+      metric: how a patch is compared with its reference: the "max" of the absolute differences,
+        their "mean", or "p99", which 99 % of them do not exceed (for noisy cameras).
       change_threshold: a patch changed if it differs by more than this, 0-1; 0 = at all.
       max_changed_patches: more changed patches than this: a full encode; None = as the name in
         `margin` says, without a name never for that reason (what would cost nearly everything is
@@ -87,22 +91,33 @@ class Policy:
         self._check_margin()
 
     def _check(self, name: str, dtype: type, high: float) -> None:
-        object.__setattr__(self, name, checked(name, getattr(self, name), dtype, high))
+        value = getattr(self, name)
+        if isinstance(value, list | tuple):
+            try:
+                value = np.asarray(value)
+            except ValueError:  # of no shape: `checked` says what would be right
+                pass
+        value = checked(name, value, dtype, high)
+        if np.ndim(value) and not (np.ndim(value) == 1 and np.size(value)):
+            raise ConfigError(
+                f"{name} must be one number, or one for each stream, got {np.shape(value)}"
+            )
+        object.__setattr__(self, name, value)
 
     def _check_margin(self) -> None:
         if isinstance(self.margin, str) and self.margin in PRESETS:
             return
         margin = math.inf if self.margin is None else self.margin
         wrong = ConfigError(
-            f"margin must be None, one of {PRESETS}, one number of patches >= 0, or one for each "
-            f"stage; got {self.margin!r}"
+            f"margin must be None, one of {PRESETS}, one number of patches >= 0, one for each "
+            f"stage, or [B, stages]; got {self.margin!r}"
         )
         if isinstance(margin, Sequence | Mapping | Set | int | float | np.ndarray | np.generic):
             try:
                 margin = np.asarray(margin, np.float32)
             except (TypeError, ValueError):
                 raise wrong from None
-        if getattr(margin, "ndim", 0) > 1:
+        if getattr(margin, "ndim", 0) > 2:
             raise wrong
         object.__setattr__(self, "margin", margin)
         values = concrete(margin)
@@ -121,7 +136,7 @@ class Policy:
         return unchecked(Policy, {**dict(zip(traced, children, strict=True)), **dict(static)})
 
     def margins(self, tower: Tower) -> jax.Array:
-        """The margin of each stage, float32 `[stages]`.
+        """The margin of each stage, float32 `[stages]`, or of each stream, too: `[B, stages]`.
 
         Raises:
           ConfigError: another number of entries than the tower has stages.
@@ -130,16 +145,33 @@ class Policy:
         if isinstance(margin, str):
             margin = np.array(tower.presets[margin].margins, np.float32)
         margin = jnp.asarray(margin, jnp.float32)
-        if margin.shape not in ((), (tower.stages,)):
-            entries = " x ".join(map(str, margin.shape))
-            raise ConfigError(
-                f"margin has {entries} entries for a tower of {tower.stages} stages: give one "
-                "number, or one for each stage"
-            )
-        return jnp.broadcast_to(margin, (tower.stages,))
+        return jnp.broadcast_to(margin, _margin_shape(margin.shape, tower))
+
+    def fields_by_stream(self) -> dict[str, bool]:
+        """Whether each number is one for each stream; without the names, which are of all."""
+        values = {name: getattr(self, name) for name in _FIELDS}
+        numbers = {name: x for name, x in values.items() if not isinstance(x, str | bool)}
+        return {name: np.ndim(x) > (name == "margin") for name, x in numbers.items()}
+
+    def check_streams(self, batch: int) -> None:
+        """Raises a ConfigError that names a field with entries for another number of streams."""
+        for name, each in self.fields_by_stream().items():
+            shape = np.shape(getattr(self, name))
+            if each and shape[0] != batch:
+                raise ConfigError(
+                    f"{name} has {' x '.join(map(str, shape))} entries for {batch} streams: give "
+                    "one number, or one for each stream"
+                )
+
+    def repeated(self, count: int) -> "Policy":
+        """The policy of each stream `count` times: for caches that each stream has several of."""
+        values = {name: getattr(self, name) for name in _FIELDS}
+        for name, each in self.fields_by_stream().items():
+            values[name] = values[name].repeat(count, 0) if each else values[name]
+        return unchecked(Policy, values)
 
     def most_changed(self, tower: Tower) -> jax.Array | np.ndarray:
-        """The changed patches above which a frame is encoded in full, int32 []."""
+        """The changed patches above which a frame is encoded in full, int32 [] or `[B]`."""
         own = self.max_changed_patches
         share = tower.presets[self.margin].full_above if isinstance(self.margin, str) else 1.0
         if share >= 1:
@@ -150,7 +182,7 @@ class Policy:
     def resolved(self, tower: Tower) -> "Policy":
         """The same with numbers in place of a name, and a margin for each stage, so that all
         policies of a metric share a compilation."""
-        if isinstance(self.margin, np.ndarray) and self.margin.shape == (tower.stages,):
+        if isinstance(self.margin, np.ndarray) and self.margin.shape[-1:] == (tower.stages,):
             return self
         if isinstance(self.margin, jax.Array):
             margin = self.margins(tower)
@@ -159,9 +191,7 @@ class Policy:
             if isinstance(margin, str):
                 margin = tower.presets[margin].margins
             margin = np.asarray(margin, np.float32)
-            if margin.shape not in ((), (tower.stages,)):
-                self.margins(tower)  # says what is wrong
-            margin = np.broadcast_to(margin, (tower.stages,))
+            margin = np.broadcast_to(margin, _margin_shape(margin.shape, tower))
         values = {name: getattr(self, name) for name in _FIELDS}
         most = self.most_changed(tower)
         return unchecked(Policy, {**values, "margin": margin, "max_changed_patches": most})
@@ -197,6 +227,16 @@ class Policy:
                 **changes,
             }
         )
+
+
+def _margin_shape(shape: tuple[int, ...], tower: Tower) -> tuple[int, ...]:
+    """Of a margin, with one for each stage; raises a ConfigError where there are others."""
+    if shape[-1:] not in ((), (tower.stages,)) and shape[1:] != (1,):
+        raise ConfigError(
+            f"margin has {' x '.join(map(str, shape))} entries for a tower of {tower.stages} "
+            "stages: give one number, or one for each stage"
+        )
+    return *shape[:-1], tower.stages
 
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Policy))

@@ -111,6 +111,7 @@ def encode_slots(
     Raises:
       FrameError: frames of another size, dtype or batch than the slots.
       CacheError: slots of another config.
+      ConfigError: a policy with numbers for another number of streams.
     """
     policy = Policy() if policy is None else policy
     batch, count = slots.used.shape
@@ -123,6 +124,8 @@ def encode_slots(
         )
     every = jnp.repeat(frames, count, 0)
     check_cache(slots.cache, every, config, maker="init_slots")
+    policy.check_streams(batch)
+    policy = policy.repeated(count)
     nearest, differs = _nearest(slots, every, policy)
     oldest = lax.argmin(slots.used, 1, jnp.int32)
     known = (slots.used != NEVER).any(1)

@@ -104,13 +104,14 @@ def encode_step(
       FrameError: frames of another size, dtype or batch than the cache; a mask of another shape or
         dtype.
       CacheError: a cache of another config, or of another version of the library.
-      ConfigError: margins for another number of stages than the tower has; `scroll` of a tower
-        that it is not for.
+      ConfigError: margins for another number of stages than the tower has, numbers for another
+        number of streams, or `scroll` of a tower that it is not for.
     """
     policy = Policy() if policy is None else policy
     frames = jnp.asarray(frames)
     check_frames(frames)
     check_cache(cache, frames, config)
+    policy.check_streams(cache.batch)
     tower = build(cache.config)
     if policy.scroll:
         check_moves(tower)
@@ -244,7 +245,8 @@ def make_step(
 
     What goes in and comes out is that of `encode_step`. The cache is donated: its buffers are
     reused, and the one passed in cannot be used again (`donate=False` keeps it). Tokens stay valid
-    when later steps run. One compilation serves all policies of one metric.
+    when later steps run. One compilation serves all policies of one metric, and another those
+    with a number for each stream.
     """
     tower = build(config)
     step = _donating_step if donate else _keeping_step

@@ -100,7 +100,8 @@ def make_stream_step(
     """The jitted step: `step(params, cache, frames, fresh, active, policy)`, as `advance`.
 
     Each device advances its own streams, with its own trip counts, and waits for no other. The
-    cache is donated. One compilation serves all policies of one metric.
+    cache is donated. One compilation serves all policies of one metric, and another those with a
+    number for each stream.
     """
     tower = build(config)
 
@@ -108,18 +109,23 @@ def make_stream_step(
         return advance(params, cache, frames, fresh, active, config=config, policy=policy)
 
     shards = P(AXIS)
-    run = jax.jit(
-        jax.shard_map(
-            local,
-            mesh=mesh,
-            in_specs=(P(), shards, shards, shards, shards, P()),
-            out_specs=(shards, shards, shards),
-        ),
-        donate_argnums=1,
-    )
+
+    @functools.cache
+    def runner(policies: Any, by_stream: tuple[bool, ...]) -> Callable[..., Any]:
+        """For policies of that structure, some of whose leaves have numbers for each stream."""
+        specs = [shards if each else P() for each in by_stream]
+        in_specs = (P(), shards, shards, shards, shards, jax.tree.unflatten(policies, specs))
+        out_specs = (shards, shards, shards)
+        return jax.jit(
+            jax.shard_map(local, mesh=mesh, in_specs=in_specs, out_specs=out_specs),
+            donate_argnums=1,
+        )
 
     def step(params, cache, frames, fresh, active, policy=None):
         policy = (Policy() if policy is None else policy).resolved(tower)
+        policy.check_streams(frames.shape[0])
+        by_stream = tuple(policy.fields_by_stream().values())
+        run = runner(jax.tree.structure(policy), by_stream)
         return run(params, cache, frames, fresh, active, policy)
 
     return step

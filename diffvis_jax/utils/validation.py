@@ -47,7 +47,7 @@ def checked(name: str, value: Any, dtype: type, high: float = math.inf) -> Any:
             raise wrong
         if dtype is np.int32 and (values != np.floor(values)).any():
             raise wrong
-    return value if isinstance(value, jax.Array) or values.ndim else dtype(values)
+    return value if isinstance(value, jax.Array) else np.asarray(values, dtype)[()]
 
 
 def unchecked(cls: type[T], values: Mapping[str, Any]) -> T:

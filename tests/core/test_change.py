@@ -17,7 +17,7 @@ masks = st.builds(
 )
 
 
-@pytest.mark.parametrize("metric", ["max", "mean"])
+@pytest.mark.parametrize("metric", ["max", "mean", "p99"])
 @pytest.mark.parametrize(("shape", "p"), [((12, 12), 4), ((13, 10), 4), ((5, 9), 1), ((5, 7), 8)])
 @given(seed=st.integers(0, 2**16))
 def test_every_patch_is_compared(shape, p, metric, seed):
@@ -27,7 +27,7 @@ def test_every_patch_is_compared(shape, p, metric, seed):
     np.testing.assert_allclose(found, patch_distance(a, b, p, metric), rtol=1e-6)
 
 
-@pytest.mark.parametrize("metric", ["max", "mean"])
+@pytest.mark.parametrize("metric", ["max", "mean", "p99"])
 def test_edge_patches_count_their_own_pixels(metric):
     a = np.zeros((10, 10, 3), np.uint8)
     b = a.copy()
@@ -50,12 +50,12 @@ def test_one_level_is_a_change_at_threshold_zero():
     for value in (6, 8):
         b = a.copy()
         b[33, 62, 2] = value
-        for metric in ("max", "mean"):
+        for metric in ("max", "mean"):  # "p99" is there not to see it
             found = dv.compute_patch_diff(a, b, 32, metric=metric)
             assert np.asarray(found).tolist() == [[False, False], [False, True]]
 
 
-@pytest.mark.parametrize("metric", ["max", "mean"])
+@pytest.mark.parametrize("metric", ["max", "mean", "p99"])
 def test_a_threshold_of_whole_levels_is_the_same_under_jit(metric):
     """Patch k differs by k grey levels throughout: strictly more than the threshold is a change."""
     a = np.zeros((1, 14, 256 * 14, 3), np.uint8)

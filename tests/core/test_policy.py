@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import ROUNDING, report_of
+from tiny import ROUNDING, deviation, report_of
 
 import diffvis_jax as dv
 from diffvis_jax.core.plan import compare
@@ -173,7 +173,9 @@ def test_wider_margins_are_nearer_to_the_truth(toy):
         ("margin", [1, 2, -3, 4, 5]),
         ("margin", [1, math.nan]),
         ("margin", []),
-        ("margin", [[1, 2], [3, 4]]),
+        ("margin", [[[1, 2], [3, 4]]]),
+        ("margin", [[1, 2], [3]]),
+        ("margin", [[1, 2], [3, -4]]),
         ("margin", "wide"),
         ("margin", ["a", "b"]),
         ("metric", "median"),
@@ -181,7 +183,14 @@ def test_wider_margins_are_nearer_to_the_truth(toy):
         # None is for the one limit that it means something for.
         ("skip_small_patches", None),
         ("refresh_patches", None),
-        ("change_threshold", [0.1]),
+        ("change_threshold", []),
+        ("change_threshold", [0.1, 2]),
+        ("change_threshold", [[0.1]]),
+        ("change_threshold", [0.1, [0.2]]),
+        ("change_threshold", ["a"]),
+        ("change_threshold", jnp.ones((2, 2))),
+        ("skip_small_patches", [1, 1.5]),
+        ("keyframe_every", (True, False)),
         ("settle", {"a": 1}),
         ("settle", True),
         ("change_threshold", np.array(["x"])),
@@ -227,6 +236,75 @@ def test_margins_must_be_those_of_the_tower(toy):
         dv.encode_step(
             toy.params, cache, frames, config=toy.config, policy=dv.Policy(margin=jnp.ones(3))
         )
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("change_threshold", [0.1, 0.2, 0.3]),
+        ("skip_small_patches", np.array([1])),
+        ("settle", jnp.array([0.1] * 3)),
+        ("margin", [[1, 2]] * 3),
+        ("margin", [[1, 2]]),
+    ],
+)
+def test_numbers_for_each_stream_must_be_as_many(toy, field, value):
+    frames, _, cache = toy.start()
+    with pytest.raises(dv.ConfigError, match=rf"^{field} has .* entries for 2 streams"):
+        toy.step(toy.params, cache, frames, dv.Policy(**{field: value}))
+    with pytest.raises(dv.ConfigError, match="2 x 3 entries for a tower of 2 stages"):
+        toy.step(toy.params, cache, frames, dv.Policy(margin=[[1, 2, 3]] * 2))
+
+
+def test_every_number_may_be_one_for_each_stream(toy, compilations):
+    """As if each stream had a policy of its own, number by number and all together."""
+    both = {
+        "change_threshold": [0.0, 0.4],
+        "max_changed_patches": [20, 1],
+        "skip_small_patches": [3, 0],
+        "margin": [[0, 1], [1, 3]],
+        "settle": [0.0, 0.3],
+        "refresh_patches": [0, 4],
+        "keyframe_every": [3, 0],
+    }
+    one = toy.change_patch(toy.start()[0], 0, 1)
+    faint = one.copy()
+    faint[:, :20, :20] ^= 16
+    two = toy.change_patch(toy.change_patch(faint, 2, 2), 3, 0)
+    pictures = [one, one, faint, two, two]
+
+    def run(policy):
+        _, _, cache = toy.start()
+        found = []
+        for frames in pictures:
+            tokens, cache, report = toy.step(toy.params, cache, frames, policy)
+            found.append((np.asarray(tokens), jax.tree.map(np.asarray, report)))
+        return found
+
+    separate = [run(dv.Policy(**{k: v[b] for k, v in both.items()})) for b in range(2)]
+    together = run(dv.Policy(**both))
+    different = 0
+    for (tokens, report), *own in zip(together, *separate, strict=True):
+        for b in range(2):
+            assert deviation(tokens[b], own[b][0][b]) < ROUNDING
+            assert report_of(report, b) == report_of(own[b][1], b)
+        different += report_of(own[0][1], 1) != report_of(own[1][1], 1)
+    assert different == len(pictures)
+    # Numbers that are the same for all do not become arrays: that would be another compilation.
+    del compilations[:]
+    run(dv.Policy(**{**both, "settle": [0.1, 0.2]}))
+    run(dv.Policy())
+    assert compilations == []
+
+
+def test_a_policy_of_streams_is_repeated_for_caches_of_each():
+    policy = dv.Policy(change_threshold=[0.1, 0.2], margin=[[1, 2], [3, 4]], settle=0.5)
+    twice = policy.repeated(2)
+    assert twice.change_threshold.tolist() == pytest.approx([0.1, 0.1, 0.2, 0.2])
+    assert twice.margin.tolist() == [[1, 2], [1, 2], [3, 4], [3, 4]]
+    assert twice.settle == policy.settle
+    assert dv.Policy(margin=(1, 2)).repeated(3).margin.tolist() == [1, 2]
+    assert dv.Policy().repeated(3) == dv.Policy()
 
 
 def test_margins_of_a_tower(toy, clip):
