@@ -1,5 +1,6 @@
 """When to re-encode what: the policy of the differential step."""
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence, Set
@@ -93,10 +94,8 @@ class Policy:
     def _check(self, name: str, dtype: type, high: float) -> None:
         value = getattr(self, name)
         if isinstance(value, list | tuple):
-            try:
+            with contextlib.suppress(ValueError):  # of no shape: `checked` says what is wrong
                 value = np.asarray(value)
-            except ValueError:  # of no shape: `checked` says what would be right
-                pass
         value = checked(name, value, dtype, high)
         if np.ndim(value) and not (np.ndim(value) == 1 and np.size(value)):
             raise ConfigError(
