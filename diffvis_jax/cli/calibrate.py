@@ -12,6 +12,9 @@ In a stream more is missed, since pending work of earlier steps counts as well. 
 policy whose 90th percentile is within the bound is run over the recording, and if it misses more
 there, or too few frames have the clickable elements of a full encode, the next one. The first that
 keeps the bounds is written as a file for every script's `--policy`.
+
+With `--static DIR`, frames of a scene in which nothing moves, it proposes for each metric the
+smallest threshold that the noise of the camera hardly ever exceeds, and writes that of `--metric`.
 """
 
 import argparse
@@ -26,11 +29,13 @@ import jax
 import numpy as np
 
 import diffvis_jax as dv
+from diffvis_jax.cli.calibrate_static import run_static
 from diffvis_jax.cli.command_line import Parser, check_file, run_script, tell, write_json
 from diffvis_jax.cli.frame_sizes import add_bounds, sized_for, tell_overview, with_bounds
 from diffvis_jax.cli.models import add_model, find_model
 from diffvis_jax.cli.plots import pyplot, save
 from diffvis_jax.cli.source import add_source
+from diffvis_jax.core.change import METRICS
 from diffvis_jax.images.source import read_source
 from diffvis_jax.measure.missed import changed_tokens
 from diffvis_jax.measure.recording_run import SessionResult, run_session
@@ -212,7 +217,7 @@ def draw(rows: list[dict[str, Any]], chosen: dict[str, Any], missed: float, targ
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = Parser(description=(__doc__ or "").partition("\n")[0])
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add_model(add)
     add_source(add)
@@ -227,6 +232,8 @@ def main(arguments: list[str] | None = None) -> int:
     add("--pairs", type=int, default=8, help="pairs of frames at most, evenly chosen (8)")
     add("--stream", type=int, default=64, help="frames of the recording that are run (64)")
     add("--output", type=Path, default=Path("policy.json"), help="the policy (policy.json)")
+    add("--static", type=Path, metavar="DIR", help="frames of an unmoving scene: see above")
+    add("--metric", choices=METRICS, default="p99", help="with --static (%(default)s)")
     add_bounds(add)
     add("--curve", type=Path, help="draw the curve there (PNG; needs the extra viz)")
     args = parser.parse_args(arguments)
@@ -238,7 +245,9 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--pairs must be at least 1, got {args.pairs}")
     if args.stream < 2:
         parser.error(f"--stream must be at least 2, got {args.stream}")
-    return run_script(lambda: run(args))
+    if args.static and args.curve:
+        parser.error("--curve is about margins: drop it or --static")
+    return run_script(lambda: run_static(args) if args.static else run(args))
 
 
 def run(args: argparse.Namespace) -> int:

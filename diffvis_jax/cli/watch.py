@@ -3,6 +3,7 @@
     diffvis watch                        # the screen (extra: watch), until Ctrl-C
     diffvis watch DIR                    # images as they appear there
     diffvis watch --model MODEL --prompt "What has changed?"
+    diffvis watch --view base=DIR --view wrist=DIR    # several views of one agent
 
 Prints a line for each frame of which something was recomputed: what changed, what was done, how
 long it took and, every N frames, the true error of the tokens. With a prompt, the model answers it
@@ -34,6 +35,7 @@ from diffvis_jax.cli.command_line import Parser, clear_line, number, run_script,
 from diffvis_jax.cli.frame_sizes import sized_for
 from diffvis_jax.cli.predict_output import extra_lines, read_commands
 from diffvis_jax.cli.source import add_max_frames
+from diffvis_jax.cli.watch_views import check_views, run_views, view
 
 if TYPE_CHECKING:  # so that --help does not wait for JAX
     import diffvis_jax as dv
@@ -70,6 +72,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="'screen', or a folder: images that are there, and those that come",
     )
     what.add_argument("--folder", help=argparse.SUPPRESS)
+    what.add_argument(
+        "--view",
+        metavar="NAME=SOURCE",
+        type=view,
+        action="append",
+        help="a view of one agent, by its name; given for each of them, in place of SOURCE",
+    )
     what.add_argument(
         "--monitor",
         metavar="N",
@@ -156,13 +165,15 @@ def check_options(args: argparse.Namespace) -> None:
                 return f"--{name.replace('_', '-')}"
         return None
 
+    if args.view:
+        check_views(args, given)
     if args.prompt is not None and args.model is None:
         raise ValueError("--prompt needs a language model: name one by --model")
     if args.prompt is None and (flag := given(OF_THE_ANSWERS)):
         raise ValueError(f"{flag} is about the answers to --prompt: give that")
     if args.folder is not None and (flag := given(OF_THE_SCREEN)):
         raise ValueError(f"{flag} is about the screen: drop it or --folder")
-    if args.idle is not None and args.folder is None:
+    if args.idle is not None and args.folder is None and not args.view:
         raise ValueError("--idle is about --folder: a screen always has a next frame")
     check_answer_options(args)
     check_page(args)
@@ -183,6 +194,8 @@ def run(args: argparse.Namespace) -> int:
     from diffvis_jax.report.table import machine_text, tower_text
 
     check_options(args)
+    if args.view:
+        return run_views(args)
     frames = folder_frames(args) if args.folder is not None else screen_frames(args)
     first = next(frames, None)  # before the model is loaded: is there anything to watch?
     if first is None:

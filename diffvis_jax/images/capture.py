@@ -138,15 +138,31 @@ def new_frames(
     Raises:
       ImageError: no such directory, or one that cannot be read (any more).
     """
+    last = time.monotonic()
+    for found in looks(folder):
+        for path in found:
+            yield path
+            last = time.monotonic()
+        time.sleep(poll)
+        if idle is not None and time.monotonic() - last > idle:
+            return
+
+
+def looks(folder: str | Path) -> Iterator[list[Path]]:
+    """The images that each look into a folder finds; whoever looks waits between two looks. See
+    `new_frames`.
+
+    Raises:
+      ImageError: no such directory, or one that cannot be read (any more).
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise ImageError(f"no such directory: '{folder}'")
     before: dict[Path, _State] = {}
     given: dict[Path, _State] = {}
     changes: collections.Counter[Path] = collections.Counter()  # one look after the other
-    last = time.monotonic()
-    while idle is None or time.monotonic() - last <= idle:
-        now = _states(folder)
+    while True:
+        found, now = [], _states(folder)
         for path, state in now.items():
             changes[path] = 0 if before.get(path) == state else changes[path] + 1
         before = now
@@ -155,9 +171,8 @@ def new_frames(
                 continue
             if changes[path] == 0 or (changes[path] >= _RESTLESS and _is_whole(path)):
                 given[path] = now[path]
-                yield path
-                last = time.monotonic()
-        time.sleep(poll)
+                found.append(path)
+        yield found
 
 
 def _states(folder: Path) -> dict[Path, _State]:

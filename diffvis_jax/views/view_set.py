@@ -44,9 +44,7 @@ class ViewSet:
             raise ConfigError(f"a view has a name of its own; there are several {twice}")
         given = set(self.sizes) if isinstance(self.sizes, Mapping) else None
         if given != set(names):
-            raise ConfigError(
-                f"sizes must be a dict with one for each of {list(names)}, not of {given}"
-            )
+            raise ConfigError(f"sizes must be those of {list(names)}, by name; got {self.sizes!r}")
         sizes = {name: _size(name, self.sizes[name]) for name in names}
         object.__setattr__(self, "names", names)
         object.__setattr__(self, "sizes", sizes)
