@@ -13,8 +13,10 @@ from diffvis_jax.errors import (
     CheckpointError,
     ConfigError,
     DiffvisError,
+    EncoderError,
     FrameError,
     PromptError,
+    StaleError,
 )
 from diffvis_jax.images.anyres import TiledImage, preprocess_tiles
 from diffvis_jax.images.geometry import (
@@ -33,6 +35,12 @@ from diffvis_jax.language.language_model import Language
 from diffvis_jax.language.prompt_session import PromptSession
 from diffvis_jax.model import Model, load
 from diffvis_jax.report.patches import visualize_changed_patches
+from diffvis_jax.runtime.action_queue import ActionQueue
+from diffvis_jax.runtime.async_encoder import AsyncEncoder
+from diffvis_jax.runtime.control_loop import ControlLoop, LoopConfig, Observation
+from diffvis_jax.runtime.statistics import LoopStats
+from diffvis_jax.runtime.timing import Timing, calibrate_time
+from diffvis_jax.runtime.worker import Encoded
 from diffvis_jax.towers import CLIPConfig, FastViTHDConfig, Qwen25VisionConfig
 from diffvis_jax.towers.init import init_params
 from diffvis_jax.vlm import generate_ids, logits, stream_ids
@@ -40,20 +48,28 @@ from diffvis_jax.vlm import generate_ids, logits, stream_ids
 __version__: str
 
 __all__ = [
+    "ActionQueue",
     "AnswerOptions",
+    "AsyncEncoder",
     "CLIPConfig",
     "Cache",
     "CacheError",
     "CheckpointError",
     "ConfigError",
+    "ControlLoop",
     "DecoderConfig",
     "DifferentialVisionEncoder",
     "DiffvisError",
+    "Encoded",
+    "EncoderError",
     "FastViTHDConfig",
     "FrameError",
     "ImageError",
     "Language",
+    "LoopConfig",
+    "LoopStats",
     "Model",
+    "Observation",
     "Placement",
     "Policy",
     "PrefillPolicy",
@@ -63,8 +79,11 @@ __all__ = [
     "Qwen25VisionConfig",
     "Report",
     "SlotCache",
+    "StaleError",
     "TiledImage",
+    "Timing",
     "audit",
+    "calibrate_time",
     "compute_patch_diff",
     "describe",
     "encode",

@@ -34,3 +34,12 @@ class CaptureError(DiffvisError, ValueError):
 
 class PromptError(DiffvisError, ValueError):
     """A prompt that does not fit its images, its template or the model's context."""
+
+
+class EncoderError(DiffvisError, RuntimeError):
+    """An asynchronous encoder that has failed (its cause is the worker's own error), is closed, has
+    nothing to show yet, or does not end in time."""
+
+
+class StaleError(DiffvisError, RuntimeError):
+    """Features older than a control loop's `max_age`, where `on_stale` is "raise"."""

@@ -328,6 +328,29 @@ def _load(item: Any, name: str) -> PIL.Image.Image:
         return upright_rgb(image, name)
 
 
+def checked_size(
+    image: ImageLike, config: HasPreprocess | PreprocessConfig, name: str = "image"
+) -> tuple[int, int]:
+    """(height, width) of the frame that one image becomes; looks at it as `preprocess` does before
+    it decodes anything, at a file up to its header.
+
+    Raises:
+        ImageError: see `preprocess`; the message begins with `name`.
+    """
+    settings = geometry.preprocess_config(config)
+    item = _as_array(image, name)
+    _check(item, name, settings)
+    if isinstance(item, np.ndarray):
+        height, width = item.shape[:2]
+    elif isinstance(item, (str, os.PathLike)):
+        with open_image(item, name) as opened:
+            width, height = upright_size(opened)
+    else:
+        width, height = upright_size(item)
+    _check_size(width, height, name, settings)
+    return geometry.frame_size(width, height, settings)
+
+
 def open_rgb(image: ImageLike, settings: PreprocessConfig) -> PIL.Image.Image:
     """One image as `preprocess` reads it, in 8-bit RGB.
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import threading
 from collections.abc import Iterator
 
 import jax
@@ -17,17 +18,19 @@ class Compiled:
     Attributes:
       seconds: that it took, reading from a compilation cache included.
       programs: how many.
+      thread: the one whose compilations count; None = all.
     """
 
     seconds: float = 0.0
     programs: int = 0
+    thread: int | None = None
 
 
 @contextlib.contextmanager
-def watch_compilation() -> Iterator[Compiled]:
-    """Counts what is compiled while the context lasts, in any thread."""
+def watch_compilation(*, own_thread: bool = False) -> Iterator[Compiled]:
+    """Counts what is compiled while the context lasts, in any thread, or in this one alone."""
     _register()
-    compiled = Compiled()
+    compiled = Compiled(thread=threading.get_ident() if own_thread else None)
     _watching.append(compiled)
     try:
         yield compiled
@@ -46,6 +49,7 @@ def _register() -> None:
 
 def _listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
     if event == _COMPILED:
-        for compiled in _watching:
-            compiled.seconds += duration_secs
-            compiled.programs += 1
+        for compiled in tuple(_watching):  # other threads enter and leave meanwhile
+            if compiled.thread in (None, threading.get_ident()):
+                compiled.seconds += duration_secs
+                compiled.programs += 1

@@ -1,0 +1,1 @@
+"""An encoder beside a control loop: frames in, newest features out, deadlines kept."""
