@@ -34,7 +34,7 @@ _MODULES = {
     "runtime.control_loop": "ControlLoop LoopConfig Observation",
     "runtime.statistics": "LoopStats",
     "runtime.timing": "Timing calibrate_time",
-    "runtime.worker": "Encoded",
+    "runtime.encoded": "Encoded",
     "towers": "CLIPConfig FastViTHDConfig Qwen25VisionConfig",
     "towers.init": "init_params",
     "vlm": "generate_ids logits stream_ids",

@@ -38,9 +38,9 @@ from diffvis_jax.report.patches import visualize_changed_patches
 from diffvis_jax.runtime.action_queue import ActionQueue
 from diffvis_jax.runtime.async_encoder import AsyncEncoder
 from diffvis_jax.runtime.control_loop import ControlLoop, LoopConfig, Observation
+from diffvis_jax.runtime.encoded import Encoded
 from diffvis_jax.runtime.statistics import LoopStats
 from diffvis_jax.runtime.timing import Timing, calibrate_time
-from diffvis_jax.runtime.worker import Encoded
 from diffvis_jax.towers import CLIPConfig, FastViTHDConfig, Qwen25VisionConfig
 from diffvis_jax.towers.init import init_params
 from diffvis_jax.vlm import generate_ids, logits, stream_ids

@@ -3,7 +3,8 @@
 F frames, H x W pixels of a frame, N tokens, D token width.
 """
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,8 +14,6 @@ from diffvis_jax.measure.missed import TINY, changed_tokens, missed_at
 from diffvis_jax.metrics import tails
 from diffvis_jax.model import Model
 from diffvis_jax.towers import build, with_size
-
-Use = tuple[int, np.ndarray]  # number of the frame that was on the screen, and tokens [N, D]
 
 
 class MissedWhenUsed(NamedTuple):
@@ -32,7 +31,7 @@ class MissedWhenUsed(NamedTuple):
     moved_all: float | None = None
 
 
-def missed_when_used(model: Model, frames: np.ndarray, uses: Sequence[Use]) -> list[MissedWhenUsed]:
+class MomentOfUse:
     """Compares tokens that were used with a full encode of what the screen showed at that moment.
 
     The true change is the last one before that moment: from the last frame that differs to the one
@@ -41,37 +40,38 @@ def missed_when_used(model: Model, frames: np.ndarray, uses: Sequence[Use]) -> l
 
     Args:
       model: the tower.
-      frames: `uint8 [F, H, W, 3]`, what the screen showed, in order.
-      uses: of any number, in any order.
-
-    Returns:
-      One for each use; of nothing, where no frame before differs.
+      frames: `uint8 [F, H, W, 3]`, what the screen showed, in order. Each is encoded in full once,
+        if it is needed.
     """
-    config = with_size(model.config, (frames.shape[1], frames.shape[2]))
-    tower = build(config)
-    before = _changes(frames)
-    wanted = {index for index, _ in uses if before[index] is not None}
-    full = {
-        index: np.asarray(jit_encode(model.params, frames[index : index + 1], config=config)[0])
-        for index in sorted(wanted | {before[index] for index in wanted} - {None})
-    }
-    at = {}
-    for index in wanted:
-        last = before[index]
-        pair = frames[last : last + 1], frames[index : index + 1]
-        at[index] = np.asarray(changed_tokens(tower, *pair)[0])
 
-    def missed(index: int, tokens: np.ndarray) -> MissedWhenUsed:
-        if index not in at:
+    def __init__(self, model: Model, frames: np.ndarray):
+        self._config = with_size(model.config, (frames.shape[1], frames.shape[2]))
+        self._params, self._frames, self._before = model.params, frames, _changes(frames)
+        self._full = functools.cache(self._encode)
+
+    def _encode(self, index: int) -> np.ndarray:
+        """Tokens `[N, D]`."""
+        frame = self._frames[index : index + 1]
+        return np.asarray(jit_encode(self._params, frame, config=self._config)[0])
+
+    def missed(self, index: int, tokens: np.ndarray) -> MissedWhenUsed:
+        """What was missing.
+
+        Args:
+          index: number of the frame that was on the screen.
+          tokens: `[N, D]`, that were used then.
+        """
+        before = self._before[index]
+        if before is None:
             return MissedWhenUsed()
-        now, last = full[index], full[before[index]]
+        pair = self._frames[before : before + 1], self._frames[index : index + 1]
+        at = np.asarray(changed_tokens(build(self._config), *pair)[0])
+        now, last = self._full(index), self._full(before)
         moved_all = float(np.linalg.norm(last - now) / np.linalg.norm(now))
-        return MissedWhenUsed(*missed_at(at[index], tokens, now, last), moved_all)
-
-    return [missed(*use) for use in uses]
+        return MissedWhenUsed(*missed_at(at, tokens, now, last), moved_all)
 
 
-def _changes(frames: np.ndarray) -> list[Any]:
+def _changes(frames: np.ndarray) -> list[int | None]:
     """For each frame the number of the last one that differs from it and came before; or None."""
     found: list[int | None] = [None]
     for index in range(1, len(frames)):

@@ -17,8 +17,9 @@ from diffvis_jax.errors import ConfigError, FrameError
 from diffvis_jax.images.preprocess import checked_size, preprocess
 from diffvis_jax.model import Model
 from diffvis_jax.runtime.clock import Clock
+from diffvis_jax.runtime.encoded import Outcome, Publish
 from diffvis_jax.runtime.executor import Executor
-from diffvis_jax.runtime.worker import FrameWorker, Outcome, Publish
+from diffvis_jax.runtime.worker import FrameWorker
 from diffvis_jax.towers import VisionConfig, with_size
 from diffvis_jax.utils.compile_time import watch_compilation
 from diffvis_jax.utils.validation import concrete
@@ -106,7 +107,7 @@ def _mean(tokens: jax.Array) -> jax.Array:
 
 
 class ModelSteps:
-    """Images in, features on the host out; see `runtime.worker.Steps`."""
+    """Images in, features on the host out; see `runtime.encoded.Steps`."""
 
     def __init__(self, model: Model, policy: Policy, views: Views | None, summarise: Summarise):
         self._model, self._policy = model, policy

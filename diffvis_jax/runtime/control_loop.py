@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 from diffvis_jax.errors import ConfigError, StaleError
+from diffvis_jax.runtime.encoded import Encoded
 from diffvis_jax.runtime.statistics import LoopStats, Tick
-from diffvis_jax.runtime.worker import Encoded, FrameWorker
+from diffvis_jax.runtime.worker import FrameWorker
 
 _PATIENCE = 10  # times the bound on age: then the ticks begin, with whatever there is
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from diffvis_jax.runtime.clock import FakeClock
 from diffvis_jax.runtime.control_loop import ControlLoop, LoopConfig
+from diffvis_jax.runtime.encoded import Outcome, Publish
 from diffvis_jax.runtime.executor import TimedExecutor
 from diffvis_jax.runtime.statistics import LoopStats, Tick
-from diffvis_jax.runtime.worker import FrameWorker, Outcome, Publish
+from diffvis_jax.runtime.worker import FrameWorker
 
 # Milliseconds: shorter than a period of 100 ms, and from 1.5 to 14.5 of them.
 SWEEP_MS = (60, 90, 150, 250, 380, 700, 1452)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import diffvis_jax as dv
-from diffvis_jax.measure.moment_of_use import MissedWhenUsed, missed_when_used, use_tails
+from diffvis_jax.measure.moment_of_use import MissedWhenUsed, MomentOfUse, use_tails
 
 
 @pytest.fixture(scope="module")
@@ -17,18 +17,17 @@ def frames(square):
 
 
 def test_late_by_a_change_is_all_of_it_and_in_time_is_nothing(square, frames):
-    model = dv.Model(square.config, square.params, "toy")
+    judge = MomentOfUse(dv.Model(square.config, square.params, "toy"), frames)
     full = square.full(frames)
     half = (full[2] + full[3]) / 2
     uses = [(0, full[0]), (1, full[0]), (1, full[1]), (2, full[0]), (3, full[2]), (3, half)]
-    found = missed_when_used(model, frames, uses)
+    found = [judge.missed(*use) for use in uses]
     assert found[0] == MissedWhenUsed()  # nothing has changed yet
     missed = [one.missed_changed for one in found[1:]]
     assert missed == pytest.approx([1, 0, 1, 1, 0.5], abs=1e-3)
     assert [one.missed_all for one in found[1:]] == pytest.approx([1, 0, 1, 1, 0.5], abs=1e-3)
     assert all(one.moved > 0 for one in found[1:])
-    older = missed_when_used(model, frames, [(3, full[0])])[0]
-    assert older.missed_all > 1  # two changes behind
+    assert judge.missed(3, full[0]).missed_all > 1  # two changes behind
 
 
 def test_the_mean_is_what_was_missing_over_what_had_changed():

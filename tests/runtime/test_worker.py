@@ -6,6 +6,7 @@ import pytest
 
 import diffvis_jax as dv
 from diffvis_jax.runtime.clock import FakeClock, SystemClock
+from diffvis_jax.runtime.encoded import Outcome
 from diffvis_jax.runtime.executor import (
     InlineExecutor,
     ManualExecutor,
@@ -13,7 +14,7 @@ from diffvis_jax.runtime.executor import (
     TimedExecutor,
 )
 from diffvis_jax.runtime.simulate import SimulatedSteps
-from diffvis_jax.runtime.worker import FrameWorker, Outcome
+from diffvis_jax.runtime.worker import FrameWorker
 
 
 class Steps(SimulatedSteps):
