@@ -35,6 +35,9 @@ from diffvis_jax.language.language_model import Language
 from diffvis_jax.language.prompt_session import PromptSession
 from diffvis_jax.model import Model, load
 from diffvis_jax.report.patches import visualize_changed_patches
+from diffvis_jax.resolution.choose import choose_size
+from diffvis_jax.resolution.measure import profile
+from diffvis_jax.resolution.profile import Profile, load_profile, save_profile
 from diffvis_jax.runtime.action_queue import ActionQueue
 from diffvis_jax.runtime.async_encoder import AsyncEncoder
 from diffvis_jax.runtime.control_loop import ControlLoop, LoopConfig, Observation
@@ -74,6 +77,7 @@ __all__ = [
     "Policy",
     "PrefillPolicy",
     "PreprocessConfig",
+    "Profile",
     "PromptError",
     "PromptSession",
     "Qwen25VisionConfig",
@@ -84,6 +88,7 @@ __all__ = [
     "Timing",
     "audit",
     "calibrate_time",
+    "choose_size",
     "compute_patch_diff",
     "describe",
     "encode",
@@ -96,6 +101,7 @@ __all__ = [
     "init_slots",
     "load",
     "load_policy",
+    "load_profile",
     "logits",
     "make_slot_step",
     "make_step",
@@ -103,7 +109,9 @@ __all__ = [
     "preprocess",
     "preprocess_in_graph",
     "preprocess_tiles",
+    "profile",
     "save_policy",
+    "save_profile",
     "stream_ids",
     "visualize_changed_patches",
 ]

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from diffvis_jax.cli.chosen_size import add_size
 from diffvis_jax.cli.command_line import number, whole
 from diffvis_jax.cli.frame_sizes import add_bounds, has_sizes, with_bounds
 from diffvis_jax.cli.models import add_model, find_model
@@ -42,6 +43,7 @@ def add_model_options(parser: argparse.ArgumentParser, *, required: bool) -> Non
         help="pad pictures to a square, whatever the model's files say",
     )
     add_bounds(model.add_argument)
+    add_size(model.add_argument)
 
 
 def add_answer_options(parser: argparse.ArgumentParser) -> None:

@@ -87,15 +87,25 @@ def sized_for(model: dv.Model, pictures: Iterable[Path | ParquetImage | np.ndarr
 
 def _sizes(model: dv.Model, pictures: Iterable[Any]) -> Iterator[tuple[Any, tuple[int, int]]]:
     import diffvis_jax as dv
+
+    for picture, (width, height) in picture_sizes(pictures):
+        try:
+            yield picture, dv.frame_size(width, height, model.config)
+        except dv.ImageError:
+            continue
+
+
+def picture_sizes(pictures: Iterable[Any]) -> Iterator[tuple[Any, tuple[int, int]]]:
+    """Each picture that can be read, with its width and height."""
     from diffvis_jax.datasets.errors import DatasetError
     from diffvis_jax.datasets.records import image_size
+    from diffvis_jax.images.geometry import ImageError
 
     for picture in pictures:
         shape = getattr(picture, "shape", None)
         try:
-            width, height = shape[1::-1] if shape else image_size(picture, f"'{picture}'")
-            yield picture, dv.frame_size(width, height, model.config)
-        except (DatasetError, dv.ImageError):
+            yield picture, tuple(shape[1::-1]) if shape else image_size(picture, f"'{picture}'")
+        except (DatasetError, ImageError):
             continue
 
 

@@ -12,6 +12,7 @@ COMMANDS = {
     "watch": "encode your screen, or a folder that is being filled, as it changes",
     "convert": "convert a PyTorch checkpoint",
     "calibrate": "choose what may be left out, on your screenshots",
+    "profile": "measure what frames of each size cost, and what is found in them",
     "evaluate": "score full and differential encodes on a data set",
     "benchmark": "time single changes, batches and full encodes",
     "compare": "compare with other ways of doing less",

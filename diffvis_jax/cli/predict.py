@@ -21,9 +21,11 @@ from diffvis_jax.cli.answering_options import (
     answerer_options,
     check_differential_options,
     load_model,
+    make_policy,
     make_question,
 )
 from diffvis_jax.cli.answers_page import AnswersPage, add_page, check_page
+from diffvis_jax.cli.chosen_size import check_size, sized_models
 from diffvis_jax.cli.command_line import (
     Parser,
     check_directory,
@@ -34,7 +36,6 @@ from diffvis_jax.cli.command_line import (
     tell,
     whole,
 )
-from diffvis_jax.cli.frame_sizes import sized_for
 from diffvis_jax.cli.predict_output import (
     Journal,
     Looks,
@@ -232,8 +233,10 @@ def run(args: argparse.Namespace) -> int:
     count = sum(len(sequence.paths) for sequence in sequences)
     check_outputs(args, several=count > 1)
     check_differential_options(args)
+    check_size(args)
     model = load_model(args, language=True)
-    sized = [sized_for(model, sequence.paths) for sequence in sequences]
+    policy = None if args.disable_differential else make_policy(args, model)
+    sized = sized_models(args, model, [sequence.paths for sequence in sequences], policy)
     model = sized[0]  # what there is room for is found out with its size; others may differ
     looks = Looks(args, model)
     options = {"attention": looks.wants_attention, **answerer_options(args, model)}

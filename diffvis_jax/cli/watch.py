@@ -31,8 +31,8 @@ from diffvis_jax.cli.answering_options import (
     make_space,
 )
 from diffvis_jax.cli.answers_page import AnswersPage, add_page, check_page
+from diffvis_jax.cli.chosen_size import check_size, sized_models
 from diffvis_jax.cli.command_line import Parser, clear_line, number, run_script, tell, whole
-from diffvis_jax.cli.frame_sizes import sized_for
 from diffvis_jax.cli.predict_output import extra_lines, read_commands
 from diffvis_jax.cli.source import add_max_frames
 from diffvis_jax.cli.watch_views import check_views, run_views, view
@@ -176,6 +176,7 @@ def check_options(args: argparse.Namespace) -> None:
     if args.idle is not None and args.folder is None and not args.view:
         raise ValueError("--idle is about --folder: a screen always has a next frame")
     check_answer_options(args)
+    check_size(args)
     check_page(args)
 
 
@@ -200,7 +201,8 @@ def run(args: argparse.Namespace) -> int:
     first = next(frames, None)  # before the model is loaded: is there anything to watch?
     if first is None:
         raise ValueError(f"no image came into '{args.folder}'")
-    model = sized_for(load_model(args, language=args.prompt is not None), [first[1]])
+    model = load_model(args, language=args.prompt is not None)
+    (model,) = sized_models(args, model, [[first[1]]], make_policy(args, model))
     answerer = None
     if args.prompt is not None:
         answerer = Answerer(model, make_question(args, model), **answerer_options(args, model))

@@ -73,6 +73,13 @@ def _missed(tokens, full, before, at):
     return jnp.stack([part.sum(-1) for part in parts], -1)
 
 
+@jax.jit
+def _from_first_moved(tokens: jax.Array, before: jax.Array) -> jax.Array:
+    """Tokens `[B, N, D]` from the first one on that differs from `before`: int32 `[B]`."""
+    moved = (tokens != before).any(-1)
+    return jnp.where(moved.any(-1), moved.shape[1] - moved.argmax(-1), 0)
+
+
 class Runner:
     """One model, its policies, and the compiled steps for a batch of B streams."""
 
@@ -171,8 +178,9 @@ class Runner:
         self._last = init_full(config, slots, self.mesh, head=self._head_config)
         self._last = self._full(self._params, self._last, self._frames, none)
         self._caches = {name: init_streams(config, slots, self.mesh) for name in self.policies}
+        self._tokens: dict[str, jax.Array] = {}
         for name, policy in self.policies.items():
-            _, self._caches[name], _ = self._step(
+            self._tokens[name], self._caches[name], _ = self._step(
                 self._params, self._caches[name], self._frames, none, none, policy
             )
         jax.block_until_ready((self._last, self._caches))
@@ -190,6 +198,7 @@ class Runner:
             FULL: {
                 "ms": 1e3 * (time.perf_counter() - start) / count,
                 "elements": self._elements(full, maps),
+                "prefill": np.asarray(_from_first_moved(full, tokens_before)),
             }
         }
         at = changed_tokens(self.tower, pixels, pixels_before)
@@ -206,7 +215,9 @@ class Runner:
                 "elements": self._elements(tokens, maps),
                 "missed": np.asarray(_missed(tokens, full, tokens_before, at), np.float64),
                 "report": jax.tree.map(np.asarray, report),
+                "prefill": np.asarray(_from_first_moved(tokens, self._tokens[name])),
             }
+            self._tokens[name] = tokens
         self._frames = pixels
         return results
 
@@ -230,8 +241,9 @@ class Runner:
     ) -> dict[str, Any]:
         """The measurements of one frame: its queries, and for each policy (and FULL) a dict.
 
-        ms: of the step, divided by the number of active streams; elements, clicks, points, ious,
-        counts: see `score_screen`; and of policies recomputed, path, changed_patches;
+        ms: of the step, divided by the number of active streams; prefill: tokens from the first
+        that moved on, which an exact differential prefill reads anew; elements, clicks, points,
+        ious, counts: see `score_screen`; and of policies recomputed, path, changed_patches;
         missed_changed, missed_all, moved: see `Missed` (None: first frame, or nothing changed);
         error: norm of tokens - full tokens, over that of the full tokens; only_here,
         only_full: boxes detected in one encode alone.
@@ -254,6 +266,7 @@ class Runner:
         }
         for name, result in results.items():
             run: dict[str, Any] = {"ms": round(result["ms"], 3)}
+            run["prefill"] = self.tower.tokens if first else int(result["prefill"][slot])
             if result["elements"] is not None:
                 elements, full = (each["elements"][slot] for each in (result, results[FULL]))
                 run |= score_screen(on_screenshot(elements, where), queries, screen, size, small)
