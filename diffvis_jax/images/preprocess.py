@@ -332,7 +332,8 @@ def checked_size(
     image: ImageLike, config: HasPreprocess | PreprocessConfig, name: str = "image"
 ) -> tuple[int, int]:
     """(height, width) of the frame that one image becomes; looks at it as `preprocess` does before
-    it decodes anything, at a file up to its header.
+    it decodes anything, at a file up to its header. (A PNG file that has its EXIF orientation after
+    its pixels is taken as if it had none.)
 
     Raises:
         ImageError: see `preprocess`; the message begins with `name`.
@@ -344,11 +345,17 @@ def checked_size(
         height, width = item.shape[:2]
     elif isinstance(item, (str, os.PathLike)):
         with open_image(item, name) as opened:
-            width, height = upright_size(opened)
+            width, height = _size_by_header(opened)
     else:
-        width, height = upright_size(item)
+        width, height = _size_by_header(item)
     _check_size(width, height, name, settings)
     return geometry.frame_size(width, height, settings)
+
+
+def _size_by_header(image: PIL.Image.Image) -> tuple[int, int]:
+    """`upright_size`, but never decodes, as Pillow does to look for EXIF data behind PNG pixels."""
+    undecoded = image.format == "PNG" and getattr(image, "tile", None)
+    return image.size if undecoded and "exif" not in image.info else upright_size(image)
 
 
 def open_rgb(image: ImageLike, settings: PreprocessConfig) -> PIL.Image.Image:

@@ -31,12 +31,12 @@ _ONE = ""  # the name of the only image, where there are no views
 class Views(Protocol):
     """Several named images of one agent as one batch."""
 
-    def stack(self, images: Mapping[str, Any]) -> tuple[Any, Any]:
-        """Frames `uint8 [B, H, W, 3]`, and which of them there are, bool `[B]` (None = all)."""
+    def stack(self, images: Mapping[str, Any], model: Any, /) -> tuple[Any, Any]:
+        """Frames `uint8 [B, H, W, 3]`, and which of them there are: B bools, of whatever shape."""
         ...
 
-    def split(self, x: Any) -> dict[str, Any]:
-        """What belongs to each view, of something with B entries."""
+    def split(self, x: Any, /) -> dict[str, Any]:
+        """What belongs to each view, of arrays `[B, ..]`."""
         ...
 
 
@@ -74,8 +74,8 @@ class AsyncEncoder(FrameWorker):
         """Args:
           model: the tower.
           policy: what may be left out; None = `Policy()`.
-          views: makes a batch of a dict of images that may lack some of its views; None = all views
-            are there each time.
+          views: makes a batch of a dict of images in which views may be missing; None = all views
+            of a dict are there each time.
           summarise: (tokens `[B, N, D]`, cache) -> what the loop wants to have: a pytree of arrays
             with the views first, or lists with an entry for each. Run by the worker; None = `pool`.
           settle: whether the worker goes on with the last frame while nothing new comes and
@@ -148,7 +148,11 @@ class ModelSteps:
         if isinstance(images, Mapping):
             if not images:
                 raise FrameError("the dict of images is empty: give at least one view")
-            return {name: self._size_of(image, _called(name)) for name, image in images.items()}
+            return {
+                name: self._size_of(image, _called(name))
+                for name, image in images.items()
+                if image is not None or self._given is None  # else that view is missing
+            }
         if self._given is not None:
             raise FrameError(f"images must be a dict by view, got {type(images).__name__}")
         if getattr(images, "ndim", 0) == 4:
@@ -166,7 +170,7 @@ class ModelSteps:
     def warm(self, images: Any) -> None:
         self._sizes = self._sizes_of(images)
         if self._given is None:
-            self._views = _Named(self._sizes, self._model) if isinstance(images, Mapping) else None
+            self._views = _Named(self._sizes) if isinstance(images, Mapping) else None
         self._last = self._cache = None
         frames, active = self._frames(images)
         if frames.shape == self._warm:
@@ -214,7 +218,8 @@ class ModelSteps:
         if self._last is not None and _same(images, self._last[0]):
             return self._last[1:]  # on an idle screen resizing would cost more than the step
         if self._views is not None:
-            frames, present = self._views.stack(images)
+            frames, present = self._views.stack(images, self._model)
+            present = None if present is None else np.asarray(present).reshape(-1)
         elif getattr(images, "ndim", 0) == 4:
             frames, present = images, None
         else:
@@ -226,8 +231,8 @@ class ModelSteps:
 class _Named:
     """A dict of images whose names never change."""
 
-    def __init__(self, sizes: Mapping[str, tuple[int, ...]], model: Model):
-        self._names, self._model = tuple(sizes), model
+    def __init__(self, sizes: Mapping[str, tuple[int, ...]]):
+        self._names = tuple(sizes)
         first = sizes[self._names[0]]
         for name, size in sizes.items():
             if size != first:
@@ -237,8 +242,8 @@ class _Named:
                     "size"
                 )
 
-    def stack(self, images: Mapping[str, Any]) -> tuple[np.ndarray, None]:
-        return preprocess([images[name] for name in self._names], self._model.config), None
+    def stack(self, images: Mapping[str, Any], model: Model) -> tuple[np.ndarray, None]:
+        return preprocess([images[name] for name in self._names], model.config), None
 
     def split(self, x: Any) -> dict[str, Any]:
         def of(number: int) -> Any:

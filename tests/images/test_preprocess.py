@@ -22,7 +22,7 @@ from PIL import Image, ImageCms, ImageOps
 from diffvis_jax.errors import ConfigError
 from diffvis_jax.images import preprocess as preprocess_module
 from diffvis_jax.images.geometry import ImageError, PreprocessConfig, placement
-from diffvis_jax.images.preprocess import preprocess
+from diffvis_jax.images.preprocess import checked_size, preprocess
 from diffvis_jax.images.recording import open_screenshot
 
 DATA = pathlib.Path(__file__).parents[1] / "data" / "preproc.npz"
@@ -584,3 +584,24 @@ def test_the_loop_of_the_readme_is_right_for_pictures_that_are_stored_sideways(t
         place = placement(*image.size, config)
         x, y = place.to_original(columns.mean(), rows.mean())
         assert (float(x), float(y)) == pytest.approx((44.5, 84.5), abs=0.5)
+
+
+def test_the_size_of_a_frame_is_known_before_anything_is_decoded(tmp_path):
+    """Of a picture as it lies and one that is to be turned, in a mode in which that matters."""
+    native = PreprocessConfig(size=0, mode="native", multiple=8, min_pixels=64, max_pixels=10**6)
+    flat = Image.new("RGB", (64, 32))
+    flat.save(tmp_path / "flat.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    flat.save(tmp_path / "turned.png", exif=exif)
+    flat.save(tmp_path / "turned.jpg", exif=exif)
+    with Image.open(tmp_path / "flat.png") as opened:
+        assert checked_size(opened, native) == (32, 64)
+        assert opened.tile  # still to be decoded
+    assert checked_size(tmp_path / "flat.png", native) == (32, 64)
+    assert checked_size(np.asarray(flat), native) == (32, 64)
+    for name in ("turned.png", "turned.jpg"):
+        assert checked_size(tmp_path / name, native) == (64, 32)
+        assert preprocess(tmp_path / name, native).shape[1:3] == (64, 32)
+    with pytest.raises(ImageError, match="view 'wrist': expected a uint8 array"):
+        checked_size(np.zeros((4, 4, 3)), native, "view 'wrist'")

@@ -113,6 +113,19 @@ def test_images_are_copied_unless_they_are_owned(model, screens):
     assert deviation(encoder.latest().value, fresh.value) < ROUNDING
 
 
+def test_a_picture_that_is_not_decoded_yet_is_left_to_the_worker(model, screens, tmp_path):
+    Image.fromarray(screens[1]).save(tmp_path / "screen.png")
+    executor = ManualExecutor()
+    encoder = dv.AsyncEncoder(model, executor=executor, settle=False)
+    encoder.start(screens[0])
+    opened = Image.open(tmp_path / "screen.png")
+    encoder.offer(opened)
+    assert opened.tile  # what is still to be decoded
+    executor.run()
+    assert not opened.tile
+    assert encoder.latest().sequence == 2
+
+
 def test_pending_work_is_settled_while_nothing_comes(square, model, screens):
     encoder = inline(model, policy=dv.Policy(margin=0), settle=True)
     encoder.start(screens[0])
@@ -211,11 +224,13 @@ class Pair:
 
     names = ("base", "wrist")
 
-    def stack(self, images):
-        frames = np.zeros((2, 72, 72, 3), np.uint8)
+    def stack(self, images, model):
+        frames, there = np.zeros((2, 72, 72, 3), np.uint8), np.zeros((1, 2), bool)
         for name, image in images.items():
-            frames[self.names.index(name)] = image
-        return frames, np.array([name in images for name in self.names])
+            if image is not None:
+                frames[self.names.index(name)] = image
+                there[0, self.names.index(name)] = True
+        return frames, there
 
     def split(self, x):
         return dict(zip(self.names, x, strict=True))
@@ -225,7 +240,7 @@ class Pair:
 def test_a_view_that_is_missing_stays_as_it_was(model, screens):
     encoder = inline(model, views=Pair())
     first = encoder.start({"base": screens[0], "wrist": screens[4]}).value
-    encoder.offer({"wrist": screens[1]})
+    encoder.offer({"base": None, "wrist": screens[1]})
     found = encoder.latest().value
     np.testing.assert_array_equal(found["base"], first["base"])
     assert (found["wrist"] != first["wrist"]).any()
