@@ -124,7 +124,7 @@ class Policy:
             raise wrong
 
     def tree_flatten_with_keys(self):
-        traced = [name for name in _FIELDS if not isinstance(getattr(self, name), str | bool)]
+        traced = [name for name in _FIELDS if self._is_number(name)]
         static = tuple((n, getattr(self, n)) for n in _FIELDS if n not in traced)
         keyed = [(jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in traced]
         return keyed, (tuple(traced), static)
@@ -148,9 +148,11 @@ class Policy:
 
     def fields_by_stream(self) -> dict[str, bool]:
         """Whether each number is one for each stream; without the names, which are of all."""
-        values = {name: getattr(self, name) for name in _FIELDS}
-        numbers = {name: x for name, x in values.items() if not isinstance(x, str | bool)}
-        return {name: np.ndim(x) > (name == "margin") for name, x in numbers.items()}
+        numbers = [name for name in _FIELDS if self._is_number(name)]
+        return {name: np.ndim(getattr(self, name)) > (name == "margin") for name in numbers}
+
+    def _is_number(self, name: str) -> bool:
+        return name != "scroll" and not isinstance(getattr(self, name), str)
 
     def check_streams(self, batch: int) -> None:
         """Raises a ConfigError that names a field with entries for another number of streams."""
