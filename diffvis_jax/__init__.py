@@ -40,6 +40,8 @@ _MODULES = {
     "runtime.timing": "Timing calibrate_time",
     "towers": "CLIPConfig FastViTHDConfig Qwen25VisionConfig",
     "towers.init": "init_params",
+    "views.encoder": "ViewEncoder",
+    "views.view_set": "ViewSet",
     "vlm": "generate_ids logits stream_ids",
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}

@@ -46,6 +46,8 @@ from diffvis_jax.runtime.statistics import LoopStats
 from diffvis_jax.runtime.timing import Timing, calibrate_time
 from diffvis_jax.towers import CLIPConfig, FastViTHDConfig, Qwen25VisionConfig
 from diffvis_jax.towers.init import init_params
+from diffvis_jax.views.encoder import ViewEncoder
+from diffvis_jax.views.view_set import ViewSet
 from diffvis_jax.vlm import generate_ids, logits, stream_ids
 
 __version__: str
@@ -86,6 +88,8 @@ __all__ = [
     "StaleError",
     "TiledImage",
     "Timing",
+    "ViewEncoder",
+    "ViewSet",
     "audit",
     "calibrate_time",
     "choose_size",

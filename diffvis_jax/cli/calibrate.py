@@ -233,7 +233,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--stream", type=int, default=64, help="frames of the recording that are run (64)")
     add("--output", type=Path, default=Path("policy.json"), help="the policy (policy.json)")
     add("--static", type=Path, metavar="DIR", help="frames of an unmoving scene: see above")
-    add("--metric", choices=METRICS, default="p99", help="with --static (%(default)s)")
+    add("--metric", choices=METRICS, default="max", help="with --static (%(default)s)")
     add_bounds(add)
     add("--curve", type=Path, help="draw the curve there (PNG; needs the extra viz)")
     args = parser.parse_args(arguments)

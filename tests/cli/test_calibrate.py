@@ -219,3 +219,52 @@ def test_bad_input_is_named_before_any_work(calibrate, screens, monkeypatch, cap
     ):
         with pytest.raises(SystemExit):
             run(calibrate, monkeypatch, *where, *arguments)
+
+
+def test_a_still_scene_gives_a_threshold(calibrate, square, tmp_path, capsys):
+    weights = store.save(tmp_path / "tower", config=square.config, params=square.params)
+    rng = np.random.default_rng(0)
+    scene = square.frames()[0].clip(20, 235)
+    still, moving = tmp_path / "still", tmp_path / "moving"
+    for folder in (still, moving):
+        folder.mkdir()
+    for number in range(10):
+        noise = rng.normal(0, 2, scene.shape)
+        picture = np.round(scene + noise).clip(0, 255).astype(np.uint8)
+        Image.fromarray(picture).save(still / f"{number}.png")
+    for number in range(3):
+        Image.fromarray(square.change_patch(scene[None], number, 1)[0]).save(
+            moving / f"{number}.png"
+        )
+    output = tmp_path / "policy.json"
+    options = ["--static", str(still), "--model", str(weights), "--output", str(output)]
+    assert calibrate.main([str(moving), *options, "--metric", "p99"]) == 0
+    printed = capsys.readouterr().out
+    policy = dv.load_policy(output)
+    assert policy.metric == "p99"
+    assert 4 < 255 * float(policy.change_threshold) < 12
+    assert [line.split()[1] for line in printed.splitlines() if line.startswith("| ")] == [
+        *("metric", "max", "mean", "p99")
+    ]
+    assert json.loads(output.read_text())["about"]["comparisons"] == 45 * 25
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--static", "nowhere"], "no such file or directory: 'nowhere'"),
+        (["--static", "one"], "too few for a rate of 0.1%"),
+    ],
+)
+def test_a_still_scene_must_be_one(
+    calibrate, square, tmp_path, monkeypatch, capsys, arguments, said
+):
+    monkeypatch.chdir(tmp_path)
+    weights = store.save(tmp_path / "tower", config=square.config, params=square.params)
+    (tmp_path / "one").mkdir()
+    for number in range(2):
+        Image.fromarray(square.frames()[0]).save(tmp_path / "one" / f"{number}.png")
+    assert calibrate.main([*arguments, "--model", str(weights)]) == 2
+    assert said in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        calibrate.main([*arguments, "--curve", "curve.png"])

@@ -173,6 +173,31 @@ def test_it_stops_after_so_many_frames(watch, weights, tmp_path, capsys):
     assert "\n3 frames\n" in printed
 
 
+def test_views_are_encoded_together(watch, weights, tmp_path, capsys):
+    first = screen()
+    base = write_frames(tmp_path / "base", {f"{n}.png": first for n in range(4)})
+    wrist = {"1.png": first, "2.png": changed(first), "3.png": changed(first), "4.png": first}
+    wrist = write_frames(tmp_path / "wrist", wrist)
+    (base / "2.png").write_bytes(b"no picture")
+    status = watch.main(
+        [
+            *("--view", f"base={base}", "--view", f"wrist={wrist}", "--policy", "exact"),
+            *("--model", str(weights), "--interval", "0.02", "--idle", "0.2"),
+        ]
+    )
+    printed = capsys.readouterr()
+    assert status == 0
+    lines = [line.split() for line in printed.out.splitlines() if "/25" in line]
+    assert [(line[1], line[2], line[3], line[7]) for line in lines] == [
+        ("base", "full", "0/25", "0.png"),
+        ("wrist", "full", "0/25", "1.png"),
+        ("wrist", "partial", "3/25", "2.png"),
+        ("wrist", "partial", "3/25", "4.png"),
+    ]
+    assert "1 pictures left out" in printed.out
+    assert "those that rarely change first: base, wrist" in printed.out
+
+
 @pytest.mark.slow
 def test_a_prompt_is_answered_at_every_change(watch, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DIFFVIS_CACHE", str(tmp_path / "cache"))
@@ -236,6 +261,14 @@ QUICK = ("--folder", ".", "--idle", "0", "--interval", "0.01")
             "--prefill-refresh is about --prefill bounded",
         ),
         ((*QUICK, "--model-path", "x", "--prompt", "a", "--top-p", "0.9"), "--top-p is about"),
+        (("--view", "a=.", "--view", "a=."), "there are several ['a']"),
+        (("--view", "a=nowhere"), "no such directory: 'nowhere'"),
+        (("--view", "a=.", *QUICK[2:]), "--view a: no image came into '.'"),
+        (("--view", "a=.", *QUICK), "--view names what is watched: drop SOURCE"),
+        (("--view", "a=.", "--monitor", "1"), "--monitor is about the screen: no view is it"),
+        (("--view", "a=screen", "--idle", "1"), "--idle is about folders"),
+        (("--view", "a=.", "--page", "x.html"), "--page is about one view"),
+        (("--view", "a=.", "--audit-every", "1"), "--audit-every is about one view"),
     ],
 )
 def test_bad_input_is_named(watch, arguments, said, tmp_path, monkeypatch, capsys):
@@ -247,7 +280,13 @@ def test_bad_input_is_named(watch, arguments, said, tmp_path, monkeypatch, capsy
 
 
 def test_wrong_options_are_one_line(watch, capsys):
-    for arguments in (["--region", "1,2,3"], ["--interval", "0"], ["--frames", "0"]):
+    for arguments in (
+        ["--region", "1,2,3"],
+        ["--interval", "0"],
+        ["--frames", "0"],
+        ["--view", "wrist"],
+        ["--view", "=wrist"],
+    ):
         with pytest.raises(SystemExit) as ended:
             watch.main(arguments)
         assert ended.value.code == 2

@@ -63,6 +63,21 @@ def test_exact_whatever_the_way(toy, slot_step):
         assert toy.error(tokens, frame) < ROUNDING
 
 
+@pytest.mark.slow
+def test_streams_have_policies_of_their_own(toy, slot_step):
+    """A change that one stream sees and the other does not, in every slot of theirs."""
+    a, b = screens(toy, 2)
+    policy = dv.Policy(change_threshold=[0.0, 0.9], settle=0)
+    near = [frame.copy() for frame in (a, b)]
+    for frame in near:
+        frame[:, :16, :16] ^= 32
+    *_, third, fourth = walk(toy, slot_step, [a, b, *near], policy)
+    for step in (third, fourth):
+        assert np.asarray(step[1].changed_patches).tolist() == [1, 0]
+    with pytest.raises(dv.ConfigError, match="change_threshold has 3 entries for 2 streams"):
+        list(walk(toy, slot_step, [a], dv.Policy(change_threshold=[0, 0, 0])))
+
+
 def test_small_changes_stay_and_large_ones_move(toy, slot_step):
     a, b = screens(toy, 2)
     near = toy.change_patch(a, 1, 1)  # 1 of 20 patches

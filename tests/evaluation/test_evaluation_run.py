@@ -171,6 +171,26 @@ def test_streams_in_one_batch_are_as_if_alone(clip, episodes, devices):
 
 
 @pytest.mark.slow
+def test_streams_on_two_devices_have_policies_of_their_own(clip):
+    """Thresholds go to the device of their stream."""
+    mesh = data_mesh(jax.local_devices()[:2])
+    step = make_stream_step(clip.config, mesh)
+    cache = init_streams(clip.config, SLOTS, mesh)
+    frames, everybody = clip.frames(batch=SLOTS), np.ones(SLOTS, bool)
+    policy = dv.Policy(change_threshold=[0, 0.5, 0.5, 0], settle=0)
+    given = (on_devices(x, mesh) for x in (frames, everybody, everybody))
+    _, cache, _ = step(clip.params, cache, *given, policy)
+    changed = frames.copy()
+    changed[:, 8:16, 8:16] ^= 32
+    given = (on_devices(x, mesh) for x in (changed, ~everybody, everybody))
+    _, cache, report = step(clip.params, cache, *given, policy)
+    assert np.asarray(report.changed_patches).tolist() == [1, 0, 0, 1]
+    rest = frames, everybody, everybody
+    with pytest.raises(dv.ConfigError, match="change_threshold has 2 entries for 4 streams"):
+        step(clip.params, cache, *rest, dv.Policy(change_threshold=[0, 0.5]))
+
+
+@pytest.mark.slow
 def test_a_restart_compiles_nothing(clip):
     compiled = []
     mesh = data_mesh(jax.local_devices()[:1])
