@@ -147,8 +147,8 @@ def read_sessions(args: argparse.Namespace) -> "list[Stream]":
 def tell_choices(found: "Profile", budget_ms: float) -> None:
     """The size that fits under each policy, or why none does."""
     from diffvis_jax.errors import ConfigError
+    from diffvis_jax.evaluation.summary import FULL
     from diffvis_jax.resolution.choose import choose_size
-    from diffvis_jax.resolution.profile import FULL
 
     for name in (FULL, *found.policies):
         try:

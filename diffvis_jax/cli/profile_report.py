@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from diffvis_jax.cli.plots import pyplot, save
+from diffvis_jax.evaluation.summary import FULL
 from diffvis_jax.report.pictures import png_url
 from diffvis_jax.report.plain_page import captioned, paragraph, table, write_plain_page
 from diffvis_jax.report.text import decimal, milliseconds, percent
-from diffvis_jax.resolution.profile import FULL, STATISTICS, Profile, Row
+from diffvis_jax.resolution.profile import STATISTICS, Profile, Row
 from diffvis_jax.resolution.sizes import size_text
 
 _CAPTION = (
@@ -73,8 +74,8 @@ def draw(profile: Profile, target: Path) -> None:
     work_label = f"work of the mean step, % of a full encode at {size_text(whole.size)}"
     if scored:
         label = "share of clicks that hit" if whole.f1 is None else "F1"
-        axes[0].set(xlabel=work_label, ylabel=label, ylim=(0, None))
-        axes[1].set(xlabel="ms of an encode, median", ylim=(0, None))
+        axes[0].set(xlabel=work_label, ylabel=label, xlim=(0, None), ylim=(0, None))
+        axes[1].set(xlabel="ms of an encode, median", xlim=(0, None), ylim=(0, None))
         axes[0].legend()
     else:
         axes.set(xlabel=work_label, ylabel="ms of an encode, median")

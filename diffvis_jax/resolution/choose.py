@@ -8,9 +8,9 @@ from typing import Any
 from diffvis_jax.core.policy import Policy
 from diffvis_jax.core.policy_file import policy_fields
 from diffvis_jax.errors import ConfigError
+from diffvis_jax.evaluation.summary import FULL
 from diffvis_jax.model import Model
 from diffvis_jax.resolution.profile import (
-    FULL,
     STATISTICS,
     Profile,
     Row,

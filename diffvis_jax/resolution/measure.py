@@ -17,11 +17,10 @@ from diffvis_jax.datasets.errors import DatasetError
 from diffvis_jax.datasets.records import Stream, image_size
 from diffvis_jax.errors import ConfigError
 from diffvis_jax.evaluation.run import Runner
-from diffvis_jax.evaluation.summary import broken_frames, good_frames
+from diffvis_jax.evaluation.summary import FULL, broken_frames, good_frames
 from diffvis_jax.evaluation.summary import measure as summary_of
 from diffvis_jax.model import Model
 from diffvis_jax.resolution.profile import (
-    FULL,
     Profile,
     Row,
     checksum,

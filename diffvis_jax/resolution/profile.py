@@ -14,6 +14,7 @@ import numpy as np
 
 import diffvis_jax
 from diffvis_jax.errors import ConfigError
+from diffvis_jax.evaluation.processes import machine
 from diffvis_jax.model import Model
 from diffvis_jax.resolution.sizes import size_text
 from diffvis_jax.towers import VisionConfig, with_size
@@ -21,7 +22,6 @@ from diffvis_jax.utils.atomic_file import write_whole
 from diffvis_jax.utils.json_file import JsonError, read_json
 
 FORMAT = "diffvis_jax profile 1"
-FULL = "full"  # the policy of a row that encodes every frame in full
 STATISTICS = ("p50", "p90", "p95", "max")
 
 
@@ -33,7 +33,7 @@ class Row:
       size: (height, width) of a frame in pixels.
       bounds: (min_pixels, max_pixels) that make such frames, where frames keep the shape of the
         screen; None = squares.
-      policy: name of the policy; `FULL` = every frame in full.
+      policy: name of the policy; `evaluation.summary.FULL` = every frame in full.
       macs: multiply-accumulates of a full encode.
       tokens: of an image, all of which the first prompt reads.
       cache_bytes: of a stream; 0 for full encodes.
@@ -129,8 +129,6 @@ def checksum(model: Model, row: Row) -> str:
 
 def this_machine() -> dict[str, Any]:
     """What times hang on: the devices, and the processor."""
-    from diffvis_jax.evaluation.processes import machine
-
     return {**machine(), "processor": _processor()}
 
 

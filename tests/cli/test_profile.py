@@ -18,8 +18,9 @@ import diffvis_jax as dv
 from diffvis_jax.checkpoints import store
 from diffvis_jax.datasets import open_dataset
 from diffvis_jax.errors import ConfigError
+from diffvis_jax.evaluation.summary import FULL
 from diffvis_jax.grounding.head import GroundingHead, HeadConfig
-from diffvis_jax.resolution.profile import FULL, STATISTICS
+from diffvis_jax.resolution.profile import STATISTICS
 from diffvis_jax.towers import build, with_size
 
 

@@ -11,9 +11,9 @@ from tiny import CLIP, QWEN, random_params
 import diffvis_jax as dv
 from diffvis_jax.core.policy_file import policy_fields
 from diffvis_jax.errors import ConfigError
+from diffvis_jax.evaluation.summary import FULL
 from diffvis_jax.resolution.choose import check_profile, choose_size, policy_name
 from diffvis_jax.resolution.profile import (
-    FULL,
     Profile,
     Row,
     checksum,
