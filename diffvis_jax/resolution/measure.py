@@ -55,13 +55,13 @@ def profile(
 
     Raises:
       ConfigError: a size that the tower or the screens do not take; screens of several sizes, for a
-        tower that keeps their shape; no session with two frames; a policy called "full".
+        tower that keeps their shape; no session with two frames; no policy, or one called "full".
       ImageError: none of the frames can be read.
     """
     if not isinstance(policy, Mapping):
         policy = {"policy": Policy() if policy is None else policy}
-    if not sizes or FULL in policy:
-        raise ConfigError(f"give at least one size, and call no policy '{FULL}'")
+    if not sizes or not policy or FULL in policy:
+        raise ConfigError(f"give at least one size and one policy, and call none '{FULL}'")
     if all(len(session.screens) < 2 for session in sessions):
         raise ConfigError("sessions of one frame show no step: give one with at least two")
     screens = screen_sizes(sessions)

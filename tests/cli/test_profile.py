@@ -1,5 +1,6 @@
 """`diffvis profile`, and `--size` of watch."""
 
+import argparse
 import dataclasses
 import json
 import re
@@ -11,16 +12,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import CLIP, random_params
+from tiny import CLIP, QWEN, random_params
 from vlm_files import screen, write_frames
 
 import diffvis_jax as dv
 from diffvis_jax.checkpoints import store
+from diffvis_jax.cli.chosen_size import sized_models
+from diffvis_jax.core.policy_file import policy_fields
 from diffvis_jax.datasets import open_dataset
 from diffvis_jax.errors import ConfigError
 from diffvis_jax.evaluation.summary import FULL
 from diffvis_jax.grounding.head import GroundingHead, HeadConfig
-from diffvis_jax.resolution.profile import STATISTICS
+from diffvis_jax.resolution.profile import STATISTICS, Row, checksum, this_machine
+from diffvis_jax.resolution.sizes import at_size, bounds_of
 from diffvis_jax.towers import build, with_size
 
 
@@ -90,13 +94,14 @@ def test_rows_say_what_was_measured(found):
         (dict(sizes=[CLIP.size, 64]), "36 x 36 pixels only"),
         (dict(sizes=[0]), "positive whole number"),
         (dict(sizes=[]), "at least one size"),
-        (dict(policy={"full": dv.Policy()}), "call no policy 'full'"),
+        (dict(policy={}), "one policy"),
+        (dict(policy={"full": dv.Policy()}), "call none 'full'"),
         (dict(sessions=[]), "at least two"),
     ],
 )
 def test_bad_input_is_named_before_any_work(clip_place, sessions, changes, said):
     streams = open_dataset(sessions).streams
-    given = {"sessions": streams, "sizes": [CLIP.size], "policy": {}, **changes}
+    given = {"sessions": streams, "sizes": [CLIP.size], "policy": None, **changes}
     with pytest.raises(ConfigError, match=said):
         dv.profile(dv.load(clip_place), **given)
 
@@ -243,6 +248,55 @@ def test_options_that_do_not_go_together(watched, options, said):
     status, printed = watched(*options)
     assert status == 2
     assert said in printed.err
+
+
+def test_screens_of_another_shape_are_not_what_was_measured(tmp_path):
+    """Of a tower whose frames keep the shape of the screen; nothing is encoded."""
+    model = dv.Model(QWEN, random_params(QWEN), "qwen")
+    config = at_size(QWEN, 72, (144, 112))
+    row = measured_row(config)
+    profile = dv.Profile(
+        model="qwen",
+        checkpoint=checksum(model, row),
+        machine=this_machine(),
+        versions={},
+        sessions=("s",),
+        policies={"faithful": policy_fields(dv.Policy())},
+        rows=(row,),
+    )
+    dv.save_profile(profile, tmp_path / "p.json")
+    given = argparse.Namespace(
+        size="auto", latency_budget_ms=5.0, profile=tmp_path / "p.json", min_pixels=None
+    )
+    wide, high = (np.zeros((*shape, 3), np.uint8) for shape in ((112, 144), (144, 112)))
+    (found,) = sized_models(given, model, [[wide]], dv.Policy())
+    assert build(found.config).frame == (56, 72)
+    assert dv.frame_size(144, 112, found.config) == (56, 72)
+    with pytest.raises(ConfigError, match="frames are 56x72 px, these screens become 72x56 px"):
+        sized_models(given, model, [[wide], [high]], dv.Policy())
+    given.size = 64  # the longer side
+    (found,) = sized_models(given, model, [[high]], None)
+    assert build(found.config).frame == (64, 48)
+
+
+def measured_row(config):
+    return Row(
+        size=build(config).frame,
+        bounds=bounds_of(config),
+        policy="faithful",
+        macs=build(config).macs,
+        tokens=build(config).tokens,
+        cache_bytes=1,
+        steps=1,
+        ms=dict.fromkeys(STATISTICS, 1.0),
+        recomputed=0.5,
+        prefill_tokens=1.0,
+        missed={"p50": 0.0, "p90": 0.0, "max": 0.0},
+        queries=0,
+        click=None,
+        iou=None,
+        f1=None,
+    )
 
 
 def test_a_size_that_the_tower_does_not_take(script, clip_place, sessions, capsys):
