@@ -123,8 +123,8 @@ class Race:
             if tick > 1:
                 shares.append(float(np.mean(report.recomputed)))
                 at = np.asarray(changed_tokens(self._tower, last, now))
-                each = zip(at, np.asarray(tokens), full, before, strict=True)
-                missed += [missed_at(*results) for results in each]
+                found = np.asarray(tokens)
+                missed += [missed_at(at[v], found[v], full[v], before[v]) for v in range(len(at))]
             before, last = full, now
             on_tick()
         ms_of = {name: np.array(ms[2:]) for name, ms in spent.items()}
