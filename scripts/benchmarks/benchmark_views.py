@@ -44,7 +44,7 @@ from diffvis_jax.report.text import times as ratio_text
 from diffvis_jax.towers import build
 from diffvis_jax.utils.progress import Progress
 from diffvis_jax.views import aggregate, concatenate, init_view_attention, pool
-from diffvis_jax.views.combine import HOWS
+from diffvis_jax.views.combine import HOWS, How
 
 RANDOM = {
     "clip-b32": dv.CLIPConfig(
@@ -174,8 +174,12 @@ def aggregate_table(model: dv.Model, views: int, rounds: int) -> list[list[str]]
     tokens = jax.random.normal(jax.random.key(0), (1, views, tower.tokens, tower.token_width))
     present = jnp.ones((1, views), bool)
     params = init_view_attention(jax.random.key(1), tower.token_width)
+
+    def aggregated(how: How, tokens: jax.Array, present: jax.Array) -> jax.Array:
+        return aggregate(pool(tokens), present, how, params)[0]
+
     ways: dict[str, Callable[..., Any]] = {
-        how: jax.jit(lambda t, p, how=how: aggregate(pool(t), p, how, params)[0]) for how in HOWS
+        how: jax.jit(functools.partial(aggregated, how)) for how in HOWS
     }
     ways["concatenate"] = jax.jit(concatenate)
     found = [["aggregate of", f"time: {TAILS}"]]
