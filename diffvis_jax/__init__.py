@@ -28,6 +28,8 @@ _MODULES = {
     "language.language_model": "Language",
     "language.prompt_session": "PromptSession",
     "model": "Model load",
+    "ops.quantised": "QuantKernel",
+    "quantisation": "QuantConfig QuantReport quantise",
     "report.patches": "visualize_changed_patches",
     "resolution.choose": "choose_size",
     "resolution.measure": "profile",

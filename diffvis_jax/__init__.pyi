@@ -34,6 +34,8 @@ from diffvis_jax.language.differential_prefill import PrefillPolicy
 from diffvis_jax.language.language_model import Language
 from diffvis_jax.language.prompt_session import PromptSession
 from diffvis_jax.model import Model, load
+from diffvis_jax.ops.quantised import QuantKernel
+from diffvis_jax.quantisation import QuantConfig, QuantReport, quantise
 from diffvis_jax.report.patches import visualize_changed_patches
 from diffvis_jax.resolution.choose import choose_size
 from diffvis_jax.resolution.measure import profile
@@ -82,6 +84,9 @@ __all__ = [
     "Profile",
     "PromptError",
     "PromptSession",
+    "QuantConfig",
+    "QuantKernel",
+    "QuantReport",
     "Qwen25VisionConfig",
     "Report",
     "SlotCache",
@@ -114,6 +119,7 @@ __all__ = [
     "preprocess_in_graph",
     "preprocess_tiles",
     "profile",
+    "quantise",
     "save_policy",
     "save_profile",
     "stream_ids",

@@ -63,7 +63,8 @@ def load(
     Args:
       directory: any path; it holds `config.json`, `manifest.json` and the weights. Or the name of
         bundled weights, such as "screens-vit".
-      dtype: "float32" or "bfloat16" to compute in; None = as the directory says.
+      dtype: "float32" or "bfloat16" to compute in; None = as the directory says. Quantised
+        matrices are not cast: for them it can only be None or what the directory says.
       decode_dtype: the language model decodes with a copy in this dtype. On CPU bfloat16 is faster
         for prompts and float32 for the one row at a time of an answer (docs/language.md), so
         "float32" beside bfloat16 is the fastest, for three times the memory; "auto" = that, on
@@ -76,6 +77,7 @@ def load(
     from diffvis_jax.checkpoints import store
     from diffvis_jax.checkpoints.bundled import bundled_directory
     from diffvis_jax.checkpoints.format import resolve
+    from diffvis_jax.quantisation import is_quantised_tree
 
     place = resolve(bundled_directory(os.fspath(directory)) or directory)
     config, params = store.load_vision(place, dtype=dtype, verify=verify)
@@ -86,6 +88,8 @@ def load(
     def language() -> Language:
         config, params = store.load_language(place, dtype=dtype, verify=verify)
         copy, wanted = None, decode_dtype
+        if wanted == "auto" and is_quantised_tree(params):
+            wanted = None
         if wanted == "auto":
             small = 4 * sum(leaf.size for leaf in jax.tree.leaves(params)) <= _SMALL_COPY
             devices = jax.tree.leaves(params)[0].devices()  # a host's default may be another one

@@ -22,6 +22,7 @@ from diffvis_jax.checkpoints.keys.rules import Rule
 from diffvis_jax.checkpoints.source_config import read_source_config
 from diffvis_jax.checkpoints.writer import Writer, check_target
 from diffvis_jax.errors import CheckpointError
+from diffvis_jax.quantisation import QuantConfig, Quantiser, QuantReport
 from diffvis_jax.utils.memory import peak_memory_mb
 from diffvis_jax.utils.progress import Progress
 
@@ -53,8 +54,10 @@ def convert(
     vision_only: bool = False,
     need_language: bool = False,
     verify: bool = False,
+    quantise: QuantConfig | None = None,
     force: bool = False,
     say: Callable[[str], None] = print,
+    on_report: Callable[[QuantReport], None] = lambda _: None,
 ) -> Path:
     """Converts a PyTorch checkpoint into a weight directory.
 
@@ -70,13 +73,16 @@ def convert(
       vision_only: whether to leave a language model out.
       need_language: whether a checkpoint without a language model is an error.
       verify: whether to compare with PyTorch before writing (needs the extra `parity`).
+      quantise: how matrices are quantised; None = they are not.
       force: whether an existing weight directory is replaced.
       say: where lines for the user go.
+      on_report: called with what quantising did, before the directory appears.
 
     Returns:
       The absolute path of the directory.
 
     Raises:
+      ConfigError: matrices that cannot be quantised so.
       CheckpointError: the source cannot be converted, with every reason found, or it differs from
         PyTorch's; nothing is written then, and nothing that was there is lost.
     """
@@ -107,6 +113,8 @@ def convert(
     if need_language and plan.language_config is None:
         raise CheckpointError(f"{source} holds a vision tower, but no language model")
     _describe(plan, checkpoint, say)
+    configs = {"vision": plan.config, "language": plan.language_config}
+    quantiser = quantise and Quantiser.of(quantise, configs)
 
     total = sum(len(tensors) for tensors in plan.tensors.values())
     vision: dict[str, np.ndarray] = {}
@@ -115,7 +123,8 @@ def convert(
         for tree in ("vision", "language"):
             rules, tensors = plan.rules[tree], plan.tensors[tree]
             for leaf_path, leaf in _leaves(rules, tensors, dtype, progress, bad):
-                writer.add(tree, leaf_path, leaf)
+                quantised = quantiser(tree, leaf_path, leaf) if quantiser else leaf
+                writer.add(tree, leaf_path, quantised)
                 if verify and tree == "vision":
                     vision[leaf_path] = leaf
         raise_if(bad, "weights that are not finite")
@@ -129,8 +138,10 @@ def convert(
         copied = {name: checkpoint.directory / name for name in _COPIED}
         copied["source_config.json"] = checkpoint.directory / "config.json"
         copied |= {p.name: p for p in checkpoint.directory.glob("LICENSE*")}
+        if quantiser:
+            on_report(quantiser.report())
         result = writer.finish(
-            {"vision": plan.config, "language": plan.language_config},
+            configs,
             manifest_extra={
                 # Not the path: it is nobody's business where the files lay.
                 "source": source if revision else path.resolve().name,
@@ -140,7 +151,8 @@ def convert(
             },
             files={name: file for name, file in copied.items() if file.is_file()},
         )
-    say(f"wrote {result.name}: {writer.bytes / 1e6:.1f} MB of parameters, {dtype}")
+    kind = f", {quantise.name} matrices" if quantise else ""
+    say(f"wrote {result.name}: {writer.bytes / 1e6:.1f} MB of parameters, {dtype}{kind}")
     if peak := peak_memory_mb():
         say(f"peak memory of this process: {peak:.0f} MB")
     return result

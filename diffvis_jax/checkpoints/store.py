@@ -13,7 +13,7 @@ A tree is split into parts because Orbax holds what it writes three times in mem
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,12 @@ from diffvis_jax.checkpoints.format import (
     unflatten,
 )
 from diffvis_jax.checkpoints.formats.open import SUFFIXES
+from diffvis_jax.checkpoints.quantised import Stored, read_stored
 from diffvis_jax.checkpoints.writer import Writer
 from diffvis_jax.errors import CheckpointError, ConfigError
 from diffvis_jax.grounding.head import HeadConfig
 from diffvis_jax.language.config import DecoderConfig
+from diffvis_jax.ops.quantised import QuantKernel
 from diffvis_jax.towers.dtypes import storage_dtype
 
 _LARGE = 1 << 20  # bytes of a file whose checksum is not worth reading it twice
@@ -67,8 +69,8 @@ def save(
 
     Args:
       directory: where to; parents are made.
-      config, params: of the tower, nested dicts of float32 or bfloat16 arrays. They are stored in
-        the dtypes that `config.dtype` asks for (see `storage_dtype`).
+      config, params: of the tower, nested dicts of float32 or bfloat16 arrays, which are stored in
+        the dtypes that `config.dtype` asks for (see `storage_dtype`), and of quantised matrices.
       language_config, language_params, grounding_config, grounding_params: both or neither.
       manifest_extra: further entries of the manifest, such as the source.
       files: to be copied into the directory; a mapping gives them other names.
@@ -88,6 +90,9 @@ def save(
     with Writer(directory, force=force) as writer:
         for tree, tree_params in trees.items():
             for path, leaf in flatten(tree_params or {}).items():
+                if isinstance(leaf, QuantKernel):
+                    writer.add(tree, path, leaf)
+                    continue
                 leaf = np.asarray(leaf)
                 dtype = storage_dtype(path, leaf.shape, configs[tree].dtype)
                 writer.add(tree, path, leaf.astype(dtype, copy=False))
@@ -162,7 +167,18 @@ def holds(directory: str | os.PathLike[str], tree: str) -> bool:
 
 
 def cast(config: Any, params: Params, dtype: str) -> tuple[Any, Params]:
-    """The config and parameters with the matrices in another dtype."""
+    """The config and parameters with the matrices in another dtype.
+
+    Raises:
+      CheckpointError: the matrices are quantised, and the dtype is not that of the rest.
+    """
+    if any(isinstance(leaf, QuantKernel) for leaf in flatten(params).values()):
+        if dtype == config.dtype:
+            return config, params
+        raise CheckpointError(
+            f"quantised matrices are not cast to {dtype}: load them with dtype=None (the rest is "
+            f"{config.dtype}), or quantise from the floats with --dtype {dtype}"
+        )
     config = dataclasses.replace(config, dtype=dtype)
     leaves = {
         path: leaf.astype(storage_dtype(path, leaf.shape, dtype))
@@ -210,49 +226,94 @@ def _load(
     dtype: str | None = None,
     shardings: Callable[[Any], Mapping[str, jax.sharding.Sharding]] = lambda _: {},
 ) -> tuple[Any, Params]:
+    opened = open_tree(path, tree, verify=verify)
+    placed = shardings(opened.config)
+    if placed and opened.stored.kind:
+        raise ConfigError("a quantised language model is not split over several devices")
+    leaves = dict(opened.leaves(placed))
+    params = unflatten(
+        opened.stored.joined({path: leaves[path] for path in opened.tensors}, opened.config.dtype)
+    )
+    return (opened.config, params) if dtype is None else cast(opened.config, params, dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenTree:
+    """One tree of a weight directory, whose files are there and fit its config.
+
+    Attributes:
+      directory: absolute.
+      tree: "vision", "language" or "grounding".
+      config: frozen.
+      stored: its quantised matrices.
+      tensors: path of each leaf -> its entry in the manifest.
+      verify: whether checksums of what is read are compared.
+    """
+
+    directory: Path
+    tree: str
+    config: Any
+    stored: Stored
+    tensors: Mapping[str, Any]
+    verify: bool
+
+    def leaves(
+        self, placed: Mapping[str, jax.sharding.Sharding] | None = None
+    ) -> Iterator[tuple[str, jax.Array]]:
+        """Reads the leaves, a part of the directory at a time -> path, array.
+
+        Args:
+          placed: where leaves go, by path; the others go to the default device.
+
+        Raises:
+          CheckpointError: damaged data, after all that is whole; lists every problem found.
+        """
+        # Orbax would otherwise use the sharding of the machine that wrote the checkpoint.
+        one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        placed, problems = placed or {}, []
+        for part in sorted({entry["part"] for entry in self.tensors.values()}):
+            entries = {path: entry for path, entry in self.tensors.items() if entry["part"] == part}
+            target = {
+                path: jax.ShapeDtypeStruct(
+                    tuple(entry["shape"]),
+                    to_dtype(entry["dtype"]),
+                    sharding=placed.get(path, one_device),
+                )
+                for path, entry in entries.items()
+            }
+            place = self.directory / self.tree / f"part_{part:02d}"
+            loaded, part_problems = _load_part(place, target)
+            problems += part_problems
+            for path in list(loaded):
+                leaf = loaded.pop(path)
+                values = np.asarray(leaf)
+                if self.verify and checksum(values) != entries[path]["crc32"]:
+                    problems.append(f"{self.tree}/{path}: checksum differs, its data was changed")
+                # What Orbax made is committed to its device, and so is what is computed with it: a
+                # step would be compiled once for the cache of `init_cache`, and again for its own.
+                yield path, leaf if path in placed else jnp.array(values)
+        raise_if(problems, f"{self.directory}: damaged, convert the checkpoint again")
+
+
+def open_tree(path: str | os.PathLike[str], tree: str, *, verify: bool = True) -> OpenTree:
+    """Checks one tree of a weight directory before anything of it is read; as `load_vision`."""
     directory = resolve(path)
     manifest = read_manifest(directory)
-    config = _read_config(directory, tree)
+    document = read_json(directory / "config.json")
+    config = _read_config(directory, tree, document)
+    stored = read_stored(document, tree, str(directory))
     tensors = {
         name.removeprefix(f"{tree}/"): entry
         for name, entry in manifest["tensors"].items()
         if name.startswith(f"{tree}/")
     }
     problems = _check_files(directory, manifest["files"], tree, verify)
-    problems += _check_entries(tree, tensors, config)
+    problems += _check_entries(tree, tensors, config, stored)
     raise_if(problems, f"{directory}: damaged, convert the checkpoint again")
-
-    # Orbax would otherwise use the sharding of the machine that wrote the checkpoint.
-    one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    placed = shardings(config)
-    leaves: dict[str, jax.Array] = {}
-    for part in sorted({entry["part"] for entry in tensors.values()}):
-        entries = {path: entry for path, entry in tensors.items() if entry["part"] == part}
-        target = {
-            path: jax.ShapeDtypeStruct(
-                tuple(entry["shape"]),
-                to_dtype(entry["dtype"]),
-                sharding=placed.get(path, one_device),
-            )
-            for path, entry in entries.items()
-        }
-        loaded, part_problems = _load_part(directory / tree / f"part_{part:02d}", target)
-        problems += part_problems
-        for path in list(loaded):
-            leaf = loaded.pop(path)
-            values = np.asarray(leaf)
-            if verify and checksum(values) != entries[path]["crc32"]:
-                problems.append(f"{tree}/{path}: checksum differs, its data was changed")
-            # What Orbax made is committed to its device, and so is what is computed with it: a step
-            # would be compiled once for the cache of `init_cache`, and again for its own.
-            leaves[path] = leaf if path in placed else jnp.array(values)
-    raise_if(problems, f"{directory}: damaged, convert the checkpoint again")
-    params = unflatten({path: leaves[path] for path in tensors})
-    return (config, params) if dtype is None else cast(config, params, dtype)
+    return OpenTree(directory, tree, config, stored, tensors, verify)
 
 
-def _read_config(directory: Path, tree: str) -> Any:
-    document = read_json(directory / "config.json")
+def _read_config(directory: Path, tree: str, document: Mapping[str, Any]) -> Any:
     if tree in _FURTHER:
         fields = document.get(tree)
         if fields is None:
@@ -323,25 +384,30 @@ def _check_files(directory: Path, files: Mapping[str, Any], tree: str, verify: b
     return problems
 
 
-def _check_entries(tree: str, tensors: Mapping[str, Any], config: Any) -> list[str]:
+def _check_entries(tree: str, tensors: Mapping[str, Any], config: Any, stored: Stored) -> list[str]:
     problems, found = [], {}
     for path, entry in tensors.items():
         try:
-            found[path] = tuple(entry["shape"])
-            dtype = to_dtype(entry["dtype"])
+            found[path] = tuple(entry["shape"]), to_dtype(entry["dtype"])
             if not all(isinstance(entry[name], int) for name in ("part", "crc32")):
                 raise TypeError
         except (KeyError, TypeError, ValueError):
             problems.append(f"{tree}/{path}: malformed entry in manifest.json")
-            continue
-        expected = storage_dtype(path, found[path], config.dtype)
-        if dtype != expected:
-            problems.append(f"{tree}/{path}: {dtype.name}, expected {expected.name}")
     blocks = (getattr(config, name, 0) for name in ("layers", "depth", "projector_layers"))
     deepest = max(*blocks, *getattr(config, "depths", ()))
     if deepest > len(tensors):  # whose names would not end
         return [*problems, f"{tree}: {deepest} layers, but {len(tensors)} tensors"]
-    return problems + compare_shapes(tree, found, expected_shapes(config))
+    shapes = expected_shapes(config)
+    kept = set(stored.kept) - shapes.keys()
+    problems += [f"{tree}/{path}: unknown, in quantisation" for path in sorted(kept)]
+    expected = stored.leaves(shapes, config.dtype)
+    for path, (_, dtype) in found.items():
+        if path in expected and dtype != expected[path][1]:
+            problems.append(f"{tree}/{path}: {dtype.name}, expected {expected[path][1].name}")
+    return problems + compare_shapes(
+        tree,
+        *({path: shape for path, (shape, _) in leaves.items()} for leaves in (found, expected)),
+    )
 
 
 def _load_part(

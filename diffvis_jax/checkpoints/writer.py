@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from diffvis_jax.checkpoints.architectures import expected_shapes, kind_of
@@ -28,7 +29,9 @@ from diffvis_jax.checkpoints.format import (
     resolve,
     write_json,
 )
+from diffvis_jax.checkpoints.quantised import split, stored_of
 from diffvis_jax.errors import CheckpointError
+from diffvis_jax.ops.quantised import QuantKernel
 
 _DAY = 24 * 60 * 60  # seconds
 # How the directories that are being written, or replaced, are named.
@@ -58,6 +61,7 @@ class Writer:
         self._pending_bytes = 0
         self._parts: dict[str, int] = {}
         self._tensors: dict[str, dict[str, Any]] = {}
+        self._kernels: dict[str, dict[str, QuantKernel]] = {}  # of each tree
 
     def __enter__(self) -> "Writer":
         parent, name = self.directory.parent, self.directory.name
@@ -73,7 +77,13 @@ class Writer:
 
     def add(self, tree: str, path: str, leaf: Any) -> None:
         """Adds one parameter of the tree "vision", "language" or "grounding"."""
-        array = np.asarray(leaf)
+        if isinstance(leaf, QuantKernel):
+            # Only its shapes are needed at the end, and the arrays may be large.
+            self._kernels.setdefault(tree, {})[path] = jax.eval_shape(lambda: leaf)
+        for name, part in split(path, leaf).items():
+            self._add(tree, name, np.asarray(part))
+
+    def _add(self, tree: str, path: str, array: np.ndarray) -> None:
         if tree != self._pending_tree or self._pending_bytes > _PART_BYTES:
             self._flush()
             self._pending_tree = tree
@@ -122,15 +132,21 @@ class Writer:
           CheckpointError: the leaves that were added are not those of the configs.
         """
         self._flush()
-        problems = []
+        problems, quantisation = [], {}
         for tree, config in configs.items():
             found = {
                 name.removeprefix(f"{tree}/"): tuple(entry["shape"])
                 for name, entry in self._tensors.items()
                 if name.startswith(f"{tree}/")
             }
-            expected = {} if config is None else expected_shapes(config)
-            problems += compare_shapes(tree, found, expected)
+            shapes = {} if config is None else expected_shapes(config)
+            stored = stored_of(self._kernels.get(tree, {}), shapes)
+            if stored.kind:
+                quantisation[tree] = dataclasses.asdict(stored)
+            expected = {} if config is None else stored.leaves(shapes, config.dtype)
+            problems += compare_shapes(
+                tree, found, {path: leaf[0] for path, leaf in expected.items()}
+            )
         raise_if(problems, f"{self.directory.name}: parameters do not fit their config")
 
         if not isinstance(files, Mapping):
@@ -144,6 +160,8 @@ class Writer:
                 place = document if tree == "vision" else document.setdefault(tree, {})
                 place["kind"] = kind_of(config)
                 document.setdefault(tree, {}).update(dataclasses.asdict(config))
+        if quantisation:
+            document["quantisation"] = quantisation
         write_json(self._temporary / "config.json", document)
         manifest = {
             "format": FORMAT,

@@ -29,6 +29,7 @@ from diffvis_jax.cli.benchmark_batch import (
 )
 from diffvis_jax.cli.benchmark_full import frame_of, full_encodes, full_rows
 from diffvis_jax.cli.benchmark_report import write_report, write_tables
+from diffvis_jax.cli.benchmark_weights import weights_rows, weights_side_by_side
 from diffvis_jax.cli.bundled import BUNDLED
 from diffvis_jax.cli.command_line import (
     Parser,
@@ -243,6 +244,11 @@ def main(arguments: list[str] | None = None) -> int:
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the changes")
     add_model(add, default="seeded random weights, see --arch")
     add(
+        "--against",
+        metavar="MODEL,..",
+        help="other weights of the same tower, such as quantised ones: one table, and nothing else",
+    )
+    add(
         "--policies",
         "--policy",
         default="faithful,fast,exact",
@@ -278,6 +284,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--rounds must be at least 1")
     if args.settling < 0:
         parser.error("--settling must be at least 0")
+    if args.against and not args.model:
+        parser.error("--against needs the weights to compare with: --weights A --against B")
     if args.model and args.size is not None:
         parser.error("--size is for random weights: those of --model have a size")
     return run_script(lambda: run(args))
@@ -298,7 +306,7 @@ def run(args: argparse.Namespace) -> int:
         amounts_of(args.changed)
     if not args.model:
         random_config(args)
-    result = measure(args)
+    result = measure_against(args) if args.against else measure(args)
     if args.json:
         write_json(args.json, result)
     return 0
@@ -330,6 +338,25 @@ def load_model(args: argparse.Namespace, dtype: str) -> dv.Model:
         return dataclasses.replace(model, config=config)
     config = dataclasses.replace(random_config(args), dtype=dtype)
     return dv.Model(config, dv.init_params(config, args.seed), "random")
+
+
+def measure_against(args: argparse.Namespace) -> dict[str, Any]:
+    """Weights side by side; prints the table."""
+    others = [name.strip() for name in args.against.split(",")]
+    rows = weights_side_by_side(
+        args.model,
+        others,
+        args.frames,
+        dtype=args.dtype,
+        policies=args.policies,
+        rounds=args.rounds,
+    )
+    table = weights_rows(rows)
+    print_table(table)
+    result = {"jax": jax.__version__, "device": jax.devices()[0].device_kind, "weights": rows}
+    if args.page:
+        print(f"\npage: {write_tables(result, [table], args.page)}")
+    return result
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from diffvis_jax.core.windows import (
     read,
     write,
 )
-from diffvis_jax.ops.matmul import pick
+from diffvis_jax.ops.one_of import pick
 from diffvis_jax.ops.storage import values_of
 from diffvis_jax.towers.base import AttentionLayer, ConvLayer, Segment, TokenStack, Tower
 from diffvis_jax.towers.params import Params, subtree

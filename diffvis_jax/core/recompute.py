@@ -25,7 +25,7 @@ from diffvis_jax.core.windows import (
     read,
     write,
 )
-from diffvis_jax.ops.attention import attention, key_heads, query_heads, value_heads
+from diffvis_jax.ops.attention import kept_attention, key_heads, query_heads, value_heads
 from diffvis_jax.ops.storage import keep, value_dtype, values_of
 from diffvis_jax.towers.base import AttentionLayer, ConvLayer, Tower, zero_outside
 from diffvis_jax.towers.params import Params
@@ -253,26 +253,17 @@ def attention_step(
     sides = rows * layer.cell, columns * layer.cell
     mask = _visible(layer, tower)
 
-    def memory(b: jax.Array) -> tuple[jax.Array, jax.Array]:
-        zero = jnp.int32(0)
-        at = (b, jnp.asarray(number, jnp.int32), zero, zero, zero)
-        return _pair(
-            values_of(
-                lax.dynamic_slice(x, at, (1, 1, *x.shape[2:]), allow_negative_indices=False)[:, 0]
-            )
-            for x in (keys, values)
-        )
-
-    def attended(x, row, column, key, value) -> jax.Array:
+    def attended(x, row, column, b) -> jax.Array:
         query = block.query(params, x, row, column)
-        query = query_heads(query.reshape(1, -1, query.shape[-1]), block.head_width, key.dtype)
-        mixed = attention(query, key, value, mask).reshape(*x.shape[:3], -1)
+        query = query.reshape(1, -1, query.shape[-1])
+        query = query_heads(query, block.head_width, value_dtype(keys))
+        mixed = kept_attention(query, keys, values, b, number, mask).reshape(*x.shape[:3], -1)
         return _clipped(block.finish(params, x, mixed, row, column), row, column, layer, tower)
 
     def whole(array: jax.Array, b: jax.Array) -> jax.Array:
         x = _slab(array, source, b, source.border, sides)
         origin = jnp.zeros((1,), jnp.int32)
-        y = attended(x, origin, origin, *memory(b))
+        y = attended(x, origin, origin, b)
         return _put_slab(array, y[:, : layer.shape[0], : layer.shape[1]], target, b)
 
     array = for_each_stream(work.dense, whole, target.array)
@@ -284,10 +275,9 @@ def attention_step(
     def run(trip: jax.Array, array: jax.Array) -> jax.Array:
         b, at, count = runs.at(opaque(trip))
         x = read(array, source.grid(layer.cell), at, layer.cell, count, tuning)
-        key, value = memory(b)
 
         def apply(x: jax.Array, at: jax.Array) -> jax.Array:
-            return attended(x, at[0] * layer.cell, at[1] * layer.cell, key, value)
+            return attended(x, at[0] * layer.cell, at[1] * layer.cell, b)
 
         y = _at_size(apply, x, at[1:], count, sizes).astype(value_dtype(array))
         return write(array, y, target.grid(layer.cell), at, count, tuning)

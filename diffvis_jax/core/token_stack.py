@@ -24,13 +24,20 @@ from diffvis_jax.core.windows import (
     Grid,
     at_trip,
     for_each_stream,
+    inside,
     listed,
     loop_if,
     put_blocks,
     read,
 )
-from diffvis_jax.ops.attention import attention, key_heads, query_heads, value_heads
-from diffvis_jax.ops.matmul import pick
+from diffvis_jax.ops.attention import (
+    attention,
+    kept_attention,
+    key_heads,
+    query_heads,
+    value_heads,
+)
+from diffvis_jax.ops.one_of import pick
 from diffvis_jax.ops.storage import keep, values_of
 from diffvis_jax.towers.base import TokenStack, Tower
 from diffvis_jax.towers.params import Params
@@ -57,13 +64,13 @@ def advance(params: Params, tower: Tower, cache: Cache, plan: StepPlan, tuning: 
             size, zero = (3, capacity), jnp.int32(0)
             at = lax.dynamic_slice(cells.at, (zero, start), size, allow_negative_indices=False)
             rows = Cells(at, count)
-            state = loop_if(
-                fits,
-                lambda state, rows=rows: _straight_through(
-                    params, tower, stack, cache.pixels, rows, state, tuning
-                ),
-                state,
-            )
+
+            def through(trip: jax.Array, state: State, rows: Cells = rows) -> State:
+                # Or the rows of every capacity are embedded in front of these loops.
+                own = inside(rows, trip)
+                return _straight_through(params, tower, stack, cache.pixels, own, state, tuning)
+
+            state = lax.fori_loop(0, fits.astype(jnp.int32), through, state)
             before = capacity
         return state
 
@@ -154,7 +161,7 @@ def _attend(
 ) -> jax.Array:
     """Rows `[R, H, d]` to all keys and values of their own stream -> `[R, H * d]`."""
     if keys.shape[0] == 1:
-        return attention(query[None], *_memory(keys, values, jnp.int32(0), number))[0]
+        return kept_attention(query[None], keys, values, jnp.int32(0), number)[0]
     size = runs.size
     query = jnp.pad(query, ((0, size), (0, 0), (0, 0)))
     zero = jnp.int32(0)
@@ -162,26 +169,13 @@ def _attend(
     def run(i: jax.Array, mixed: jax.Array) -> jax.Array:
         b, start, _ = runs.start(i)
         q = lax.dynamic_slice(query, (start, zero, zero), (size, *query.shape[1:]))
-        new = attention(q[None], *_memory(keys, values, b, number))[0]
+        new = kept_attention(q[None], keys, values, b, number)[0]
         # The rows of the next stream at the end of this run are written again by their own.
         return lax.dynamic_update_slice(mixed, new, (start, zero))
 
     mixed = jnp.zeros((capacity + size, query.shape[1] * query.shape[2]), jnp.float32)
     varies = (0 * query[0, 0, 0]).astype(jnp.float32)  # over devices, as the queries do
     return lax.fori_loop(0, runs.total, run, mixed + varies)[:capacity]
-
-
-def _memory(
-    keys: jax.Array, values: jax.Array, b: jax.Array, number: jax.Array | int
-) -> tuple[jax.Array, jax.Array]:
-    """One block's keys and values of stream b, `[1, H, N, d]` and `[1, H, d, N]`."""
-    at = (b, jnp.asarray(number, jnp.int32), *[jnp.int32(0)] * 3)
-
-    def of(x: jax.Array) -> jax.Array:
-        size = (1, 1, *x.shape[2:])
-        return values_of(lax.dynamic_slice(x, at, size, allow_negative_indices=False)[:, 0])
-
-    return of(keys), of(values)
 
 
 def _for_blocks(params: Params, stack: TokenStack, body, carry: Any, tuning: Tuning) -> Any:

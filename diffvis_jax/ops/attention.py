@@ -7,6 +7,7 @@ from jax import lax
 
 from diffvis_jax.ops.broadcast import per_channel
 from diffvis_jax.ops.precision import precision_of
+from diffvis_jax.ops.storage import values_of
 
 # Scores (queries x keys) of one head that are computed together on CPU: 5 MiB stays in the cache.
 # A head of 4888 x 4888 takes two thirds of the time that it takes at once (docs/lab).
@@ -37,41 +38,101 @@ def attention(
     Returns:
       `[B, R, H * d]` float32.
     """
-    bias = None
-    if mask is not None:
-        bias = jnp.where(mask, np.float32(0), np.float32(-1e30)).reshape(-1, 1, mask.shape[-1])
-
-    def one_head(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        """`[B, R, d]`, `[B, N, d]`, `[B, d, N]` -> `[B, R, d]`."""
-        scores = _product("brd,bnd->brn", q, k)
-        scores *= query.shape[-1] ** -0.5
-        if bias is not None:
-            scores += bias
-        weights = jnp.exp(scores - lax.stop_gradient(scores.max(-1, keepdims=True)))
-        mixed = _product("brn,bdn->brd", weights.astype(v.dtype), v)
-        return mixed / weights.sum(-1, keepdims=True)
-
-    def in_chunks(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        batch, rows, width = q.shape
-        chunks = -(-rows * k.shape[1] // _CPU_SCORES)
-        if chunks == 1:
-            return one_head(q, k, v)
-        size = -(-rows // chunks)
-        q = jnp.pad(q, ((0, 0), (0, chunks * size - rows), (0, 0)))
-        q = q.reshape(batch, chunks, size, width).swapaxes(0, 1)
-        mixed = lax.map(lambda q: one_head(q, k, v), q)
-        return mixed.swapaxes(0, 1).reshape(batch, -1, width)[:, :rows]
+    bias = _bias_of(mask)
 
     def head_by_head(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         by_head = (jnp.moveaxis(q, 2, 0), jnp.moveaxis(k, 1, 0), jnp.moveaxis(v, 1, 0))
-        mixed = lax.map(lambda parts: in_chunks(*parts), by_head)
+        mixed = lax.map(lambda parts: _in_chunks(*parts, bias), by_head)
         return jnp.moveaxis(mixed, 0, 2)
 
     def all_heads(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return jax.vmap(one_head, in_axes=(2, 1, 1), out_axes=2)(q, k, v)
+        return jax.vmap(_one_head, in_axes=(2, 1, 1, None), out_axes=2)(q, k, v, bias)
 
     mixed = lax.platform_dependent(query, key, value, cpu=head_by_head, default=all_heads)
     return mixed.reshape(*query.shape[:2], -1)
+
+
+def kept_attention(
+    query: jax.Array,
+    keys: jax.Array,
+    values: jax.Array,
+    stream: jax.Array,
+    number: jax.Array | int,
+    mask: jax.Array | None = None,
+) -> jax.Array:
+    """`attention` of one stream's rows to the keys and values that are kept of one layer.
+
+    On CPU each head is read where it lies: to cut out all heads first is two copies of them, which
+    takes longer than the attention of few rows, and half as long as all products of 8 bits (docs/
+    lab).
+
+    Args:
+      query: `[1, R, H, d]`.
+      keys, values: `[B, n, H, N, d]` and `[B, n, H, d, N]`, as `storage.keep` keeps them.
+      stream, number: int32 [], which of the B and of the n.
+      mask: bool `[N]`, True = may be attended to; None = all.
+
+    Returns:
+      `[1, R, H * d]` float32.
+    """
+    bias = _bias_of(mask)
+    _, rows, heads, width = query.shape
+
+    def cut(x: jax.Array, head: jax.Array | int, many: int, at: jax.Array) -> jax.Array:
+        start = [jnp.asarray(i, jnp.int32) for i in (at[0], at[1], head, 0, 0)]
+        size = (1, 1, many, *x.shape[3:])
+        return values_of(lax.dynamic_slice(x, start, size, allow_negative_indices=False)[:, 0])
+
+    def head_by_head(q: jax.Array, keys: jax.Array, values: jax.Array, at: jax.Array) -> jax.Array:
+        def one(head: jax.Array, mixed: jax.Array) -> jax.Array:
+            key, value = (cut(x, head, 1, at)[:, 0] for x in (keys, values))
+            own = lax.dynamic_index_in_dim(q, head, 2, keepdims=False)
+            new = _in_chunks(own, key, value, bias)
+            return lax.dynamic_update_index_in_dim(mixed, new, head, 2)
+
+        varies = (0 * q[0, 0, 0, 0]).astype(jnp.float32)  # over devices, as the queries do
+        empty = jnp.zeros((1, rows, heads, width), jnp.float32) + varies
+        return lax.fori_loop(jnp.int32(0), jnp.int32(heads), one, empty)
+
+    def all_heads(q: jax.Array, keys: jax.Array, values: jax.Array, at: jax.Array) -> jax.Array:
+        key, value = (cut(x, 0, heads, at) for x in (keys, values))
+        return jax.vmap(_one_head, in_axes=(2, 1, 1, None), out_axes=2)(q, key, value, bias)
+
+    at = jnp.stack([jnp.asarray(i, jnp.int32) for i in (stream, number)])
+    operands = query, keys, values, at
+    mixed = lax.platform_dependent(*operands, cpu=head_by_head, default=all_heads)
+    return mixed.reshape(1, rows, heads * width)
+
+
+def _bias_of(mask: jax.Array | None) -> jax.Array | None:
+    """What is added to scores, `[1 or B, 1, N]`."""
+    if mask is None:
+        return None
+    return jnp.where(mask, np.float32(0), np.float32(-1e30)).reshape(-1, 1, mask.shape[-1])
+
+
+def _one_head(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None) -> jax.Array:
+    """`[B, R, d]`, `[B, N, d]`, `[B, d, N]` -> `[B, R, d]`."""
+    scores = _product("brd,bnd->brn", q, k)
+    scores *= q.shape[-1] ** -0.5
+    if bias is not None:
+        scores += bias
+    weights = jnp.exp(scores - lax.stop_gradient(scores.max(-1, keepdims=True)))
+    mixed = _product("brn,bdn->brd", weights.astype(v.dtype), v)
+    return mixed / weights.sum(-1, keepdims=True)
+
+
+def _in_chunks(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None) -> jax.Array:
+    """The same, so many queries at a time that their scores stay in the cache."""
+    batch, rows, width = q.shape
+    chunks = -(-rows * k.shape[1] // _CPU_SCORES)
+    if chunks == 1:
+        return _one_head(q, k, v, bias)
+    size = -(-rows // chunks)
+    q = jnp.pad(q, ((0, 0), (0, chunks * size - rows), (0, 0)))
+    q = q.reshape(batch, chunks, size, width).swapaxes(0, 1)
+    mixed = lax.map(lambda q: _one_head(q, k, v, bias), q)
+    return mixed.swapaxes(0, 1).reshape(batch, -1, width)[:, :rows]
 
 
 def query_heads(x: jax.Array, width: int, dtype: jnp.dtype) -> jax.Array:
