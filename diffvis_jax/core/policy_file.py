@@ -86,6 +86,8 @@ def policy_fields(policy: Policy) -> dict[str, Any]:
 def _margin(value: Any, path: Path) -> Any:
     if value in PRESETS:
         return value
+    if isinstance(value, list) and any(isinstance(row, list) for row in value):  # of each stream
+        return [_margin(row, path) for row in value]
     parts = value if isinstance(value, list) else [value]
     # A bool is an int to Python: true would be taken for 1.
     numbers = (isinstance(part, int | float) and not isinstance(part, bool) for part in parts)

@@ -16,6 +16,7 @@ from diffvis_jax.core.cache import init_cache
 from diffvis_jax.core.policy import Policy
 from diffvis_jax.core.step import make_step
 from diffvis_jax.errors import ConfigError, FrameError
+from diffvis_jax.language.answer import AnswerOptions
 from diffvis_jax.language.prompt import build_prompt, tokenize
 from diffvis_jax.language.prompt_session import PromptSession
 from diffvis_jax.metrics import tails
@@ -192,7 +193,7 @@ def _prefill(model: Model, tokens: np.ndarray, question: str) -> tuple[list[floa
     times: list[float] = []
     counts: list[int] = []
     for _ in range(2):  # the first time round what is needed is compiled
-        session = PromptSession(language)
+        session = PromptSession(language, options=AnswerOptions(max_new_tokens=1))
         times.clear()
         counts.clear()
         for tick in tokens:

@@ -124,7 +124,7 @@ class Race:
                 shares.append(float(np.mean(report.recomputed)))
                 at = np.asarray(changed_tokens(self._tower, last, now))
                 found = np.asarray(tokens)
-                missed += [missed_at(at[v], found[v], full[v], before[v]) for v in range(len(at))]
+                missed += [missed_at(at[v], found[v], full[v], before[v]) for v in range(views)]
             before, last = full, now
             on_tick()
         ms_of = {name: np.array(ms[2:]) for name, ms in spent.items()}
@@ -175,12 +175,10 @@ def aggregate_table(model: dv.Model, views: int, rounds: int) -> list[list[str]]
     present = jnp.ones((1, views), bool)
     params = init_view_attention(jax.random.key(1), tower.token_width)
 
-    def aggregated(how: How, tokens: jax.Array, present: jax.Array) -> jax.Array:
-        return aggregate(pool(tokens), present, how, params)[0]
+    def combined(how: How) -> Callable[..., Any]:
+        return jax.jit(lambda t, p: aggregate(pool(t), p, how, params)[0])
 
-    ways: dict[str, Callable[..., Any]] = {
-        how: jax.jit(functools.partial(aggregated, how)) for how in HOWS
-    }
+    ways: dict[str, Callable[..., Any]] = {how: combined(how) for how in HOWS}
     ways["concatenate"] = jax.jit(concatenate)
     found = [["aggregate of", f"time: {TAILS}"]]
     for name, way in ways.items():

@@ -37,11 +37,13 @@ margins = st.floats(0, 64, width=32) | st.just(math.inf)
 @given(
     margin=st.sampled_from(["faithful", "fast"])
     | margins
-    | st.lists(margins, min_size=1, max_size=5).map(tuple),
-    change_threshold=st.floats(0, 1, width=32),
+    | st.lists(margins, min_size=1, max_size=5).map(tuple)
+    | st.lists(st.tuples(margins, margins), min_size=1, max_size=3),
+    change_threshold=st.floats(0, 1, width=32)
+    | st.lists(st.floats(0, 1, width=32), min_size=1, max_size=3),
     max_changed_patches=st.none() | st.integers(0, 1000),
     keyframe_every=st.integers(0, 1000),
-    metric=st.sampled_from(("max", "mean")),
+    metric=st.sampled_from(("max", "mean", "p99")),
 )
 def test_every_policy_comes_back(tmp_path_factory, **fields):
     path = tmp_path_factory.getbasetemp() / "policy.json"

@@ -1,8 +1,11 @@
 """Doing without some of the views: what it costs is measured on the same ticks."""
 
+import dataclasses
+import types
+
 import numpy as np
 import pytest
-from tiny import CLIP, random_params
+from tiny import CLIP, LANGUAGE, random_params
 
 import diffvis_jax as dv
 from diffvis_jax.views import drop_study, study_table
@@ -53,6 +56,30 @@ def test_every_subset_is_studied(clip, model):
     (_, only) = drop_study(model, ticks(clip), names=NAMES, subsets=[("left",)])
     assert only.views == ("left",)
     assert only.score is None
+
+
+@pytest.mark.slow
+def test_prompts_of_the_views_are_prefilled_as_well(clip, model):
+    """Up to the first view that changed, which is the last one, everything is reused."""
+    config = dataclasses.replace(LANGUAGE, projector_input=32, conversation="plain")
+    language = dv.Language(config, random_params(config))
+    words = types.SimpleNamespace(
+        encode=lambda text: [7] * len(text), start=(), id_of=lambda _: None
+    )
+    language.__dict__["tokenizer"] = words  # as if it had been read
+    model = dataclasses.replace(model, language_loader=lambda: language)
+    subsets = [("base", "right"), ("base", "left")]
+    whole, moving, still = drop_study(
+        model, ticks(clip), names=NAMES, subsets=subsets, question="Go?"
+    )
+    text = len("Go?") + 1 + 1  # the line's end, and one between the last image and it
+    assert whole.prefilled == 16 + text
+    assert moving.prefilled == 2 * 16 + text + 1  # more than half of it: as a whole
+    assert still.prefilled == 0
+    for row in (whole, moving, still):
+        assert row.prefill_ms is not None
+        assert row.prefill_ms["median"] is not None
+    assert study_table([whole])[1][3] != "-"
 
 
 def test_bad_studies_are_refused(clip, model):
