@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from diffvis_jax.checkpoints import store
 from diffvis_jax.checkpoints.formats.open import open_checkpoint
 
 DATA = Path(__file__).parent / "data"
@@ -18,6 +19,14 @@ LLAVA_CLIP = "model.vision_tower.vision_tower.vision_model."
 Arrays = dict[str, np.ndarray]
 
 _CODES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64"}
+
+
+def same(one, other) -> bool:
+    """Whether two trees of parameters hold the same numbers in the same dtypes."""
+    one, other = store.flatten(one), store.flatten(other)
+    return one.keys() == other.keys() and all(
+        one[k].dtype == other[k].dtype and np.array_equal(one[k], other[k]) for k in one
+    )
 
 
 def stored(name: str) -> Arrays:

@@ -4,17 +4,20 @@ import dataclasses
 
 import numpy as np
 import pytest
-from checkpoint_files import DATA, write_directory
+from checkpoint_files import DATA, same, write_directory
 from llava_files import SIZES, TOWER, VISION, config, hf_config, tensors, write
 from tiny import ROUNDING, deviation
 
 import diffvis_jax as dv
 from diffvis_jax.checkpoints.convert import convert
 from diffvis_jax.checkpoints.decoders import DECODERS
+from diffvis_jax.core.step import jit_encode
 from diffvis_jax.language.prompt import build_prompt
 from diffvis_jax.language.splice import make_prompt, packed
 
-LAYOUTS = ("released", "llava-hf")
+# Of both layouts the same model is made (test_both_layouts_are_one_model): one is enough for what
+# takes compiling.
+LAYOUTS = (pytest.param("released", marks=pytest.mark.slow), "llava-hf")
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +28,19 @@ def golden():
 def loaded(base, version, layout):
     source = write(base / "source", version, layout)
     return dv.load(convert(str(source), base / "out", say=lambda *_: None))
+
+
+@pytest.mark.parametrize("version", ["1.5", "1.6"])
+def test_both_layouts_are_one_model(version, tmp_path):
+    released, hf = (loaded(tmp_path / name, version, name) for name in ("released", "llava-hf"))
+    assert same(released.params, hf.params)
+    assert same(released.language.params, hf.language.params)
+    # What the files say differently: which id stands for an image, and how pictures are resized.
+    tiles = released.config.resize_mode if version == "1.6" else "crop"
+    assert dataclasses.replace(released.config, resize_mode=tiles) == hf.config
+    of_released, of_hf = released.language.config, hf.language.config
+    assert (of_released.image_token_id, of_hf.image_token_id) == (None, 119)
+    assert dataclasses.replace(of_released, image_token_id=119) == of_hf
 
 
 @pytest.fixture(scope="module", params=LAYOUTS)
@@ -57,7 +73,7 @@ def test_tiles_and_tokens_are_those_of_transformers(llava_1_6, golden, name):
     model = llava_1_6
     image = dv.preprocess_tiles(golden[f"{name}_image"], model.config)
     np.testing.assert_array_equal(image.frames, golden[f"{name}_frames"])
-    tokens = dv.encode(model.params, image.frames, config=model.config)
+    tokens = jit_encode(model.params, image.frames, config=model.config)
     prompt = make_prompt(model.language, [packed(tokens, image.packing)], [5, -200])
     count = len(golden[f"{name}_features"])
     found = prompt.embeddings[0, 1 : 1 + count]
@@ -65,13 +81,20 @@ def test_tiles_and_tokens_are_those_of_transformers(llava_1_6, golden, name):
     assert deviation(found, golden[f"{name}_features"]) < ROUNDING
 
 
-@pytest.mark.parametrize("name", ["wide", "small"])
-def test_llava_1_6_says_what_transformers_says(llava_1_6, golden, name):
+@pytest.mark.parametrize("name", ["wide", pytest.param("small", marks=pytest.mark.slow)])
+def test_logits_behind_tiles_are_those_of_transformers(llava_1_6, golden, name):
     model, ids = llava_1_6, golden["input_ids"]
     images = [dv.preprocess_tiles(golden[f"{name}_image"], model.config)]
     assert model.language.config.conversation == "mistral"
     found = dv.logits(model, images, ids)[0]
     assert deviation(found[-8:], golden[f"{name}_logits"]) < ROUNDING
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["wide", "small"])
+def test_llava_1_6_says_what_transformers_says(llava_1_6, golden, name):
+    model, ids = llava_1_6, golden["input_ids"]
+    images = [dv.preprocess_tiles(golden[f"{name}_image"], model.config)]
     found = dv.generate_ids(model, images, ids, 12, stop_ids=())
     assert found.tolist() == golden[f"{name}_greedy"].tolist()
 

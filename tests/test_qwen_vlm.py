@@ -9,6 +9,7 @@ from tiny import ROUNDING, deviation
 
 import diffvis_jax as dv
 from diffvis_jax.checkpoints.convert import convert
+from diffvis_jax.core.step import jit_encode
 
 PROMPTS = {"one": "b", "two": "ab", "text": ""}
 GRIDS = {"a": (8, 12), "b": (5, 7)}
@@ -31,12 +32,27 @@ def frames_of(golden, prompt):
     return [golden[f"{name}_resized"] for name in PROMPTS[prompt]]
 
 
-@pytest.mark.parametrize("prompt", PROMPTS)
-def test_logits_and_greedy_answer_are_those_of_pytorch(model, golden, prompt):
+def slow(*prompts):
+    """Each length of a prompt is several programs."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in prompts)) for name in PROMPTS]
+
+
+@pytest.mark.parametrize("prompt", slow("one"))
+def test_logits_are_those_of_pytorch(model, golden, prompt):
     frames, ids = frames_of(golden, prompt), golden[f"{prompt}_input_ids"]
     assert deviation(dv.logits(model, frames, ids)[0], golden[f"{prompt}_logits"]) < ROUNDING
+
+
+@pytest.mark.parametrize("prompt", slow("one", "text"))
+def test_a_greedy_answer_is_that_of_pytorch(model, golden, prompt):
+    frames, ids = frames_of(golden, prompt), golden[f"{prompt}_input_ids"]
     expected = golden[f"{prompt}_greedy"].tolist()
     assert dv.generate_ids(model, frames, ids, 14, stop_ids=()).tolist() == expected
+
+
+@pytest.mark.parametrize("prompt", slow("one", "text"))
+def test_beams_go_on_behind_a_prompt(model, golden, prompt):
+    frames, ids = frames_of(golden, prompt), golden[f"{prompt}_input_ids"]
     beams = dv.generate_ids(model, frames, ids, 3, stop_ids=(), num_beams=2)
     assert len(beams) == 3
 
@@ -54,7 +70,7 @@ def test_decoding_in_another_dtype(model, golden, tmp_path):
 
 def vision(model, golden, name):
     frame = golden[f"{name}_resized"][None]
-    return np.asarray(dv.encode(model.params, frame, config=model.config))[0]
+    return np.asarray(jit_encode(model.params, frame, config=model.config))[0]
 
 
 @pytest.mark.slow

@@ -25,7 +25,11 @@ def golden():
     return np.load(DATA / "vlm_tiny_256.npz")
 
 
-@pytest.fixture(scope="module", params=["released", "hugging face"])
+# That both are one model, test_convert.py says.
+LAYOUTS = ("released", pytest.param("hugging face", marks=pytest.mark.slow))
+
+
+@pytest.fixture(scope="module", params=LAYOUTS)
 def model(request, tmp_path_factory):
     base = tmp_path_factory.mktemp("vlm")
     text = json.loads((DATA / "vlm_tiny_config.json").read_text())
@@ -57,6 +61,9 @@ def test_spliced_prompt_is_that_of_pytorch(model, golden):
     assert not prompt.embeddings[:, 23:].any()
 
 
+jit_forward = jax.jit(forward, static_argnames="config")
+
+
 def test_every_layer_is_that_of_pytorch(model, golden):
     language = model.language
     x = jnp.asarray(golden["hidden0"])
@@ -64,7 +71,7 @@ def test_every_layer_is_that_of_pytorch(model, golden):
     for n in range(1, language.config.layers):
         config = dataclasses.replace(language.config, layers=n)
         cache = init_kv_cache(config, 1, x.shape[1])
-        found, _, _ = forward(language.params, cache, x, positions, config=config)
+        found, _, _ = jit_forward(language.params, cache, x, positions, config=config)
         assert deviation(found, golden[f"hidden{n}"]) < ROUNDING, n
 
 
