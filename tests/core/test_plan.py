@@ -21,6 +21,7 @@ TOY = build(ToyConfig(160, 160))  # 10 x 10 patches: margins have room
 EXACT = dv.Policy.exact()
 compiled_plan = jax.jit(make_plan, static_argnums=(0, 5))
 compiled_budget = jax.jit(within_budget, static_argnums=(0, 4))
+compiled_oldest = jax.jit(oldest)
 
 
 def change_of(tower, *patches, batch=1):
@@ -134,13 +135,13 @@ def test_idle_steps_spend_their_budget_layer_by_layer_nearest_first(seed, share)
 def test_no_budget_means_no_settling():
     stale = np.ones((1, len(TOY.layers), 100), bool)
     distance = np.zeros((1, 100), np.int32)
-    assert not within_budget(TOY, stale, distance, jnp.zeros(1), CPU).any()
-    assert within_budget(TOY, stale, distance, jnp.ones(1), CPU).sum() == 1
+    assert not compiled_budget(TOY, stale, distance, jnp.zeros(1), CPU).any()
+    assert compiled_budget(TOY, stale, distance, jnp.ones(1), CPU).sum() == 1
 
 
 @given(ages=st.lists(st.integers(0, 5), min_size=6, max_size=6), count=st.integers(0, 7))
 def test_the_oldest_are_refreshed(ages, count):
-    chosen = np.asarray(oldest(jnp.array([ages], jnp.int32), jnp.full((1, 1), count)))[0]
+    chosen = np.asarray(compiled_oldest(jnp.array([ages], jnp.int32), jnp.full((1, 1), count)))[0]
     waiting = sorted((age for age in ages if age), reverse=True)
     assert sorted(np.array(ages)[chosen], reverse=True) == waiting[:count]
 

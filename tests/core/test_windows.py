@@ -1,6 +1,7 @@
 """Lists of cells, chunks and windows, against loops in numpy, in both lowerings."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -30,9 +31,12 @@ masks = st.builds(
 )
 
 
+list_cells = jax.jit(listed, static_argnums=(1, 2))  # once for all examples, as what follows
+
+
 @given(mask=masks)
 def test_listed_cells_are_the_marked_ones_in_order(mask):
-    cells = jax.jit(lambda mask: listed(mask, GRID, 5))(mask)
+    cells = list_cells(mask, GRID, 5)
     assert cells.at.shape == (3, 24 + 5)
     expected = [(b, *divmod(cell, GRID[1])) for b, cell in np.argwhere(mask)]
     assert int(cells.count) == len(expected)
@@ -43,45 +47,70 @@ def test_listed_cells_are_the_marked_ones_in_order(mask):
 
 @given(mask=masks)
 def test_lists_of_several_layers(mask):
-    several = jnp.stack([mask, ~mask, jnp.zeros_like(mask)])
-    cells = listed(several, GRID)
+    several = np.stack([mask, ~mask, np.zeros_like(mask)])
+    cells = list_cells(several, GRID, 0)
     for layer in range(3):
-        alone = listed(several[layer], GRID)
+        alone = list_cells(several[layer], GRID, 0)
         np.testing.assert_array_equal(cells.of(layer).at, alone.at)
         assert int(cells.of(layer).count) == int(alone.count)
 
 
-@given(mask=masks, size=st.sampled_from([1, 4, 5]))
-def test_each_cell_is_visited_once(mask, size):
+@functools.partial(jax.jit, static_argnames="size")
+def visits_of_cells(mask, size):
     def body(visits, at, count):
         index = at[0] * 12 + at[1] * GRID[1] + at[2]
         return visits.at[jnp.where(jnp.arange(size) < count, index, 24)].add(1, mode="drop")
 
-    run = lambda mask: for_each_chunk(listed(mask, GRID, size), size, body, jnp.zeros(24, int))  # noqa: E731
-    np.testing.assert_array_equal(jax.jit(run)(mask), mask.reshape(-1))
+    return for_each_chunk(listed(mask, GRID, size), size, body, jnp.zeros(24, int))
+
+
+@given(mask=masks, size=st.sampled_from([1, 4, 5]))
+def test_each_cell_is_visited_once(mask, size):
+    np.testing.assert_array_equal(visits_of_cells(mask, size), mask.reshape(-1))
+
+
+@jax.jit
+def visits_of_streams(mask):
+    return for_each_stream(
+        listed(mask[:, None], (1, 1)),
+        lambda visits, b: visits.at[b].add(1),
+        jnp.zeros(len(mask), int),
+    )
 
 
 @pytest.mark.parametrize("streams", [[True], [False], [True, False, True], [False, False]])
 def test_each_stream_is_visited_once(streams):
     mask = np.array(streams)
-    run = lambda mask: for_each_stream(  # noqa: E731
-        listed(mask[:, None], (1, 1)),
-        lambda visits, b: visits.at[b].add(1),
-        jnp.zeros(len(mask), int),
-    )
-    np.testing.assert_array_equal(jax.jit(run)(mask), mask)
+    np.testing.assert_array_equal(visits_of_streams(mask), mask)
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def every_run(mask, size):
+    """How many there are, and stream, cells and count of each: 24 entries."""
+    runs = runs_of_streams(listed(mask, GRID, size), 2, size)
+    return runs.total, jax.lax.map(runs.at, jnp.arange(24, dtype=jnp.int32))
 
 
 @given(mask=masks, size=st.sampled_from([1, 3, 12]))
 def test_runs_hold_the_cells_of_one_stream(mask, size):
-    runs = runs_of_streams(listed(mask, GRID, size), 2, size)
+    total, runs = every_run(mask, size)
     found = []
-    for number in range(int(runs.total)):
-        b, at, count = runs.at(jnp.int32(number))
+    for number in range(int(total)):
+        b, at, count = (np.asarray(each)[number] for each in runs)
         assert 1 <= int(count) <= size
-        assert set(np.asarray(at[0, : int(count)]).tolist()) == {int(b)}
-        found += np.asarray(at[:, : int(count)]).T.tolist()
+        assert set(at[0, : int(count)].tolist()) == {int(b)}
+        found += at[:, : int(count)].T.tolist()
     assert found == [[b, *divmod(cell, GRID[1])] for b, cell in np.argwhere(mask).tolist()]
+
+
+@functools.partial(jax.jit, static_argnames="tuning")
+def cut_out(maps, at, count, tuning):
+    return read(maps, Grid(jnp.int32(1), 2, 0), at, 4, count, tuning)
+
+
+@functools.partial(jax.jit, static_argnames="tuning")
+def put_back(maps, windows, at, count, tuning):
+    return write(maps, windows, Grid(jnp.int32(2), 2, 1), at, count, tuning)
 
 
 @pytest.mark.parametrize("tuning", [CPU, GPU], ids=["loops", "gathers"])
@@ -91,10 +120,7 @@ def test_windows_are_read_and_written(tuning, dtype, seed, count):
     rng = np.random.default_rng(seed)
     maps = rng.integers(0, 1000, (2, 3, 10, 12, 2)).astype(dtype)  # border 1, cells of 2 or more
     at = np.stack([rng.integers(0, 2, 5), *divmod(rng.permutation(12)[:5], 4)]).astype(np.int32)
-    grid = Grid(jnp.int32(1), 2, 0)
-    found = jax.jit(lambda x, at, n: read(x, grid, at, 4, n, tuning))(maps, at, count)
-    inner = Grid(jnp.int32(2), 2, 1)
-    put = jax.jit(lambda x, windows, at, n: write(x, windows, inner, at, n, tuning))
+    found = cut_out(maps, at, count, tuning)
     windows = rng.integers(0, 1000, (5, 2, 2, 2)).astype("float32")
     expected = maps.copy()
     for k, (b, row, column) in enumerate(at.T):
@@ -107,7 +133,7 @@ def test_windows_are_read_and_written(tuning, dtype, seed, count):
                 place = slice(2 * row + 1, 2 * row + 3), slice(2 * column + 1, 2 * column + 3)
                 expected[b, 2][place] = windows[k]
     if dtype == "float32":
-        np.testing.assert_array_equal(put(maps, windows, at, count), expected)
+        np.testing.assert_array_equal(put_back(maps, windows, at, count, tuning), expected)
 
 
 def test_a_loop_of_one_trip_is_a_conditional():

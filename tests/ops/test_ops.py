@@ -108,14 +108,15 @@ def test_attention_ignores_what_the_mask_hides():
 
 
 def test_each_stream_may_have_a_mask_of_its_own():
-    q, k, v = normal(2, 4, 3, 8), normal(2, 3, 5, 8), normal(2, 3, 8, 5)
+    q, k, v = (np.asarray(normal(*s)) for s in ((2, 4, 3, 8), (2, 3, 5, 8), (2, 3, 8, 5)))
     masks = np.array([[True, True, False, True, True], [False, True, True, False, True]])
-    found = attention(q, k, v, masks)
+    found = np.asarray(jax.jit(attention)(q, k, v, masks))
     for b, mask in enumerate(masks):
-        alone = attention(*(x[b : b + 1] for x in (q, k, v)), mask)
+        alone = jax.jit(attention)(*(x[b : b + 1] for x in (q, k, v)), mask)
         assert deviation(found[b : b + 1], alone) < 1e-6
 
 
+feed_forward = jax.jit(pointwise.feed_forward, static_argnames="inset")
 HIDDEN = 4096  # wide enough for chunks of 384 rows on CPU
 
 
@@ -127,10 +128,15 @@ def test_feed_forward_in_chunks_is_the_same(rows):
     hidden = np.asarray(x, np.float64) @ np.asarray(fc1["weight"]).T + np.asarray(fc1["bias"])
     hidden *= 0.5 * (1 + scipy.special.erf(hidden / math.sqrt(2)))
     expected = hidden @ np.asarray(fc2["weight"]).T + np.asarray(fc2["bias"]) + np.asarray(residual)
-    assert deviation(pointwise.feed_forward(x, residual, fc1, fc2), expected) < 4e-6
-    found = pointwise.feed_forward(*(a.reshape(1, rows, 6) for a in (x, residual)), fc1, fc2)
+    assert deviation(feed_forward(x, residual, fc1, fc2), expected) < 4e-6
+    found = feed_forward(*(a.reshape(1, rows, 6) for a in (x, residual)), fc1, fc2)
     assert found.shape == (1, rows, 6)
     assert deviation(found[0], expected) < 4e-6
+
+
+@jax.jit
+def plain_feed_forward(x, residual, fc1, fc2):
+    return residual + linear(pointwise.gelu(linear(x, **fc1)), **fc2)
 
 
 @pytest.mark.parametrize("height", [1, 3, 7, 8])
@@ -140,13 +146,11 @@ def test_feed_forward_in_bands_of_a_map_is_the_same(height, dtype, tolerance):
     x, around = normal(2, height, 192, 6), normal(2, height + 6, 198, 6)
     fc1 = {"weight": normal(HIDDEN, 6, dtype=dtype), "bias": normal(HIDDEN)}
     fc2 = {"weight": normal(6, HIDDEN, dtype=dtype), "bias": normal(6)}
-    residual = around[:, 3:-3, 3:-3]
-    hidden = pointwise.gelu(linear(x, **fc1))
-    whole = residual + linear(hidden, **fc2)
-    found = pointwise.feed_forward(x, around, fc1, fc2, inset=3)
+    whole = plain_feed_forward(x, np.asarray(around)[:, 3:-3, 3:-3], fc1, fc2)
+    found = feed_forward(x, around, fc1, fc2, inset=3)
     assert found.shape == x.shape
     assert found.dtype == dtype
-    assert deviation(found.astype(jnp.float32), whole) < tolerance
+    assert deviation(found, whole) < tolerance
 
 
 @pytest.mark.parametrize(
@@ -196,16 +200,17 @@ def test_linear_of_few_rows(shape, dtype):
 
 def test_grouped_attention_equals_its_definition():
     """Head h sees key-value head h // 2, and no slot beyond its own position."""
-    query, key, value = normal(2, 3, 4, 8), normal(2, 2, 7, 8), normal(2, 2, 7, 8)
-    positions = jnp.array([[0, 4, 2], [6, 1, 3]], jnp.int32)
+    shapes = (2, 3, 4, 8), (2, 2, 7, 8), (2, 2, 7, 8)
+    query, key, value = (np.asarray(normal(*shape)) for shape in shapes)
+    positions = np.array([[0, 4, 2], [6, 1, 3]], np.int32)
     found = np.asarray(jax.jit(grouped_attention)(query, key, value, positions))
-    watched = attention_weights(query[:, 1], key, positions[:, 1])
+    watched = np.asarray(jax.jit(attention_weights)(query[:, 1], key, positions[:, 1]))
     for b, r, h in np.ndindex(2, 3, 4):
         last = int(positions[b, r]) + 1
         scores = key[b, h // 2, :last] @ query[b, r, h] / 8**0.5
         weights = np.exp(scores - scores.max())
         weights /= weights.sum()
-        expected = weights @ np.asarray(value[b, h // 2, :last])
+        expected = weights @ value[b, h // 2, :last]
         assert deviation(found[b, r, 8 * h : 8 * h + 8], expected) < 1e-5
         if r == 1:
             assert deviation(watched[b, h, :last], weights) < 1e-5
