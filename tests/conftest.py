@@ -46,7 +46,8 @@ def share_programs(folder: Path) -> None:
 
     for name, value in {
         "jax_compilation_cache_dir": str(folder),
-        "jax_compilation_cache_max_size": 2**31,  # bytes
+        # Bytes, of some runs. JAX looks at every entry before it adds one, so few are better.
+        "jax_compilation_cache_max_size": 2**27,
     }.items():
         jax.config.update(name, value)
         os.environ[name.upper()] = str(value)  # for scripts that tests start
@@ -133,17 +134,15 @@ def stem():
 @pytest.fixture(scope="session")
 def grounding_model():
     """A tiny tower with a head: random answers, but enough of them to compare."""
-    import jax.numpy as jnp
-    from tiny import FASTVITHD, random_params
+    from tiny import FASTVITHD, random_head, random_params
 
     import diffvis_jax as dv
     from diffvis_jax.grounding.find import Head
-    from diffvis_jax.grounding.head import GroundingHead, HeadConfig
+    from diffvis_jax.grounding.head import HeadConfig
 
     width = FASTVITHD.widths[3]
     config = HeadConfig(token_width=FASTVITHD.token_width, map_width=width, hidden=8)
-    inputs = jnp.zeros((1, 1, FASTVITHD.token_width)), (jnp.zeros((1, 2, 2, width)),)
-    params = GroundingHead(config).init(jax.random.key(0), *inputs)["params"]
+    params = random_head(config)
     params["answers"]["bias"] = params["answers"]["bias"] + 4.0
     return dv.Model(FASTVITHD, random_params(FASTVITHD), "random", Head(config, params))
 

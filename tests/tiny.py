@@ -16,6 +16,7 @@ import diffvis_jax as dv
 from diffvis_jax.checkpoints.architectures import expected_shapes
 from diffvis_jax.checkpoints.store import unflatten
 from diffvis_jax.core.step import jit_encode
+from diffvis_jax.grounding.head import HeadConfig, head_shapes
 from diffvis_jax.towers import build
 from diffvis_jax.towers.registry import FAMILIES
 
@@ -108,6 +109,21 @@ def random_params(config, seed: int = 0):
                 x[shape[0] // 2, shape[0] // 2] += 1
         else:
             x *= 0.1
+        leaves[path] = jnp.asarray(x, jnp.float32)
+    return unflatten(leaves)
+
+
+def random_head(config: HeadConfig, seed: int = 0):
+    """Parameters of a grounding head, likewise; as if training had begun: a new one ignores the
+    finer maps."""
+    rng = np.random.default_rng(seed)
+    leaves = {}
+    for path, shape in head_shapes(config).items():
+        x = rng.standard_normal(shape)
+        if path.endswith("kernel"):
+            x *= shape[0] ** -0.5
+        else:
+            x = 0.1 * x + path.endswith("scale")
         leaves[path] = jnp.asarray(x, jnp.float32)
     return unflatten(leaves)
 

@@ -11,13 +11,11 @@ import time
 from pathlib import Path
 
 import dataset_samples as samples
-import jax
-import jax.numpy as jnp
 import pytest
-from tiny import CLIP, random_params
+from tiny import CLIP, random_head, random_params
 
 from diffvis_jax.checkpoints import store
-from diffvis_jax.grounding.head import GroundingHead, HeadConfig
+from diffvis_jax.grounding.head import HeadConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,8 +25,7 @@ def place(tmp_path_factory):
     """Weights of a tower that compiles fast, and sessions of different length."""
     root = tmp_path_factory.mktemp("evaluate")
     config = HeadConfig(token_width=CLIP.width, patch=CLIP.patch, hidden=8, place_width=8)
-    inputs = jnp.zeros((1, 1, CLIP.width))
-    params = GroundingHead(config).init(jax.random.key(0), inputs)["params"]
+    params = random_head(config)
     params["answers"]["bias"] = params["answers"]["bias"] + 4.0  # enough answers to compare
     store.save(
         root / "weights",

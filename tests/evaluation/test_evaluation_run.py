@@ -8,13 +8,12 @@ from pathlib import Path
 
 import dataset_samples as samples
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jax.experimental import multihost_utils
-from tiny import ROUNDING, deviation, edit, report_of
+from tiny import ROUNDING, deviation, edit, random_head, report_of
 
 import diffvis_jax as dv
 from diffvis_jax.core.streams import (
@@ -35,7 +34,7 @@ from diffvis_jax.evaluation.schedule import Assignment, schedule
 from diffvis_jax.evaluation.summary import FULL, results_table, summarise, times_table
 from diffvis_jax.grounding.decode import Element
 from diffvis_jax.grounding.find import Head, on_screenshot
-from diffvis_jax.grounding.head import GroundingHead, HeadConfig
+from diffvis_jax.grounding.head import HeadConfig
 from diffvis_jax.images.geometry import ImageError, PreprocessConfig, placement
 from diffvis_jax.report.text import MISSED
 
@@ -284,8 +283,7 @@ def sessions(tmp_path_factory):
 def model(clip):
     """With a head: random answers, but enough of them to compare."""
     config = HeadConfig(token_width=clip.config.width, patch=8, hidden=8, place_width=8)
-    inputs = jnp.zeros((1, 1, clip.config.width))
-    params = GroundingHead(config).init(jax.random.key(0), inputs)["params"]
+    params = random_head(config)
     params["answers"]["bias"] = params["answers"]["bias"] + 4.0
     whole = dataclasses.replace(clip.config, resize_mode="squash")  # crops no side
     return dv.Model(whole, clip.params, "random", Head(config, params))
