@@ -330,9 +330,9 @@ def test_no_language_model(tmp_path):
     assert "no language model" in message(written, store.load_language)
 
 
-def test_a_step_on_loaded_weights_is_compiled_once(directory, compilations):
-    model = dv.load(directory)
-    step, frame = dv.make_step(model.config), np.zeros((1, 8, 8, 3), np.uint8)
+def test_a_step_on_loaded_weights_is_compiled_once(tmp_path, clip, compilations):
+    model = dv.load(store.save(tmp_path / "clip", config=clip.config, params=clip.params))
+    step, frame = dv.make_step(model.config), clip.frames()[:1]
     cache = step(model.params, dv.init_cache(model.config), frame)[1]
     compilations.clear()
     step(model.params, cache, frame + 1)

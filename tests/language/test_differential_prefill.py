@@ -40,9 +40,11 @@ def make(seed=0, length=LENGTH):
     x[:, length:] = 0
     image = np.zeros((BATCH, T), bool)
     image[:, IMAGES] = True
-    return Prompt(
-        embeddings=jnp.asarray(x), image=jnp.asarray(image), length=jnp.full((BATCH,), length)
-    )
+    return Prompt(embeddings=jnp.asarray(x), image=jnp.asarray(image), length=lengths(length))
+
+
+def lengths(length):
+    return jnp.full((BATCH,), length, jnp.int32)  # a weak type would be one more program
 
 
 def changed(prompt, *positions, stream=slice(None), by=1.0):
@@ -52,7 +54,7 @@ def changed(prompt, *positions, stream=slice(None), by=1.0):
 
 def cut(prompt, length):
     x = prompt.embeddings.at[:, length:].set(0)
-    return dataclasses.replace(prompt, embeddings=x, length=jnp.full((BATCH,), length))
+    return dataclasses.replace(prompt, embeddings=x, length=lengths(length))
 
 
 def empty():
@@ -325,7 +327,7 @@ def test_a_session_tells_what_it_cannot_do():
     session.options = dv.AnswerOptions(max_new_tokens=100)
     with pytest.raises(dv.PromptError, match="room for an answer of 64"):
         session.generate()
-    session.options = dv.AnswerOptions(max_new_tokens=7, num_beams=2)
+    session.options = dv.AnswerOptions(max_new_tokens=7, num_beams=3)
     with pytest.raises(dv.PromptError, match="generate"):
         session.stream()
     assert len(session.generate())

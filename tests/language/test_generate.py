@@ -18,6 +18,7 @@ from diffvis_jax.language.sampling import choose, make_sampling
 from diffvis_jax.towers.init import cast_params
 
 PADDED, NEW = 32, 9
+BEAMS = 25  # of every search: another number is another program
 UNTIED = dataclasses.replace(LANGUAGE, tied=False)
 
 
@@ -48,7 +49,14 @@ def answer(config, prompts, **options):
     return answers(params, *prefilled(config, prompts), options, config=config)[0]
 
 
-@pytest.mark.parametrize("config", [LANGUAGE, UNTIED], ids=["tied", "untied"])
+# An untied head is that of test_vlm.py.
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(LANGUAGE, id="tied"),
+        pytest.param(UNTIED, id="untied", marks=pytest.mark.slow),
+    ],
+)
 def test_greedy_takes_the_likeliest_id_of_the_pass_without_a_cache(config):
     ids = list(prompt())
     found = answer(config, [prompt()])[0]
@@ -78,7 +86,9 @@ def test_an_answer_ends_at_a_stop_id():
     first = whole.index(stop)
     assert answer(LANGUAGE, [prompt()], stop_ids=[3, stop])[0].tolist() == whole[: first + 1]
     own = dataclasses.replace(LANGUAGE, eos_ids=(stop,))
-    assert answer(own, [prompt()], stop_ids=None)[0].tolist() == whole[: first + 1]
+    given = random_params(LANGUAGE), *prefilled(LANGUAGE, [prompt()])
+    ended = answers(*given, dv.AnswerOptions(max_new_tokens=NEW), config=own)[0][0]
+    assert ended.tolist() == whole[: first + 1]
     with pytest.raises(dv.PromptError, match=r"stop ids \[96\]"):
         answer(LANGUAGE, [prompt()], stop_ids=[96])
 
@@ -104,7 +114,7 @@ def test_no_chance_but_the_seeds():
 def test_ids_beyond_the_vocabulary_are_never_chosen():
     found = answer(LANGUAGE, [prompt()], vocabulary=5, temperature=3.0)[0]
     assert (found < 5).all()
-    assert (answer(LANGUAGE, [prompt()], vocabulary=5, num_beams=2)[0] < 5).all()
+    assert (answer(LANGUAGE, [prompt()], vocabulary=5, num_beams=BEAMS)[0] < 5).all()
 
 
 def test_what_is_there_already_is_penalised():
@@ -137,8 +147,9 @@ def test_the_models_own_penalty_is_the_default():
     config = dataclasses.replace(LANGUAGE, repetition_penalty=1.3)
     assert dv.AnswerOptions().sampling(config).repetition_penalty == np.float32(1.3)
     assert dv.AnswerOptions(repetition_penalty=1).sampling(config).repetition_penalty is None
+    given = random_params(LANGUAGE), *prefilled(LANGUAGE, [prompt()])
     with pytest.raises(dv.ConfigError, match="needs the ids of the prompt"):
-        answer(config, [prompt()])
+        answers(*given, dv.AnswerOptions(max_new_tokens=NEW), config=config)
     with pytest.raises(dv.ConfigError, match="repetition_penalty must be above 0, got 0"):
         answer(LANGUAGE, [prompt()], repetition_penalty=0)
 
@@ -203,7 +214,7 @@ def test_a_search_that_is_wide_enough_finds_the_likeliest_answer():
     every = list(itertools.product(range(5), repeat=3))
     best = max(every, key=lambda ids: score_of([*start, *ids], len(start)))
     options = {"max_new_tokens": 3, "vocabulary": 5}
-    found = answer(LANGUAGE, [prompt()], num_beams=25, **options)[0]
+    found = answer(LANGUAGE, [prompt()], num_beams=BEAMS, **options)[0]
     assert found.tolist() == list(best)
 
 
@@ -222,7 +233,7 @@ def test_a_search_prefers_the_better_score_per_length():
         found = answer(
             LANGUAGE,
             [prompt()],
-            num_beams=25,
+            num_beams=BEAMS,
             max_new_tokens=3,
             vocabulary=5,
             stop_ids=[stop],
@@ -233,9 +244,9 @@ def test_a_search_prefers_the_better_score_per_length():
 
 def test_prompts_are_searched_as_if_alone():
     prompts = [prompt(20), prompt(7, seed=1)]
-    together = answer(LANGUAGE, prompts, num_beams=3)
+    together = answer(LANGUAGE, prompts, num_beams=BEAMS)
     for one, found in zip(prompts, together, strict=True):
-        assert found.tolist() == answer(LANGUAGE, [one], num_beams=3)[0].tolist()
+        assert found.tolist() == answer(LANGUAGE, [one], num_beams=BEAMS)[0].tolist()
 
 
 # ---- dtypes and lengths -----------------------------------------------------------------------
