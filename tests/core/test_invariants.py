@@ -147,7 +147,9 @@ def test_without_a_threshold_the_reference_is_the_frame(toy, episode):
         assert same_bits(cache.reference, frames)
 
 
-@pytest.mark.parametrize("metric", ["max", "mean", "p99"])
+@pytest.mark.parametrize(
+    "metric", ["max", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mean", "p99"))]
+)
 def test_slow_fade_is_picked_up(clip, metric):
     kit, p = clip, clip.tower.patch
     policy = dv.Policy(metric=metric, change_threshold=3.5 / 255, settle=0, margin=0)

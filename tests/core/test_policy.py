@@ -1,6 +1,7 @@
 """What each knob of a policy does, and which values it takes."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -81,6 +82,21 @@ def test_small_changes_are_skipped_but_not_lost(clip):
     tokens, cache, report = clip.step(clip.params, cache, two, policy)
     assert not report_of(report, 0)["skipped"]
     assert clip.error(tokens, two) < ROUNDING
+
+
+@pytest.mark.parametrize("metric", ["max", "mean"])
+def test_the_metric_says_which_patches_changed(clip, metric):
+    frames, _, cache = clip.start()
+    p, seen = clip.tower.patch, frames.copy()
+    seen[0, p, 2 * p, 0] ^= 128  # one pixel of patch (1, 2)
+    half = seen[1, 2 * p : 3 * p, :p]
+    half[:] = np.where(half > 127, half - 5, half + 5)  # 5 levels all over patch (2, 0)
+    policy = dv.Policy(metric=metric, change_threshold=3.5 / 255)
+    change = jax.jit(compare, static_argnums=0)(
+        clip.tower, cache, seen, policy.resolved(clip.tower), jnp.ones(2, bool), None
+    )
+    expected = [[0, 1, 2]] * (metric == "max") + [[1, 2, 0]]
+    assert np.argwhere(change.changed).tolist() == expected
 
 
 def test_refreshing_bounds_the_age(toy):
@@ -233,8 +249,10 @@ def test_margins_must_be_those_of_the_tower(toy):
     with pytest.raises(dv.ConfigError, match="3 entries for a tower of 2 stages"):
         toy.step(toy.params, cache, frames, dv.Policy(margin=(1, 2, 3)))
     with pytest.raises(dv.ConfigError, match="3 entries for a tower of 2 stages"):
-        dv.encode_step(
-            toy.params, cache, frames, config=toy.config, policy=dv.Policy(margin=jnp.ones(3))
+        jax.eval_shape(
+            functools.partial(dv.encode_step, config=toy.config),
+            *(toy.params, cache, frames),
+            policy=dv.Policy(margin=jnp.ones(3)),
         )
 
 

@@ -1,6 +1,7 @@
 """Bad input: the documented error, with a message that names what was wrong."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from tiny import CLIP, FASTVITHD, ODD, random_params
 
 import diffvis_jax as dv
 from diffvis_jax.core.slots import encode_slots, init_slots
+from diffvis_jax.core.step import jit_encode
 
 FRAME = np.zeros((1, 36, 36, 3), np.uint8)
 BAD_FRAMES = {
@@ -147,9 +149,9 @@ def test_bad_architectures(make, changes, message):
 def test_unknown_outputs():
     frames = np.zeros((1, 64, 64, 3), np.uint8)
     with pytest.raises(dv.ConfigError, match="intermediates"):
-        dv.encode(random_params(FASTVITHD), frames, config=FASTVITHD, output="pooled")
+        jit_encode(random_params(FASTVITHD), frames, config=FASTVITHD, output="pooled")
     with pytest.raises(dv.ConfigError, match="cls_patch"):
-        dv.encode(random_params(CLIP), FRAME, config=CLIP, output="features")
+        jit_encode(random_params(CLIP), FRAME, config=CLIP, output="features")
 
 
 def test_a_picture_that_is_no_array_is_refused():
@@ -181,8 +183,9 @@ def test_margins_that_jax_has_put_together_are_checked(margin, cache):
     leaves, structure = jax.tree.flatten(dv.Policy(margin=(1,)))
     leaves = [margin if np.ndim(leaf) else leaf for leaf in leaves]
     policy = jax.tree.unflatten(structure, leaves)  # unchecked, as a map over leaves leaves it
+    step = functools.partial(dv.encode_step, config=CLIP)
     with pytest.raises(dv.ConfigError, match="entries for a tower of 1 stages"):
-        dv.encode_step(random_params(CLIP), cache, FRAME, config=CLIP, policy=policy)
+        jax.eval_shape(step, random_params(CLIP), cache, FRAME, policy=policy)
 
 
 @pytest.mark.parametrize("active", [np.ones(2, bool), np.ones(1, np.int32), np.array(True)])

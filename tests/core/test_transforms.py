@@ -97,6 +97,7 @@ def test_jit_scan_shard_map_and_donation_in_one(name, request):
         assert deviation(new.keys[-1], caches.keys[-1]) < ROUNDING
 
 
+@pytest.mark.slow
 def test_inside_a_callers_jit(clip):
     kit = clip
 
@@ -113,6 +114,21 @@ def test_inside_a_callers_jit(clip):
     for frames in (first, kit.change_patch(first, 1, 1)):
         means, cache, _ = served(kit.params, cache, frames)
         assert deviation(means, kit.full(frames[:, ::-1]).mean(-1)) < 10 * ROUNDING
+
+
+def test_a_policy_may_be_made_under_a_trace(clip):
+    """Traced only; the test above runs it."""
+
+    def served(params, cache, frames, threshold):
+        policy = dv.Policy.exact(change_threshold=threshold)
+        return dv.encode_step(params, cache, frames, config=clip.config, policy=policy)
+
+    cache = dv.init_cache(clip.config, 2)
+    tokens, new, report = jax.eval_shape(served, clip.params, cache, clip.frames(), 1 / 255)
+    assert tokens.shape == (2, clip.tower.tokens, clip.tower.token_width)
+    assert report.path.shape == (2,)
+    like = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)  # noqa: E731
+    assert like(new) == like(cache)
 
 
 @pytest.mark.slow
@@ -140,6 +156,8 @@ def test_without_jit_is_the_same(clip):
 # ---- donation ----------------------------------------------------------------------------------
 
 
+# Donated steps of one stream against kept ones of two: test_invariants.py.
+@pytest.mark.slow
 def test_donated_and_kept_agree(clip):
     frames = clip.frames(batch=1)
     donated = kept = None

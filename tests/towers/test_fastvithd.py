@@ -44,6 +44,8 @@ def activations(tmp_path_factory):
     return ours, golden
 
 
+# Where a tower goes astray; whether it does, test_convert.py says of its tokens.
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STAGES)
 def test_stage_equals_pytorchs(activations, name):
     ours, golden = activations
@@ -51,6 +53,7 @@ def test_stage_equals_pytorchs(activations, name):
     assert deviation(ours[name], expected) < 2e-5
 
 
+@pytest.mark.slow
 def test_tokens_equal_pytorchs(activations):
     ours, golden = activations
     assert deviation(ours["tokens"], golden["tokens"]) < 2e-5

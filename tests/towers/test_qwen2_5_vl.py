@@ -7,11 +7,11 @@ import shutil
 import jax
 import numpy as np
 import pytest
-import scipy.signal
 from checkpoint_files import DATA, hf_qwen_vl, nested_qwen_vl_config, qwen_vl, write_directory
-from tiny import QWEN, deviation
+from tiny import QWEN, deviation, random_params
 
 import diffvis_jax as dv
+from diffvis_jax.checkpoints import store
 from diffvis_jax.checkpoints.convert import convert
 from diffvis_jax.core.step import jit_encode
 from diffvis_jax.errors import ConfigError
@@ -34,7 +34,8 @@ def converted(request, tmp_path_factory):
     return dv.load(convert(str(source), base / "out", vision_only=True, say=lambda *_: None))
 
 
-@pytest.mark.parametrize("picture", ["a", "b"])  # whole windows alone, and partial ones
+# Whole windows alone, and partial ones among them.
+@pytest.mark.parametrize("picture", [pytest.param("a", marks=pytest.mark.slow), "b"])
 def test_every_stage_equals_pytorchs(converted, picture):
     golden = np.load(DATA / "qwen2_5_vl_tiny.npz")
     frame = dv.preprocess(golden[f"{picture}_image"], converted.config)
@@ -134,6 +135,7 @@ def test_blocks_are_full_or_in_runs():
     assert [layer.stage for layer in tower.layers] == [0, 1, 2, 2, 3, 3, 3]
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near(qwen):
     frames = qwen.frames(batch=1)
     config = dataclasses.replace(QWEN, dtype="bfloat16")
@@ -144,6 +146,13 @@ def test_bfloat16_is_near(qwen):
 
 
 def test_random_parameters_have_the_shapes_of_the_tower():
+    drawn = store.flatten(jax.eval_shape(lambda: dv.init_params(QWEN)))
+    ours = store.flatten(random_params(QWEN))
+    assert {k: x.shape for k, x in drawn.items()} == {k: x.shape for k, x in ours.items()}
+
+
+@pytest.mark.slow
+def test_random_parameters_give_tokens():
     params = dv.init_params(QWEN)
     tokens = np.asarray(jit_encode(params, np.full((1, *QWEN.size, 3), 90, np.uint8), config=QWEN))
     assert np.isfinite(tokens).all()
@@ -152,6 +161,8 @@ def test_random_parameters_have_the_shapes_of_the_tower():
 
 @pytest.mark.slow
 def test_the_stem_convolves_each_window_by_itself():
+    import scipy.signal  # a second to import
+
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, 8, 12, 3)).astype("float32")
     kernel = rng.standard_normal((3, 3, 3, 3)).astype("float32")
