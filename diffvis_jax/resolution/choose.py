@@ -134,7 +134,8 @@ def check_profile(profile: Profile, model: Model) -> None:
     if found != profile.checkpoint:
         raise ConfigError(
             f"the profile is of {profile.model} with checksum {profile.checkpoint}, not of "
-            f"{model.name} with {found}: measure it again with diffvis profile"
+            f"{model.name} with {found} (weights, dtype, settings): measure it again with diffvis "
+            "profile"
         )
     now = this_machine()
     other = {
