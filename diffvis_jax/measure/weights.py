@@ -11,6 +11,7 @@ import numpy as np
 
 from diffvis_jax.core.cache import init_cache
 from diffvis_jax.core.policy import Policy
+from diffvis_jax.core.report import FULL
 from diffvis_jax.core.step import jit_encode, make_step
 from diffvis_jax.errors import FrameError
 from diffvis_jax.measure.missed import TINY, Missed, changed_tokens, missed_at, missed_tails
@@ -34,7 +35,8 @@ class WeightsCompared:
       missed_changed: missed change at changed tokens of a stream with Q, against full encodes with
         Q. Without tiny changes.
       jitter: |(Q1 - Q0) - (T1 - T0)| / |T1| at the tokens whose own pixels did not change, of
-        consecutive full encodes: how much Q moves them beyond what T does.
+        consecutive full encodes: how much Q moves them otherwise than T does. Of the frames that
+        the stream did not encode in full.
       jitter_stream: the same with the stream's tokens in the place of Q's full encodes.
     """
 
@@ -76,7 +78,7 @@ def compare_weights(
     jitter: list[tuple[float | None, float | None]] = []
     for index in range(len(frames)):
         frame = frames[index : index + 1]
-        tokens, cache, _ = step(params, cache, frame, policy)
+        tokens, cache, done = step(params, cache, frame, policy)
         full, theirs = (jit_encode(each, frame, config=config) for each in (reference, params))
         t, q, s = (np.asarray(x[0]) for x in jax.device_get((full, theirs, tokens)))
         errors.append(_share(q - t, t))
@@ -86,9 +88,11 @@ def compare_weights(
                 t0, q0, s0 = before
                 missed.append(missed_at(at, s, q, q0))
                 changes.append((_share((q - q0) - (t - t0), t - t0), missed_at(at, t0, t, t0)))
-                still = ~at
-                moved = ((x - x0) - (t - t0) for x, x0 in ((q, q0), (s, s0)))
-                jitter.append(tuple(_share(x[still], t[still]) for x in moved))  # type: ignore[arg-type]
+                if int(done.path[0]) != FULL:
+                    full_moved, stream_moved = (
+                        _share(((x - x0) - (t - t0))[~at], t[~at]) for x, x0 in ((q, q0), (s, s0))
+                    )
+                    jitter.append((full_moved, stream_moved))
         before = t, q, s
     return WeightsCompared(
         token_error=tails(errors),

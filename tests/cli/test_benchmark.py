@@ -1,5 +1,6 @@
 """`diffvis benchmark`: what it says about single changes and settling. No time is judged."""
 
+import dataclasses
 import json
 import re
 import sys
@@ -7,8 +8,9 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import QWEN
+from tiny import QWEN, random_params
 
+import diffvis_jax as dv
 from diffvis_jax.checkpoints import store
 from diffvis_jax.cli.bundled import BUNDLED
 
@@ -155,3 +157,35 @@ def test_throughput(benchmark, screens, monkeypatch, capsys):
     assert rows[-1]["missed_changed"]["max"] < 1e-3
     assert run(benchmark, monkeypatch, *where, *what, *batch[:-1], "4,6") == 2
     assert "6 streams does not divide among 4 devices" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_weights_side_by_side(benchmark, screens, square, monkeypatch, capsys):
+    params, report = dv.quantise(square.config, square.params, dv.QuantConfig(activations=16))
+    store.save(screens / "quantised", config=square.config, params=params)
+    target = screens / "numbers.json"
+    where = ("--weights", screens / "weights", "--against", screens / "quantised")
+    further = ("--policies", "exact,fast", "--rounds", 2, "--json", target)
+    assert run(benchmark, monkeypatch, *where, screens / "frames", *further) == 2
+    assert "no step of these frames changes at most 2.0%" in capsys.readouterr().err
+    monkeypatch.setattr("diffvis_jax.cli.benchmark_weights._SMALL", 0.1)
+    assert run(benchmark, monkeypatch, *where, screens / "frames", *further) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"\| weights +\| MB on disk", printed)
+    floats, quantised = json.loads(target.read_text())["weights"]
+    assert quantised["resident"] == report.after < floats["resident"] == report.before
+    assert quantised["disk"] < floats["disk"]
+    assert 0 < quantised["fidelity"]["token_error"]["median"] < 0.1
+    assert quantised["fidelity"]["missed_changed"]["median"] < 1e-2  # exact
+    assert "fidelity" not in floats
+
+
+def test_weights_of_another_tower_are_not_compared(benchmark, screens, monkeypatch, capsys):
+    other = dataclasses.replace(QWEN, depth=2)
+    store.save(screens / "other", config=other, params=random_params(other))
+    where = ("--weights", screens / "weights", "--against", screens / "other")
+    assert run(benchmark, monkeypatch, *where, screens / "frames") == 2
+    assert "is of another tower than" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run(benchmark, monkeypatch, "--against", screens / "other")
+    assert "--against needs the weights" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from tiny import strict
 
 from diffvis_jax.errors import ConfigError
 from diffvis_jax.ops import quantised
@@ -166,3 +167,13 @@ def test_bfloat16_is_what_is_not_quantised():
     np.testing.assert_allclose(
         linear(x, kernel), x @ np.asarray(dequantise(kernel)).T, rtol=0.1, atol=0.1
     )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rows", [1, 5, 80])
+def test_with_all_that_a_host_can_forbid(kind, rows, monkeypatch):
+    monkeypatch.setattr(quantised, "_CPU_BLOCK", 500)
+    kernel, x = made(normal(37, 48), kind), jnp.asarray(normal(rows, 48, seed=1))
+    expected = jax.jit(linear)(x, kernel)
+    with strict():
+        assert same_bits(jax.jit(linear)(x, kernel), expected)
