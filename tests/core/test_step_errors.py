@@ -178,7 +178,7 @@ def test_a_cache_of_another_version_is_refused(change, message, cache):
         dv.make_step(CLIP)(random_params(CLIP), other, FRAME)
 
 
-@pytest.mark.parametrize("margin", [np.ones((1, 1), np.float32), np.ones(2, np.float32)])
+@pytest.mark.parametrize("margin", [np.ones((1, 2), np.float32), np.ones(2, np.float32)])
 def test_margins_that_jax_has_put_together_are_checked(margin, cache):
     leaves, structure = jax.tree.flatten(dv.Policy(margin=(1,)))
     leaves = [margin if np.ndim(leaf) else leaf for leaf in leaves]
