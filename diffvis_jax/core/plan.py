@@ -172,7 +172,7 @@ def make_plan(
         """As many of the changed cells and of those in focus as there is room for: these first,
         then those that wait for longest."""
         first = focused & stale.any(1)
-        turn = jnp.where(waiting | first, cache.age + 1 + first * jnp.int32(_FIRST), 0)
+        turn = jnp.where(waiting | first, cache.age + 1 + first.astype(jnp.int32) * _FIRST, 0)
         left = jnp.maximum(room, 1) - chosen.sum(1, dtype=jnp.int32)
         some = oldest(turn, jnp.maximum(left, 0)[:, None]) | chosen
         return stale & some[:, None] & active
