@@ -42,7 +42,6 @@ def attention(
 
     def head_by_head(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         by_head = (jnp.moveaxis(q, 2, 0), jnp.moveaxis(k, 1, 0), jnp.moveaxis(v, 1, 0))
-        mixed = lax.map(lambda x: _in_chunks(x[0], x[1], x[2], bias), by_head)
         mixed = lax.map(lambda parts: _in_chunks(parts[0], parts[1], parts[2], bias), by_head)
         return jnp.moveaxis(mixed, 0, 2)
 
