@@ -105,8 +105,12 @@ def narrowed(
     cells = wanted(jnp.ones_like(budget))
     at = jnp.zeros_like(cells[:, 0, 0], jnp.int32)
     state = cells, at, too_much(cells, at)
-    # No trip without a budget.
-    cells, at, _ = lax.while_loop(lambda state: state[2].any(), narrow, state)
+    if tuning.loops:  # no trip without a budget
+        state = lax.while_loop(lambda state: state[2].any(), narrow, state)
+    else:
+        for _ in range(last):
+            state = narrow(state)
+    cells, at, _ = state
     return cells, shares[at]
 
 
