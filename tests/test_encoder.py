@@ -1,9 +1,11 @@
 """The stateful wrapper: images in, tokens out, and true counts."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import ROUNDING, deviation
+from tiny import CLIP, ROUNDING, Kit, deviation
 
 import diffvis_jax as dv
 
@@ -98,27 +100,28 @@ def test_a_smaller_change_is_another_screen_if_asked(square, model):
         assert encoder.get_stats()["slot_changes"] == changes
 
 
-# Several slots are another program: of the smaller tower.
-@pytest.fixture(scope="module")
-def small(clip):
-    return dv.Model(clip.config, clip.params, "clip")
+@pytest.fixture(scope="module", params=[1, 2])
+def slotted(request, clip):
+    """A kit, and an encoder's arguments: several slots are another program, of a smaller tower."""
+    kit = clip if request.param == 1 else Kit(dataclasses.replace(CLIP, layers=2, size=16))
+    return kit, {"model": dv.Model(kit.config, kit.params, "clip"), "slots": request.param}
 
 
-@pytest.mark.parametrize("slots", [1, 2])
-def test_the_cache_can_be_looked_at(clip, small, slots):
-    encoder = dv.DifferentialVisionEncoder(small, slots=slots)
+def test_the_cache_can_be_looked_at(slotted):
+    kit, given = slotted
+    encoder = dv.DifferentialVisionEncoder(**given)
     assert encoder.cache is None
     for seed in (0, 1):
-        tokens = encoder.encode(first(clip, seed))
-    assert encoder.cache.config == clip.config
+        tokens = encoder.encode(first(kit, seed))
+    assert encoder.cache.config == kit.config
     assert np.array_equal(encoder.cache.tokens, tokens)
-    assert np.array_equal(clip.seen(encoder.cache.reference), clip.seen(first(clip, 1)))
+    assert np.array_equal(kit.seen(encoder.cache.reference), kit.seen(first(kit, 1)))
 
 
-@pytest.mark.parametrize("slots", [1, 2])
-def test_a_refused_frame_costs_nothing(clip, small, slots):
-    frame = first(clip)
-    encoder = dv.DifferentialVisionEncoder(small, slots=slots)
+def test_a_refused_frame_costs_nothing(slotted):
+    kit, given = slotted
+    frame = first(kit)
+    encoder = dv.DifferentialVisionEncoder(**given)
     encoder.encode(frame)
     for wrong in (frame.astype(np.float32), frame.transpose(0, 3, 1, 2), frame[..., :2]):
         with pytest.raises(dv.FrameError):

@@ -50,7 +50,8 @@ def test_a_greedy_answer_is_that_of_pytorch(model, golden, prompt):
     assert dv.generate_ids(model, frames, ids, 14, stop_ids=()).tolist() == expected
 
 
-@pytest.mark.parametrize("prompt", slow("one", "text"))
+@pytest.mark.slow
+@pytest.mark.parametrize("prompt", PROMPTS)
 def test_beams_go_on_behind_a_prompt(model, golden, prompt):
     frames, ids = frames_of(golden, prompt), golden[f"{prompt}_input_ids"]
     beams = dv.generate_ids(model, frames, ids, 3, stop_ids=(), num_beams=2)
