@@ -74,9 +74,9 @@ def test_streams_have_policies_of_their_own(either, slot_step):
     """A change that one stream sees and the other does not, in every slot of theirs."""
     a, b = screens(either, 2)
     policy = dv.Policy(change_threshold=[0.0, 0.9], settle=0)
-    near = [frame.copy() for frame in (a, b)]
+    near, p = [frame.copy() for frame in (a, b)], either.tower.patch
     for frame in near:
-        frame[:, :16, :16] ^= 32
+        frame[:, :p, :p] ^= 32
     *_, third, fourth = walk(either, slot_step, [a, b, *near], policy)
     for step in (third, fourth):
         assert np.asarray(step[1].changed_patches).tolist() == [1, 0]
