@@ -200,8 +200,8 @@ class Quantiser:
             except ConfigError as error:
                 raise ConfigError(f"{name}: {error}") from None
             weights = np.asarray(leaf, np.float32)
-            lost, whole = np.linalg.norm(np.asarray(dequantise(kernel)) - weights), weights
-            error = float(lost / max(float(np.linalg.norm(whole)), 1e-30))
+            lost = np.linalg.norm(np.asarray(dequantise(kernel)) - weights)
+            error = float(lost / max(float(np.linalg.norm(weights)), 1e-30))
             self._done.append(QuantisedMatrix(name, leaf.nbytes, kernel.nbytes, error))
             leaf = kernel
         self._after += leaf.nbytes

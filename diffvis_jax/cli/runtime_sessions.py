@@ -91,21 +91,14 @@ def find_contenders(args: argparse.Namespace) -> list[Contender]:
     """By --policies; the synchronous one first.
 
     Raises:
-      ValueError: no such policy; --budget-ms where steps cannot be bounded.
+      ValueError: no such policy.
     """
     full = dv.Policy(keyframe_every=1, settle=0)  # every step is a keyframe
     found = [] if args.no_synchronous else [Contender("synchronous full", full, True, True)]
     for name in map(str.strip, args.policies.split(",")):
         policy = full if name == FULL else find_policy(name)
         found.append(Contender(f"async {name}", policy, name == FULL))
-    if args.budget_ms is not None and not has_budget():
-        raise ValueError("--budget-ms: policies of this version have no budget")
     return found
-
-
-def has_budget() -> bool:
-    """Whether a policy can bound the work of a step."""
-    return "budget" in {field.name for field in dataclasses.fields(dv.Policy)}
 
 
 def budgeted(model: dv.Model, base: Contender, ms: float, frames: np.ndarray) -> Contender:
@@ -113,8 +106,7 @@ def budgeted(model: dv.Model, base: Contender, ms: float, frames: np.ndarray) ->
     timing = dv.calibrate_time(model, base.policy, frames)
     share = timing.budget_for(ms)
     tell(f"a full encode takes {timing.ms(1):.0f} ms (p95): a budget of {percent(share)}")
-    changes: dict[str, Any] = {"budget": share}
-    return Contender(f"{base.name}, {ms:g} ms", dataclasses.replace(base.policy, **changes))
+    return Contender(f"{base.name}, {ms:g} ms", dataclasses.replace(base.policy, budget=share))
 
 
 def read_recordings(args: argparse.Namespace) -> list[Recording]:

@@ -148,41 +148,15 @@ def make_plan(
     distance = _by_cell(distance_to(marked))
     stale = cache.stale | _reached(tower, marked, distance)
     distance = jnp.where(acted[:, None], distance, cache.distance)
-    bounded, refresh = (
-        jnp.broadcast_to(x, acted.shape) for x in (policy.budget < 1, policy.refresh_patches)
-    )
-    allowed = jnp.where(bounded, policy.budget * float(tower.macs), jnp.inf).astype(jnp.float32)
-    room = cells_within(tower, allowed, tuning)
-    # With a budget one at least in each step that has something to do: nothing waits for ever.
-    least = jnp.clip(refresh, 1, jnp.maximum(room, 1))
-    refresh = jnp.where(bounded & ~change.idle, least, refresh)
-    chosen = oldest(cache.age, refresh[:, None])
-    focused = jnp.zeros_like(waiting) if focus is None else _by_cell(focus)
-    margin = jnp.atleast_2d(policy.margins(tower))[:, _stages(tower)]  # [1, L] or [B, L]
-    idle = change.idle[:, None, None]
-    active = change.active[:, None, None]
-
-    def near(share: jax.Array) -> jax.Array:
-        """What margins of that share let in."""
-        narrow = jnp.where(share[:, None] > 0, share[:, None] * margin, 0)
-        within = distance[:, None].astype(jnp.float32) <= narrow[..., None]
-        return stale & ((within & ~idle) | (chosen | focused)[:, None]) & active
-
-    def few() -> jax.Array:
-        """As many of the changed cells and of those in focus as there is room for: these first,
-        then those that wait for longest."""
-        first = focused & stale.any(1)
-        turn = jnp.where(waiting | first, cache.age + 1 + first.astype(jnp.int32) * _FIRST, 0)
-        left = jnp.maximum(room, 1) - chosen.sum(1, dtype=jnp.int32)
-        some = oldest(turn, jnp.maximum(left, 0)[:, None]) | chosen
-        return stale & some[:, None] & active
-
-    compute, share = narrowed(near, few, tower, allowed, tuning)
+    bounded = jnp.broadcast_to(policy.budget < 1, acted.shape)
+    compute, share = _chosen(tower, cache, change, policy, focus, tuning, stale, distance, waiting)
+    idle = change.idle & stale.any((1, 2))
     spend = jnp.where(change.idle, jnp.minimum(policy.settle, policy.budget), 0)
-    budget = (spend * float(tower.macs)).astype(jnp.float32)
-    blocks, start = settled_blocks(tower, cache.progress, change.idle & stale.any((1, 2)), budget)
+    spend = (spend * float(tower.macs)).astype(jnp.float32)
+    blocks, start = settled_blocks(tower, cache.progress, idle, spend)
     if not is_stack(tower):
-        compute |= stale & idle & within_budget(tower, stale, distance, budget, tuning) & active
+        settled = stale & within_budget(tower, stale, distance, spend, tuning)
+        compute |= settled & (idle & change.active)[:, None, None]
 
     costs, dense = cost(tower, compute, tuning)
     expensive = (costs > tuning.full_above * tower.macs) & ~bounded
@@ -215,6 +189,56 @@ def make_plan(
         stale=after & ~(finished & is_stack(tower))[:, None, None],
         macs=_macs_done(tower, compute, dense, blocks),
     )
+
+
+def _chosen(
+    tower: Tower,
+    cache: Cache,
+    change: Change,
+    policy: Policy,
+    focus: jax.Array | None,
+    tuning: Tuning,
+    stale: jax.Array,
+    distance: jax.Array,
+    waiting: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """The stale cells that are computed now, but for what an idle stream settles.
+
+    Args:
+      stale, distance, waiting: bool `[B, L, P]`, int32 `[B, P]` and bool `[B, P]`, with the change.
+
+    Returns:
+      bool `[B, L, P]`; and how much of the margins the budget allowed for, float32 `[B]`.
+    """
+    bounded, refresh = (
+        jnp.broadcast_to(x, change.idle.shape) for x in (policy.budget < 1, policy.refresh_patches)
+    )
+    allowed = jnp.where(bounded, policy.budget * float(tower.macs), jnp.inf).astype(jnp.float32)
+    room = cells_within(tower, allowed, tuning)
+    # With a budget one at least in each step that has something to do: nothing waits for ever.
+    least = jnp.clip(refresh, 1, jnp.maximum(room, 1))
+    refresh = jnp.where(bounded & ~change.idle, least, refresh)
+    chosen = oldest(cache.age, refresh[:, None])
+    focused = jnp.zeros_like(waiting) if focus is None else _by_cell(focus)
+    margin = jnp.atleast_2d(policy.margins(tower))[:, _stages(tower)]  # [1, L] or [B, L]
+    stale = stale & change.active[:, None, None]
+
+    def near(share: jax.Array) -> jax.Array:
+        """What margins of that share let in."""
+        narrow = jnp.where(share[:, None] > 0, share[:, None] * margin, 0)
+        within = distance[:, None].astype(jnp.float32) <= narrow[..., None]
+        return stale & ((within & ~change.idle[:, None, None]) | (chosen | focused)[:, None])
+
+    def few() -> jax.Array:
+        """As many of the changed cells and of those in focus as there is room for: these first,
+        then those that wait for longest."""
+        first = focused & stale.any(1)
+        turn = jnp.where(waiting | first, cache.age + 1 + first.astype(jnp.int32) * _FIRST, 0)
+        left = jnp.maximum(room, 1) - chosen.sum(1, dtype=jnp.int32)
+        some = oldest(turn, jnp.maximum(left, 0)[:, None]) | chosen
+        return stale & some[:, None]
+
+    return narrowed(near, few, tower, allowed, tuning)
 
 
 def _by_cell(by_patch: jax.Array) -> jax.Array:

@@ -17,7 +17,7 @@ from jax import lax
 
 from diffvis_jax.core.cache import Cache, init_cache
 from diffvis_jax.core.execute import execute
-from diffvis_jax.core.plan import compare, make_plan
+from diffvis_jax.core.plan import Change, compare, make_plan
 from diffvis_jax.core.policy import Policy
 from diffvis_jax.core.report import FULL, PARTIAL, REUSE, Report, by_stage, stage_macs
 from diffvis_jax.core.scroll import check_moves, follow
@@ -148,7 +148,11 @@ def _tuned_step(
     if policy.scroll:
         cache, shift = follow(params, tower, cache, frames, change.acted)
         moved = shift.moved.sum((1, 2), dtype=jnp.int32)
-        change = compare(tower, cache, frames, policy, active, focus)
+
+        def again(_: Change) -> Change:
+            return compare(tower, cache, frames, policy, active, focus)
+
+        change = loop_if(moved.any(), again, change)
 
     def work(state: tuple[Cache, *tuple[jax.Array, ...]]) -> tuple[Cache, *tuple[jax.Array, ...]]:
         cache, *_ = state
