@@ -13,17 +13,25 @@ from typing import Any
 import jax
 import numpy as np
 
+from diffvis_jax.agent.prompt_tokens import (
+    CompressOptions,
+    PromptTokens,
+    prompt_tokens,
+    tokens_of_patches,
+)
+from diffvis_jax.core.change import compute_patch_diff
 from diffvis_jax.core.policy import Policy
 from diffvis_jax.core.report import combine, describe
 from diffvis_jax.core.step import jit_encode
 from diffvis_jax.encoder import DifferentialVisionEncoder
+from diffvis_jax.errors import ConfigError
 from diffvis_jax.images.anyres import Frame, TiledImage, pixels_of
 from diffvis_jax.language.answer import AnswerOptions
 from diffvis_jax.language.differential_prefill import PrefillPolicy
-from diffvis_jax.language.generate import check_context
+from diffvis_jax.language.generate import check_context, padded_length
 from diffvis_jax.language.positions import Grid
 from diffvis_jax.language.prompt import build_prompt, tokenize
-from diffvis_jax.language.prompt_session import PromptSession
+from diffvis_jax.language.prompt_session import Prefilled, PromptSession
 from diffvis_jax.language.splice import PackedTokens, packed
 from diffvis_jax.language.tokenizer import TextStream
 from diffvis_jax.model import Model
@@ -47,8 +55,10 @@ class Answer:
       compile_s: seconds of all this in which XLA compiled; above 0, the times are not typical.
       encoded: what the tower did: path, changed_patches, total_patches, recomputed, pending.
       prefilled: what became of the prompt: path, prefilled, total (see `PrefillReport`).
-      tokens: float32 `[N, P]` of each image, or its `PackedTokens`, as the language model was given
-        them: the earlier frames that it was shown again, oldest first, and this one.
+      tokens: float32 `[N, P]` of each image, or its `PackedTokens`: the earlier frames that the
+        language model was shown again, oldest first, and this one.
+      shown: what it was given of them: the same, unless they were compressed.
+      compressed: what compression did, see `Shown`; empty if nothing.
       grids: (rows, columns) of the tokens of each; of an overview, where there are tiles.
       logits: float32 `[V]`, of the first id.
       attention: float32 `[L, H, N]`, what the prompt's last position attends to on this frame,
@@ -66,6 +76,8 @@ class Answer:
     encoded: dict[str, Any]
     prefilled: dict[str, Any]
     tokens: list[Tokens]
+    shown: list[Tokens]
+    compressed: dict[str, float]
     grids: list[Grid]
     logits: np.ndarray
     attention: np.ndarray | None
@@ -80,12 +92,12 @@ class Answer:
     def light(self) -> "Answer":
         """Without the large arrays (megabytes for each frame), to be kept."""
         return dataclasses.replace(
-            self, tokens=[], grids=[], logits=self.logits[:0], attention=None
+            self, tokens=[], shown=[], grids=[], logits=self.logits[:0], attention=None
         )
 
     def numbers(self) -> dict[str, Any]:
         """All but the arrays, for JSON."""
-        arrays = ("ids", "tokens", "grids", "logits", "attention", "encoded", "prefilled")
+        arrays = ("ids", "tokens", "shown", "grids", "logits", "attention", "encoded", "prefilled")
         plain = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -121,6 +133,7 @@ class Answerer:
         options: AnswerOptions | None = None,
         attention: bool = False,
         history: int = 0,
+        compress: CompressOptions | None = None,
     ):
         """Args:
           conversation, numbered: template of the prompt, see `build_prompt`; None = the model's.
@@ -148,6 +161,8 @@ class Answerer:
         ]
         self._ids = [tokenize(prompt, self._tokenizer) for prompt in prompts]
         self._history = history
+        self._compress = self._compressor(compress or CompressOptions(), policy, attention)
+        self._before: np.ndarray | None = None  # the last frame, where no encoder compares them
         self._past: list[tuple[Tokens, Grid]] = []
         options = AnswerOptions() if options is None else options
         self._options = dataclasses.replace(options, vocabulary=len(self._tokenizer))
@@ -160,16 +175,22 @@ class Answerer:
     def reset(self) -> None:
         """Forgets the frames seen, statistics included."""
         self.session.reset()
-        self._past = []
+        self._past, self._before = [], None
+        if self._compress is not None:
+            self._compress.reset()
         if self.encoder is not None:
             self.encoder.reset_cache()
 
     def fresh_logits(self, tokens: Sequence[Tokens], grids: Sequence[Grid]) -> np.ndarray:
         """What a fresh prefill of images, `tokens` and `grids` of an `Answer`, gives: float32
         `[V]`; the session must be one that reuses nothing."""
-        return np.asarray(
-            self.session.prefill(list(tokens), self._ids[len(tokens) - 1], grids).logits
-        )
+        return np.asarray(self._read(list(tokens), grids).logits)
+
+    def _read(self, images: list[Tokens], grids: Sequence[Grid]) -> Prefilled:
+        ids, padded = self._ids[len(images) - 1], None
+        if self._compress is not None:  # a history grows: the prompt has room for all of it
+            padded = padded_length(len(ids) - 1 + self._budget)
+        return self.session.prefill(images, ids, grids, padded=padded)
 
     def stats(self) -> dict[str, float]:
         """Counts since the last reset, of the encoder and (`prompts_`...) of the session."""
@@ -225,7 +246,13 @@ class Answerer:
             self._past = seen[len(seen) - self._history :]
             images, grids = [image for image, _ in seen], [grid for _, grid in seen]
             start = time.perf_counter()
-            prefilled = self.session.prefill(images, self._ids[len(seen) - 1], grids)
+            shown: list[Tokens] = images
+            compressed: dict[str, float] = {}
+            if self._compress is not None:
+                made = self._compress.show(tokens, self._changed(frame))
+                shown, compressed = [made.image], made.report
+                grids = [(1, len(made.image.packing))]
+            prefilled = self._read(shown, grids)
             logits = np.asarray(prefilled.logits)
             prefill_ms = _since(start)
             ids, pieces, times = [], [], []
@@ -259,14 +286,52 @@ class Answerer:
             encoded=encoded,
             prefilled=prefilled.report,
             tokens=images,
+            shown=shown,
+            compressed=compressed,
             grids=grids,
             logits=logits,
             attention=attention,
         )
 
+    def _compressor(
+        self, options: CompressOptions, policy: Policy | None, attention: bool
+    ) -> PromptTokens | None:
+        config, language = self._model.config, self._model.language
+        made = prompt_tokens(options, language, config)
+        if made is None:
+            return None
+        if self._history:
+            raise ConfigError(
+                f"compress {options.method!r} shows the frames before in its own way: history must "
+                f"be 0, got {self._history}"
+            )
+        if language.config.image_newline:
+            raise ConfigError("images that are cut into tiles cannot be compressed: use 'none'")
+        if attention:
+            raise ConfigError("attention is told of all tokens of a frame: compress must be 'none'")
+        if policy is not None and policy.scroll:
+            raise ConfigError("compression does not follow what scrolls: scroll must be False")
+        self._budget = options.tokens(build(config).tokens)
+        return made
+
+    def _changed(self, frame: Frame) -> np.ndarray:
+        """The tokens whose pixels changed since the last frame, bool `[N]`."""
+        pixels = np.asarray(pixels_of(frame))
+        tower = build(with_size(self._model.config, pixels.shape[1:3]))
+        if self.encoder is not None and self.encoder.report is not None:
+            report = self.encoder.report
+            return tokens_of_patches(tower, np.asarray(report.changed[0] & ~report.skipped[0]))
+        before, self._before = self._before, pixels
+        if before is None or before.shape != pixels.shape:
+            return np.ones(tower.tokens, bool)
+        changed = compute_patch_diff(before[0], pixels[0], tower.token)
+        rows, columns = tower.token_grid
+        return np.asarray(changed)[:rows, :columns].ravel()
+
     def _check_context(self, tokens: int) -> None:
         """Raises `PromptError` unless a prompt whose images all have so many tokens fits, with its
         answer."""
+        tokens = tokens if self._compress is None else self._budget
         # One id stands for an image.
         length = len(self._ids[-1]) + (self._history + 1) * (tokens - 1)
         config = self._model.language.config

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # so that --help does not wait for JAX
     import diffvis_jax as dv
 
 PROMPT_STYLES = ("plain", "pyautogui")
+COMPRESS = ("none", "history", "merge", "pool", "random")  # CompressOptions.method
 COORDINATES = ("as-written", "screen", "screen_share", "input", "input_share")
 
 
@@ -114,6 +115,34 @@ def add_answer_options(parser: argparse.ArgumentParser) -> None:
         help="show the N frames before each, too, as they were encoded then (0)",
     )
     add(
+        "--compress",
+        choices=COMPRESS,
+        default="none",
+        help="which vision tokens a prompt shows: history: one for as long as a patch shows the "
+        "same, of all frames so far; merge: those that resemble each other become one; pool: "
+        "squares become one; random: some by chance, to compare with (%(default)s: all of a frame)",
+    )
+    add(
+        "--token-budget",
+        metavar="N",
+        type=whole(1, 2**20, "a whole number of tokens >= 1"),
+        help="at most so many vision tokens in a prompt (default: four frames for a history, a "
+        "quarter of a frame else)",
+    )
+    add(
+        "--history-layout",
+        choices=("changes", "current"),
+        help="of --compress history: in order of arrival (changes, the default), or the past and "
+        "then the whole present (current)",
+    )
+    add(
+        "--history-tolerance",
+        metavar="X",
+        type=number(0, 1e6, "a number >= 0"),
+        help="of --compress history: compare tokens, and keep what moved by no more than this "
+        "(default: as suits the tower, see docs/compression.md)",
+    )
+    add(
         "--seed",
         metavar="N",
         type=whole(0, 2**31 - 1, "a whole number, 0-2147483647"),
@@ -192,6 +221,15 @@ def check_answer_options(args: argparse.Namespace) -> None:
         raise ValueError("--top-p is about chance: give a --temperature above 0 too, or drop it")
     if args.num_beams > 1 and args.temperature > 0:
         raise ValueError("--num-beams above 1 needs --temperature 0: beam search knows no chance")
+    if args.token_budget is not None and args.compress == "none":
+        raise ValueError("--token-budget needs a way to keep to it: give --compress")
+    for name in ("history_layout", "history_tolerance"):
+        if getattr(args, name) is not None and args.compress != "history":
+            raise ValueError(f"--{name.replace('_', '-')} is about --compress history: give that")
+    if args.compress != "none" and args.history:
+        raise ValueError(
+            "--history shows whole frames, which --compress replaces: give one of the two"
+        )
     if args.prefill_refresh is not None and args.prefill == "exact":
         raise ValueError("--prefill-refresh is about --prefill bounded: give that")
 
@@ -281,6 +319,19 @@ def make_prefill(args: argparse.Namespace) -> dv.PrefillPolicy:
     return dataclasses.replace(named, tolerance=args.prefill_tolerance)
 
 
+def make_compression(args: argparse.Namespace) -> Any:
+    """The `CompressOptions` that the options ask for."""
+    from diffvis_jax.agent.prompt_tokens import CompressOptions
+    from diffvis_jax.compress import HistoryPolicy
+
+    policy = None
+    if args.history_tolerance is not None:
+        policy = HistoryPolicy(criterion="tokens", tolerance=args.history_tolerance)
+    return CompressOptions(
+        args.compress, args.token_budget, args.history_layout or "changes", policy
+    )
+
+
 def make_question(args: argparse.Namespace, model: dv.Model) -> str:
     """The prompt, with the instructions of its style."""
     from diffvis_jax.agent.commands import command_prompt
@@ -307,6 +358,7 @@ def answerer_options(args: argparse.Namespace, model: dv.Model) -> dict[str, Any
         "policy": make_policy(args, model),
         "prefill": make_prefill(args),
         "history": args.history,
+        "compress": make_compression(args),
         "options": dv.AnswerOptions(
             max_new_tokens=args.max_new_tokens,
             temperature=args.temperature,

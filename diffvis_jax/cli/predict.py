@@ -239,6 +239,10 @@ def run(args: argparse.Namespace) -> int:
     sized = sized_models(args, model, [sequence.paths for sequence in sequences], policy)
     model = sized[0]  # what there is room for is found out with its size; others may differ
     looks = Looks(args, model)
+    if looks.wants_attention and args.compress != "none":
+        raise ValueError(
+            "--save-heatmap and --click-regions look at all tokens of a frame: drop --compress"
+        )
     options = {"attention": looks.wants_attention, **answerer_options(args, model)}
     question = make_question(args, model)
     if args.benchmark:

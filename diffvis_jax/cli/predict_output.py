@@ -179,6 +179,12 @@ def answer_text(answer: Answer) -> str:
         f"encode {answer.encode_ms:.0f} ms",
         f"prefill {answer.prefill_ms:.0f} ms ({pre['prefilled']} of {pre['total']} tokens)",
     ]
+    if made := answer.compressed:
+        parts.insert(
+            1,
+            f"{made['tokens']} tokens stand for {made['tokens_of_frames']} (whitened error "
+            f"{made['whitened_error']:.3f})",
+        )
     if answer.first_token_ms is None:
         parts.append(f"{len(answer.ids)} tokens in {answer.generate_ms:.0f} ms")
     else:

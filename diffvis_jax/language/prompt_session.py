@@ -88,7 +88,12 @@ class PromptSession:
         self._stats = dict.fromkeys((*_COUNTS, "restarts"), 0)
 
     def prefill(
-        self, tokens: Any, input_ids: Ids, grids: Sequence[Grid] | None = None
+        self,
+        tokens: Any,
+        input_ids: Ids,
+        grids: Sequence[Grid] | None = None,
+        *,
+        padded: int | None = None,
     ) -> Prefilled:
         """Reads a prompt.
 
@@ -97,13 +102,15 @@ class PromptSession:
             `[N, P]`; None = no images.
           input_ids: int `[L]`, -200 where an image goes.
           grids: (rows, columns) of each image's tokens (see `make_prompt`).
+          padded: positions that the prompt is padded to, for prompts that grow; None = the
+            smallest of the fixed lengths.
 
         Raises:
           PromptError: `input_ids` are no integers, there is not one image for each -200, there are
             several prompts, or prompt and answer do not fit into the context.
         """
         params, config = self._language.params, self._language.config
-        prompt = make_prompt(self._language, tokens, input_ids, grids=grids)
+        prompt = make_prompt(self._language, tokens, input_ids, grids=grids, padded=padded)
         if len(prompt.length) != 1:
             raise PromptError(f"a session takes one prompt at a time, got {len(prompt.length)}")
         generate.check_context(int(prompt.length[0]), self.options.max_new_tokens, config)

@@ -41,15 +41,18 @@ def project(params: Params, tokens: jax.Array, *, config: DecoderConfig) -> jax.
 
 
 class PackedTokens(NamedTuple):
-    """Vision tokens of which a prompt shows some, in an order of its own (see `TiledImage`).
+    """Vision tokens of which a prompt shows some, in an order of its own: the tiles of an image
+    (see `TiledImage`), or what a history holds.
 
     Attributes:
-      tokens: of all frames of an image, `[R, P]`.
-      packing: int32 `[M]`, rows of them, or `NEWLINE`.
+      tokens: `[R, P]`, or `[R, D]` if they are projected already.
+      packing: int32 `[M]`, rows of them, or `NEWLINE` for a model with an `image_newline`.
+      projected: whether the tokens went through the projector when they came.
     """
 
     tokens: Any
     packing: np.ndarray
+    projected: bool = False
 
 
 def packed(tokens: Any, packing: np.ndarray) -> PackedTokens:
@@ -181,7 +184,7 @@ def _check_images(places: list[int], images: int) -> None:
 
 def _unpacked(spliced: Splice, packings: list[np.ndarray], rows: list[int]) -> Splice:
     """The same with `image` counted among all tokens, not among those that are shown; the row
-    behind the last is the end of a line."""
+    behind the last is the end of a line (`NEWLINE`)."""
     starts = np.cumsum([0, *rows])
     order = np.concatenate(
         [
@@ -193,7 +196,7 @@ def _unpacked(spliced: Splice, packings: list[np.ndarray], rows: list[int]) -> S
     return spliced._replace(image=image)
 
 
-@functools.partial(jax.jit, static_argnames="config")
+@functools.partial(jax.jit, static_argnames=("config", "projected"))
 def embed_prompt(
     params: Params,
     spliced: Splice,
@@ -201,16 +204,18 @@ def embed_prompt(
     rotary: jax.Array | None = None,
     *,
     config: DecoderConfig,
+    projected: bool = False,
 ) -> Prompt:
     """Embeddings of spliced prompts with vision tokens `[n, N, P]`, or `[n N, P]`; None = no
-    images. `rotary`: int32 `[B, T, 3]`, see `Prompt`."""
+    images. `rotary`: int32 `[B, T, 3]`, see `Prompt`; `projected`: whether the tokens are."""
     text, image, length = (jnp.asarray(part) for part in spliced)
     x = embed(params, text)
     if tokens is not None:
-        projected = project(params, tokens, config=config).reshape(-1, config.width)
+        rows = jnp.asarray(tokens) if projected else project(params, tokens, config=config)
+        rows = rows.reshape(-1, config.width)
         if config.image_newline:
-            projected = jnp.concatenate([projected, params["projector"]["image_newline"][None]])
-        x = jnp.where((image >= 0)[..., None], projected[jnp.maximum(image, 0)], x)
+            rows = jnp.concatenate([rows, params["projector"]["image_newline"][None]])
+        x = jnp.where((image >= 0)[..., None], rows[jnp.maximum(image, 0)], x)
     inside = jnp.arange(text.shape[1], dtype=jnp.int32)[None] < length[:, None]
     mark = -1 if config.image_token_id is None else config.image_token_id
     return Prompt(
@@ -234,8 +239,8 @@ def make_prompt(
     """Splices vision tokens into prompts and embeds them.
 
     Args:
-      tokens: vision tokens `[n, N, P]`, or a list of `[N, P]` of images of different sizes, or of
-        `PackedTokens` for a model with an `image_newline`; None = no images.
+      tokens: vision tokens `[n, N, P]`, or a list of `[N, P]` of images of different sizes, and of
+        `PackedTokens`, which all images of a model with an `image_newline` are; None = no images.
       input_ids: `[L]` or `[B, L]`, or a list of prompts of different lengths.
       grids: (rows, columns) of the tokens of each image, which a model with an `mrope_section`
         needs; None = not told.
@@ -253,26 +258,34 @@ def make_prompt(
             f"{NO_VIDEOS}"
         )
     tokens = None if tokens is None or not len(tokens) else tokens
-    packings: list[np.ndarray] = []
-    if isinstance(tokens, list):
-        packings = [x.packing for x in tokens if isinstance(x, PackedTokens)]
-        tokens = [x.tokens if isinstance(x, PackedTokens) else x for x in tokens]
-    if tokens is not None and len(packings) != config.image_newline * len(tokens):
+    images = list(tokens) if isinstance(tokens, list) else []
+    packed_images = [x for x in images if isinstance(x, PackedTokens)]
+    if tokens is not None and config.image_newline and len(packed_images) != len(tokens):
         raise PromptError(
             "images of this model are cut into tiles: give each as preprocess_tiles makes it"
-            if config.image_newline
-            else "images of this model are not cut into tiles: give each as preprocess makes it"
         )
+    if not config.image_newline and any((x.packing == NEWLINE).any() for x in packed_images):
+        raise PromptError(
+            "images of this model are not cut into tiles: give each as preprocess makes it"
+        )
+    projected = bool(packed_images) and packed_images[0].projected
+    if projected and not all(isinstance(x, PackedTokens) and x.projected for x in images):
+        raise PromptError("either all images of a prompt are projected already, or none is")
+    packings: list[np.ndarray] = []
+    if packed_images:
+        packings = [x.packing if isinstance(x, PackedTokens) else np.arange(len(x)) for x in images]
+        tokens = [x.tokens if isinstance(x, PackedTokens) else x for x in images]
     shapes: list[tuple[int, ...]] = []
     if isinstance(tokens, list):
         shapes = [x.shape for x in tokens]
     elif tokens is not None:
         shapes = [tokens.shape[1:]] * len(tokens)
+    width = config.width if projected else config.projector_input
     for shape in shapes:
-        if len(shape) != 2 or shape[1] != config.projector_input:
+        if len(shape) != 2 or shape[1] != width:
             raise PromptError(
-                f"vision tokens must be [images, tokens, {config.projector_input}] for this "
-                f"projector, got {[len(shapes), *shape]}"
+                f"vision tokens must be [images, tokens, {width}] for this "
+                f"{'decoder' if projected else 'projector'}, got {[len(shapes), *shape]}"
             )
     mrope = bool(config.mrope_section)
     sizes = [len(packing) for packing in packings] or [shape[0] for shape in shapes]
@@ -299,4 +312,6 @@ def make_prompt(
         spliced = _unpacked(spliced, packings, [shape[0] for shape in shapes])
     if isinstance(tokens, list):
         tokens = jnp.concatenate([jnp.asarray(x) for x in tokens])
-    return embed_prompt(language.params, spliced, tokens, rotary, config=config)
+    return embed_prompt(
+        language.params, spliced, tokens, rotary, config=config, projected=projected
+    )

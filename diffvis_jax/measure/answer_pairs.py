@@ -69,9 +69,10 @@ class Comparison:
     """Answers one question about a sequence of frames in both ways, which take turns."""
 
     def __init__(self, model: Model, question: str, **options: Any):
-        """Args: as `Answerer`, without `differential`."""
+        """Args: as `Answerer`, without `differential`. Full answers see all tokens of a frame."""
         self._config = model.config
-        self._full = Answerer(model, question, **options, differential=False)
+        whole = {name: value for name, value in options.items() if name != "compress"}
+        self._full = Answerer(model, question, **whole, differential=False)
         self.differential = Answerer(model, question, **options)
         self.reset()
 
@@ -111,7 +112,7 @@ class Comparison:
             tokens = map(_all_tokens, (differential.tokens[-1], full.tokens[-1], tokens_before))
             missed = missed_at(np.asarray(at).reshape(-1), *tokens)
         self._before = frame, full.tokens[-1]
-        fresh = self._full.fresh_logits(differential.tokens, differential.grids)
+        fresh = self._full.fresh_logits(differential.shown, differential.grids)
         return Pair(
             full=full,
             differential=differential,

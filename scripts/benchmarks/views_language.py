@@ -17,6 +17,7 @@ from diffvis_jax.language.differential_prefill import (
     jit_prefill_fresh,
     prefill_next,
 )
+from diffvis_jax.language.language_model import Language
 from diffvis_jax.report.text import decimal, milliseconds, percent
 
 TEXT = 40  # tokens after the images
@@ -60,16 +61,28 @@ def prefill_rows(tokens: int, views: int, layers: int) -> list[dict[str, Any]]:
     return rows
 
 
+def random_language(layers: int, projector_input: int) -> Language:
+    """A decoder with random weights in the widths of the 0.5B one, and few words."""
+    config = dv.DecoderConfig(
+        layers=layers, vocabulary=1024, eos_ids=(1,), projector_input=projector_input
+    )
+    rng = np.random.default_rng(0)
+    shapes = expected_shapes(config).items()
+    return Language(
+        config,
+        unflatten(
+            {
+                path: jnp.asarray(rng.standard_normal(shape, np.float32) * shape[-1] ** -0.5)
+                for path, shape in shapes
+            }
+        ),
+    )
+
+
 def _timed(tokens: int, views: int, moving: int, layers: int) -> tuple[float, float]:
     """Median milliseconds of a differential and a fresh prefill."""
-    config = dv.DecoderConfig(layers=layers, vocabulary=1024, eos_ids=(1,), projector_input=64)
-    rng = np.random.default_rng(0)
-    params = unflatten(
-        {
-            path: jnp.asarray(rng.standard_normal(shape, np.float32) * shape[-1] ** -0.5)
-            for path, shape in expected_shapes(config).items()
-        }
-    )
+    language = random_language(layers, 64)
+    config, params, rng = language.config, language.params, np.random.default_rng(0)
     length = views * tokens + TEXT
     embeddings = rng.standard_normal((1, length, config.width), np.float32)
     image = np.arange(length)[None] < views * tokens
