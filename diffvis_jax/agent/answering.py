@@ -29,6 +29,7 @@ from diffvis_jax.images.anyres import Frame, TiledImage, pixels_of
 from diffvis_jax.language.answer import AnswerOptions
 from diffvis_jax.language.differential_prefill import PrefillPolicy
 from diffvis_jax.language.generate import check_context, padded_length
+from diffvis_jax.language.layer_keep import LayerKeep
 from diffvis_jax.language.positions import Grid
 from diffvis_jax.language.prompt import build_prompt, tokenize
 from diffvis_jax.language.prompt_session import Prefilled, PromptSession
@@ -134,6 +135,7 @@ class Answerer:
         attention: bool = False,
         history: int = 0,
         compress: CompressOptions | None = None,
+        layer_keep: LayerKeep | None = None,
     ):
         """Args:
           conversation, numbered: template of the prompt, see `build_prompt`; None = the model's.
@@ -169,7 +171,12 @@ class Answerer:
         self._check_context(build(model.config).tokens)  # of tiled images: the overview at least
         self.encoder = DifferentialVisionEncoder(model, policy) if differential else None
         self.session = PromptSession(
-            language, prefill, self._options, differential=differential, attention=attention
+            language,
+            prefill,
+            self._options,
+            differential=differential and layer_keep is None,
+            attention=attention,
+            layer_keep=layer_keep,
         )
 
     def reset(self) -> None:

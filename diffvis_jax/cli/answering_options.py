@@ -139,8 +139,16 @@ def add_answer_options(parser: argparse.ArgumentParser) -> None:
         "--history-tolerance",
         metavar="X",
         type=number(0, 1e6, "a number >= 0"),
-        help="of --compress history: compare tokens, and keep what moved by no more than this "
-        "(default: as suits the tower, see docs/compression.md)",
+        help="of --compress history: keep what moved by no more than this, each token for itself; "
+        "0 = lossless (default: as suits the tower)",
+    )
+    add(
+        "--layer-keep",
+        metavar="SHARE",
+        type=number(0, 1, "a share of the image tokens, 0-1"),
+        nargs="+",
+        help="shares of the image tokens that go on after equal parts of the language model's "
+        "layers, such as 0.7 0.5 0.4; every prompt is read afresh then (default: all go on)",
     )
     add(
         "--seed",
@@ -226,6 +234,10 @@ def check_answer_options(args: argparse.Namespace) -> None:
     for name in ("history_layout", "history_tolerance"):
         if getattr(args, name) is not None and args.compress != "history":
             raise ValueError(f"--{name.replace('_', '-')} is about --compress history: give that")
+    if args.layer_keep is not None:
+        make_layer_keep(args)
+        if args.prefill != "exact":
+            raise ValueError("--layer-keep reads every prompt afresh: drop --prefill bounded")
     if args.compress != "none" and args.history:
         raise ValueError(
             "--history shows whole frames, which --compress replaces: give one of the two"
@@ -326,10 +338,20 @@ def make_compression(args: argparse.Namespace) -> Any:
 
     policy = None
     if args.history_tolerance is not None:
-        policy = HistoryPolicy(criterion="tokens", tolerance=args.history_tolerance)
+        policy = HistoryPolicy(tolerance=args.history_tolerance)
     return CompressOptions(
         args.compress, args.token_budget, args.history_layout or "changes", policy
     )
+
+
+def make_layer_keep(args: argparse.Namespace) -> Any:
+    """The `LayerKeep` that the options ask for; None = none."""
+    from diffvis_jax.language.layer_keep import LayerKeep
+
+    if args.layer_keep is None:
+        return None
+    parts = len(args.layer_keep) + 1
+    return LayerKeep(tuple(n / parts for n in range(1, parts)), tuple(args.layer_keep))
 
 
 def make_question(args: argparse.Namespace, model: dv.Model) -> str:
@@ -359,6 +381,7 @@ def answerer_options(args: argparse.Namespace, model: dv.Model) -> dict[str, Any
         "prefill": make_prefill(args),
         "history": args.history,
         "compress": make_compression(args),
+        "layer_keep": make_layer_keep(args),
         "options": dv.AnswerOptions(
             max_new_tokens=args.max_new_tokens,
             temperature=args.temperature,

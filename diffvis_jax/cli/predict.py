@@ -243,6 +243,10 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(
             "--save-heatmap and --click-regions look at all tokens of a frame: drop --compress"
         )
+    if looks.wants_attention and args.layer_keep is not None:
+        raise ValueError(
+            "--save-heatmap and --click-regions look at all layers' tokens: drop --layer-keep"
+        )
     options = {"attention": looks.wants_attention, **answerer_options(args, model)}
     question = make_question(args, model)
     if args.benchmark:

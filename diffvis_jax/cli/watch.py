@@ -46,7 +46,7 @@ OF_THE_SCREEN = ("monitor", "region", "display")
 OF_THE_ANSWERS = (
     *("prompt_style", "coordinates", "conv_mode", "temperature", "top_p", "num_beams"),
     *("add_vision_id", "repetition_penalty", "max_new_tokens", "history", "seed", "min_change"),
-    *("compress", "token_budget", "history_layout", "history_tolerance"),
+    *("compress", "token_budget", "history_layout", "history_tolerance", "layer_keep"),
     *("decode_dtype", "prefill", "prefill_refresh", "prefill_tolerance"),
 )
 

@@ -29,12 +29,14 @@ class History:
 
     Attributes:
       tokens: of each run; zeros beyond `length`.
+      reference: of each patch, its own token when its run began: what a frame is compared with.
       along: what was made of the token and goes along with it, such as its projection into a
         language model; None = nothing.
-      patch: whose run it is, in raster order; -1 beyond `length`.
+      patch: whose run it is, in raster order; the first of several that share it; -1 beyond
+        `length`.
       first, last: steps that the run stands for, both included.
-      weight: frames that the run stands for; less than the steps where a stream stood still.
-      drift: the largest squared whitened distance of a frame's token from the run's.
+      weight: frames x patches that the run stands for.
+      drift: the largest squared whitened distance of a frame's token from its reference.
       open: slot of each patch's present run; -1 before its first.
       length: slots used.
       lost: frames x patches that were given up for lack of room.
@@ -42,6 +44,7 @@ class History:
     """
 
     tokens: jax.Array  # float32 or bfloat16 [B, M, D]
+    reference: jax.Array  # float32 [B, N, D]
     along: jax.Array | None  # float32 [B, M, E]
     patch: jax.Array  # int32 [B, M]
     first: jax.Array  # int32 [B, M]
@@ -79,44 +82,44 @@ class HistoryReport:
 @jax.tree_util.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class HistoryPolicy:
-    """When a run ends. The numbers are traced, the names static.
+    """When a run ends. The numbers are traced, the criterion is static.
 
     Attributes:
       criterion: a run ends where the "tokens" moved, the "pixels" changed, or "either". Pixels
         suit towers in which a patch's token keeps its bits while its surroundings change; where all
         tokens move with a large change (FastViTHD), keeping them is worse than forgetting.
       tolerance: squared whitened distance, mean over the channels, above which a token moved from
-        its *run's* token, so that slow drift adds up; 0 = a bit differs, which loses nothing.
+        what it was when its *run* began, so that slow drift adds up; 0 = a bit differs.
+      keep: share of the tokens that move in a frame that begin runs of their own; the others join
+        the one that they resemble, and share its run (`soft_matching`). 1 = all of them.
       keyframe_above: where more than this share of the patches moved, all begin a new run.
-      merge: what a run's token is: "keep" = that of its first frame, which a language model's keys
-        and values stay right for; "mean" = of all its frames.
       spare: share of the slots that is freed at once when there is no room.
     """
 
     criterion: Criterion = "tokens"
     tolerance: Any = 0.1
+    keep: Any = 1.0
     keyframe_above: Any = 1.0
-    merge: Literal["keep", "mean"] = "keep"
     spare: Any = 0.25
 
     def __post_init__(self):
-        for name, choices in (("criterion", CRITERIA), ("merge", ("keep", "mean"))):
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
-        for name, most in (("tolerance", np.inf), ("keyframe_above", 1), ("spare", 1)):
-            value = checked(name, getattr(self, name), np.float32, most)
-            object.__setattr__(self, name, value)
+        if self.criterion not in CRITERIA:
+            raise ConfigError(f"criterion must be one of {CRITERIA}, got {self.criterion!r}")
+        for name in _NUMBERS:
+            most = np.inf if name == "tolerance" else 1
+            object.__setattr__(self, name, checked(name, getattr(self, name), np.float32, most))
 
     def tree_flatten_with_keys(self):
-        names = ("tolerance", "keyframe_above", "spare")
-        leaves = [(jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in names]
-        return leaves, (names, self.criterion, self.merge)
+        leaves = [(jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in _NUMBERS]
+        return leaves, self.criterion
 
     @classmethod
-    def tree_unflatten(cls, static, leaves):
-        names, criterion, merge = static
-        values = dict(zip(names, leaves, strict=True))
-        return unchecked(cls, {**values, "criterion": criterion, "merge": merge})
+    def tree_unflatten(cls, criterion, leaves):
+        values = dict(zip(_NUMBERS, leaves, strict=True))
+        return unchecked(cls, {**values, "criterion": criterion})
+
+
+_NUMBERS = ("tolerance", "keep", "keyframe_above", "spare")
 
 
 def init_history(
@@ -156,6 +159,7 @@ def init_history(
 
     return History(
         tokens=full((slots, width), 0, dtype),
+        reference=full((patches, width), 0, jnp.float32),
         along=None if along is None else full((slots, along), 0, jnp.float32),
         patch=full((slots,), -1, jnp.int32),
         first=full((slots,), 0, jnp.int32),
@@ -213,7 +217,8 @@ def tokens_at(history: History, step: Any) -> tuple[jax.Array, jax.Array]:
       step: int32, one for all streams or `[B]`, counted from the start.
 
     Returns:
-      float32 `[B, N, D]`, zeros where it was given up; which are known, bool `[B, N]`.
+      float32 `[B, N, D]`, zeros where it was given up; which are known, bool `[B, N]`. Of patches
+      that shared a run the first one alone is known.
     """
     batch, number = history.open.shape
     step = jnp.asarray(step, jnp.int32).reshape(-1, 1)
@@ -221,6 +226,10 @@ def tokens_at(history: History, step: Any) -> tuple[jax.Array, jax.Array]:
     there = used & (history.first <= step) & (step <= history.last)
     patch = jnp.where(there, history.patch, number)
     stream = jnp.arange(batch)[:, None]
+    # Others may go on with a run that its first patch has left: the later one counts.
+    begun = jnp.full((batch, number + 1), -1, jnp.int32).at[stream, patch].max(history.first)
+    latest = history.first == jnp.take_along_axis(begun, patch, axis=1)
+    patch = jnp.where(latest, patch, number)
     empty = jnp.zeros((batch, number, history.tokens.shape[-1]), jnp.float32)
     tokens = empty.at[stream, patch].set(history.tokens.astype(jnp.float32), mode="drop")
     known = jnp.zeros((batch, number), bool).at[stream, patch].set(True, mode="drop")

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from diffvis_jax.compress.history import History, HistoryPolicy, HistoryReport
-from diffvis_jax.compress.token_scale import TokenScale, check_width, squared_distance
+from diffvis_jax.compress.matching import match_some
+from diffvis_jax.compress.token_scale import TokenScale, check_width, squared_distance, whiten
 from diffvis_jax.errors import CacheError, ConfigError
+from diffvis_jax.utils.validation import concrete
 
 _NEVER = 2**30
 
@@ -60,15 +62,12 @@ def update_history(
     counted = seen & active[:, None]
 
     had = history.open >= 0
-    stored = jnp.take_along_axis(
-        history.tokens, jnp.maximum(history.open, 0)[..., None], axis=1
-    ).astype(jnp.float32)
-    as_stored = tokens.astype(history.tokens.dtype).astype(jnp.float32)
+    tokens = tokens.astype(history.tokens.dtype).astype(jnp.float32)
     if scale is None:
         distance, token_moved = jnp.zeros((batch, number)), jnp.zeros((batch, number), bool)
     else:
-        distance = squared_distance(as_stored, stored, scale)
-        differs = (as_stored != stored).any(-1)
+        distance = squared_distance(tokens, history.reference, scale)
+        differs = (tokens != history.reference).any(-1)
         # A number that is none is further than any tolerance.
         token_moved = jnp.where(policy.tolerance == 0, differs, ~(distance <= policy.tolerance))
     moved = {
@@ -81,45 +80,59 @@ def update_history(
     moved |= counted & (share > policy.keyframe_above)[:, None]
     corrections = (moved & had & ~changed).sum(1, dtype=jnp.int32)
 
-    history, freed = _make_room(history, moved.sum(1, dtype=jnp.int32), policy)
+    index = jnp.broadcast_to(jnp.arange(number, dtype=jnp.int32), (batch, number))
+    first = index
+    if scale is not None:
+        target = jnp.ceil(policy.keep * moved.sum(1)).astype(jnp.int32)
+        first = match_some(whiten(tokens, scale), moved, target=target)
+    begins = moved & (first == index)
+    added = begins.sum(1, dtype=jnp.int32)
+    history, freed = _make_room(history, added, policy)
     stays = counted & ~moved
-    place = history.length[:, None] + jnp.cumsum(moved, 1, dtype=jnp.int32) - 1
-    new = jnp.where(moved, place, slots)  # one beyond the last: dropped
+    place = history.length[:, None] + jnp.cumsum(begins, 1, dtype=jnp.int32) - 1
+    place = jnp.take_along_axis(place, first, axis=1)
+    new = jnp.where(begins, place, slots)  # one beyond the last: dropped
+    joined = jnp.where(moved, place, slots)
     old = jnp.where(stays, history.open, slots)
     clock = jnp.broadcast_to(history.clock[:, None], (batch, number))
     one = jnp.ones((batch, number), jnp.float32)
     distance = jnp.where(stays, distance, 0)
-    weight = history.weight.at[stream, old].add(one, mode="drop")
-    kept = history.tokens
-    if policy.merge == "mean":
-        step = (as_stored - stored) / jnp.take_along_axis(
-            weight, jnp.maximum(history.open, 0), axis=1
-        ).clip(1)[..., None]
-        kept = kept.at[stream, old].set((stored + step).astype(kept.dtype), mode="drop")
-    index = jnp.broadcast_to(jnp.arange(number, dtype=jnp.int32), (batch, number))
+
+    def mean(rows: jax.Array) -> jax.Array:
+        """Of what shares a run, at its first patch; as offsets, so that one alone keeps its
+        bits."""
+        own = jnp.take_along_axis(rows, first[..., None], axis=1)
+        count = jnp.zeros((batch, number)).at[stream, first].add(one)
+        moves = jnp.where((first == index)[..., None], 0, rows - own)
+        total = jnp.zeros_like(rows).at[stream, first].add(moves)
+        return rows + total / jnp.maximum(count, 1)[..., None]
+
     history = History(
-        tokens=kept.at[stream, new].set(tokens.astype(kept.dtype), mode="drop"),
+        tokens=history.tokens.at[stream, new].set(
+            mean(tokens).astype(history.tokens.dtype), mode="drop"
+        ),
+        reference=jnp.where(moved[..., None], tokens, history.reference),
         along=None
         if history.along is None
-        else history.along.at[stream, new].set(along, mode="drop"),
+        else history.along.at[stream, new].set(mean(jnp.asarray(along)), mode="drop"),
         patch=history.patch.at[stream, new].set(index, mode="drop"),
         first=history.first.at[stream, new].set(clock, mode="drop"),
         last=history.last.at[stream, new]
         .set(clock, mode="drop")
         .at[stream, old]
         .set(clock, mode="drop"),
-        weight=weight.at[stream, new].set(one, mode="drop"),
-        drift=history.drift.at[stream, new]
-        .set(0 * one, mode="drop")
-        .at[stream, old]
-        .max(distance, mode="drop"),
+        weight=history.weight.at[stream, old]
+        .add(one, mode="drop")
+        .at[stream, joined]
+        .add(one, mode="drop"),
+        drift=history.drift.at[stream, old].max(distance, mode="drop"),
         open=jnp.where(moved, place, history.open),
-        length=history.length + moved.sum(1, dtype=jnp.int32),
+        length=history.length + added,
         lost=history.lost,
         clock=history.clock + active.astype(jnp.int32),
     )
     report = HistoryReport(
-        added=moved.sum(1, dtype=jnp.int32),
+        added=added,
         corrections=corrections,
         freed=freed,
         length=history.length,
@@ -202,8 +215,9 @@ def _check(
     wanted = None if history.along is None else (*expected[:2], history.along.shape[-1])
     if shape != wanted:
         raise CacheError(f"what goes along must be {wanted}, got {shape}")
-    if along is not None and policy.merge == "mean":
-        raise ConfigError('what goes along cannot be averaged: use merge="keep"')
+    known = concrete(policy.keep)
+    if scale is None and known is not None and (known < 1).any():
+        raise ConfigError("keep below 1 compares tokens, which needs a scale")
     if scale is not None:
         check_width(tokens, scale)
     elif policy.criterion != "pixels":

@@ -112,6 +112,31 @@ def soft_matching(
     return group_by(lax.while_loop(too_many, one_round, state)[0])
 
 
+def match_some(metric: jax.Array, which: jax.Array, *, target: jax.Array) -> jax.Array:
+    """Groups some of the tokens as `soft_matching` does; the others stay alone.
+
+    Args:
+      metric: float32 `[B, N, C]`.
+      which: bool `[B, N]`, those that may be merged.
+      target: int32 `[B]`, groups of them to be left.
+
+    Returns:
+      int32 `[B, N]`, the first member of each token's group.
+    """
+    batch, number = which.shape
+    index = jnp.broadcast_to(jnp.arange(number, dtype=jnp.int32), (batch, number))
+    alone = Grouping(
+        slot=index,
+        weight=jnp.ones((batch, number), jnp.float32),
+        count=jnp.full((batch,), number, jnp.int32),
+    )
+    left = number - which.sum(1, dtype=jnp.int32) + jnp.maximum(target, 1)
+    found = soft_matching(metric, target=left, previous=alone, moved=which)
+    first = jnp.full((batch, number), number, jnp.int32)
+    first = first.at[jnp.arange(batch)[:, None], found.slot].min(index)
+    return jnp.take_along_axis(first, found.slot, axis=1)
+
+
 def _ward(
     centre: jax.Array,
     mass: jax.Array,

@@ -33,8 +33,9 @@ def forward(
     scattered: bool = False,
     span: int | None = None,
     watch: jax.Array | None = None,
+    layers: range | None = None,
 ) -> tuple[jax.Array, KVCache, jax.Array | None]:
-    """Runs rows through all layers; their keys and values are written into the cache first.
+    """Runs rows through the layers; their keys and values are written into the cache first.
 
     Operands of the matrix products are in the dtype of the matrices, sums and the residual stream
     in float32.
@@ -42,38 +43,42 @@ def forward(
     Args:
       cache: holds every position that the rows attend to and that is not among them.
       x: float32 `[B, R, D]`, embeddings of the rows.
-      positions: int32 `[B, R]`, slots in the cache; consecutive unless `scattered`.
+      positions: int32 `[B, R]`, slots in the cache but for what a layer lacks (`dropped`);
+        consecutive unless `scattered`.
       rotary: int32 `[B, R, 3]`, by what queries and keys are rotated; None = by their positions,
         moved by the cache's `rope_delta`.
       scattered: whether positions are arbitrary; those at T or beyond are not written then.
       span: no row attends beyond this many slots; None = T. Static.
       watch: int32 `[B]`, the row of each stream whose attention is wanted; None = of none.
+      layers: those to run; None = all. Static.
 
     Returns:
       the residual stream after the last layer, float32 `[B, R, D]`; the cache, its `length` as it
       was; attention weights of the watched rows, float32 `[B, L, H, span]`, or None.
     """
+    layers = range(config.layers) if layers is None else layers
     moved = positions + cache.rope_delta[:, None]
     rotation = _rotation(moved[..., None] if rotary is None else rotary, config)
-    keys, values, watched = [], [], []
-    for n in range(config.layers):
+    keys, values, watched = list(cache.keys), list(cache.values), []
+    for n in layers:
+        slots = positions if cache.dropped is None else positions - cache.dropped[:, n, None]
         layer = params[f"layer_{n}"]
         normed = rms_norm(x, layer["input_norm"]["scale"], config.norm_epsilon)
         query, key, value = _query_key_value(layer["attention"], normed, rotation, config)
         if scattered:
-            keys.append(write_rows(cache.keys[n], key, positions))
-            values.append(write_rows(cache.values[n], value, positions))
+            keys[n] = write_rows(keys[n], key, slots)
+            values[n] = write_rows(values[n], value, slots)
         else:
-            keys.append(write_run(cache.keys[n], key, positions[:, 0]))
-            values.append(write_run(cache.values[n], value, positions[:, 0]))
+            keys[n] = write_run(keys[n], key, slots[:, 0])
+            values[n] = write_run(values[n], value, slots[:, 0])
         visible = keys[n][:, :, :span], values[n][:, :, :span]
-        mixed = grouped_attention(query, *visible, positions)
+        mixed = grouped_attention(query, *visible, slots)
         x = x + linear(mixed, layer["attention"]["output"]["weight"])
         normed = rms_norm(x, layer["mlp_norm"]["scale"], config.norm_epsilon)
         x = x + _mlp(layer["mlp"], normed)
         if watch is not None:
             stream = jnp.arange(len(watch))
-            row = query[stream, watch], visible[0], positions[stream, watch]
+            row = query[stream, watch], visible[0], slots[stream, watch]
             watched.append(attention_weights(*row))
     cache = dataclasses.replace(cache, keys=tuple(keys), values=tuple(values))
     return x, cache, jnp.stack(watched, 1) if watched else None

@@ -25,12 +25,15 @@ class KVCache:
       length: positions that are filled.
       rope_delta: what is added to the position of text after the prompt, to rotate it; 0 unless
         the model has an `mrope_section`.
+      dropped: image tokens of the prompt that each layer lacks (`LayerKeep`): what follows them
+        stands so many slots before its position. None = no layer lacks any.
     """
 
     keys: tuple[jax.Array, ...]  # L x [B, G, T, d]
     values: tuple[jax.Array, ...]  # L x [B, G, T, d]
     length: jax.Array  # int32 [B]
     rope_delta: jax.Array  # int32 [B]
+    dropped: jax.Array | None = None  # int32 [B, L]
 
     @property
     def capacity(self) -> int:

@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffvis_jax.errors import PromptError
+from diffvis_jax.errors import ConfigError, PromptError
 from diffvis_jax.language import answer, generate
 from diffvis_jax.language.answer import AnswerOptions
 from diffvis_jax.language.differential_prefill import (
     PrefillPolicy,
+    PrefillReport,
+    Prompt,
     PromptCache,
     describe_prefill,
     init_prompt_cache,
@@ -22,6 +24,7 @@ from diffvis_jax.language.differential_prefill import (
 from diffvis_jax.language.generate import Generation
 from diffvis_jax.language.kv_cache import KVCache
 from diffvis_jax.language.language_model import Language
+from diffvis_jax.language.layer_keep import LayerKeep, image_tokens, jit_prefill_kept
 from diffvis_jax.language.positions import Grid
 from diffvis_jax.language.splice import Ids, make_prompt
 from diffvis_jax.language.tuning import PrefillTuning
@@ -66,6 +69,7 @@ class PromptSession:
         differential: bool = True,
         attention: bool = False,
         tuning: PrefillTuning | None = None,
+        layer_keep: LayerKeep | None = None,
     ):
         """Args:
         policy: what a prefill may leave out; None = `PrefillPolicy()`, which is exact.
@@ -73,7 +77,18 @@ class PromptSession:
         differential: whether anything is reused; False = every prefill is a fresh one.
         attention: whether prefills tell what the last position attends to.
         tuning: how prefills are laid out; None = as suits the platform.
+        layer_keep: which image tokens go no deeper; None = all go through all layers. With it every
+          prompt is read afresh.
+
+        Raises:
+          ConfigError: `layer_keep` together with `differential` or `attention`.
         """
+        if layer_keep is not None and (differential or attention):
+            raise ConfigError(
+                "layer_keep reads every prompt afresh, and tells no attention: it needs "
+                "differential=False and attention=False"
+            )
+        self._layer_keep = layer_keep
         self.policy = PrefillPolicy() if policy is None else policy
         self.options = AnswerOptions() if options is None else options
         self._language, self._attention = language, attention
@@ -117,7 +132,9 @@ class PromptSession:
         cache = self._fitting_cache(prompt.embeddings.shape[1])
         # The donated cache is gone if the step fails: forget it first, keep the new one after.
         self._cache = None
-        if self._differential:
+        if self._layer_keep is not None:
+            cache, report = self._read_kept(cache, prompt, self._layer_keep)
+        elif self._differential:
             cache, report = prefill_next(
                 params, cache, prompt, self.policy, config=config, tuning=self._tuning
             )
@@ -130,6 +147,31 @@ class PromptSession:
         if cache.attention is not None:
             attention = np.asarray(cache.attention[0])[..., np.asarray(prompt.image[0])]
         return Prefilled(cache.logits[0], described, attention)
+
+    def _read_kept(
+        self, cache: PromptCache, prompt: Prompt, keep: LayerKeep
+    ) -> tuple[PromptCache, PrefillReport]:
+        logits, kv = jit_prefill_kept(
+            self._language.params,
+            dataclasses.replace(cache.kv, dropped=None),
+            prompt.embeddings,
+            prompt.image,
+            prompt.length,
+            config=self._language.config,
+            keep=keep,
+            images=image_tokens(np.asarray(prompt.image)),
+            rotary=prompt.rotary,
+        )
+        none = jnp.zeros_like(prompt.length)
+        report = PrefillReport(
+            prefilled=prompt.length,
+            total=prompt.length,
+            changed=prompt.length,
+            first=none,
+            refreshed=none > 0,
+        )
+        length = jnp.copy(prompt.length)
+        return dataclasses.replace(cache, kv=kv, logits=logits, length=length), report
 
     def _fitting_cache(self, padded: int) -> PromptCache:
         capacity = padded + self.options.kept

@@ -69,9 +69,11 @@ class Comparison:
     """Answers one question about a sequence of frames in both ways, which take turns."""
 
     def __init__(self, model: Model, question: str, **options: Any):
-        """Args: as `Answerer`, without `differential`. Full answers see all tokens of a frame."""
+        """Args: as `Answerer`, without `differential`. Full answers see all tokens of a frame, in
+        all layers."""
         self._config = model.config
-        whole = {name: value for name, value in options.items() if name != "compress"}
+        fewer = ("compress", "layer_keep")
+        whole = {name: value for name, value in options.items() if name not in fewer}
         self._full = Answerer(model, question, **whole, differential=False)
         self.differential = Answerer(model, question, **options)
         self.reset()

@@ -52,10 +52,11 @@ from diffvis_jax.utils.progress import Progress
 
 POLICIES = {
     "pixels": HistoryPolicy(criterion="pixels"),
-    "either, 0.1": HistoryPolicy(criterion="either", tolerance=0.1),
     "tokens, 0.03": HistoryPolicy(tolerance=0.03),
     "tokens, 0.1": HistoryPolicy(tolerance=0.1),
     "tokens, 0.3": HistoryPolicy(tolerance=0.3),
+    "tokens, 0.05, keep half": HistoryPolicy(tolerance=0.05, keep=0.5),
+    "tokens, 0.1, keep 0.4": HistoryPolicy(tolerance=0.1, keep=0.4),
 }
 _SINGLE = 3  # frames of a session that the first table looks at
 
@@ -188,11 +189,12 @@ def frame_rows(
 
 
 def session_rows(sessions: dict[str, Encoded], scale: TokenScale) -> Iterator[dict[str, Any]]:
+    most = max(len(session.step) for session in sessions.values())  # one program for all
     for criterion, policy in POLICIES.items():
         errors: dict[str, list[float]] = {}
         totals = {"whole": 0, "tokens": 0}
         for name, session in sessions.items():
-            row = history_of(session, policy, scale)
+            row = history_of(session, policy, scale, most)
             for key in ("of_step", "of_full", "added", "random"):
                 errors.setdefault(key, []).extend(row[key])
             for key in totals:
@@ -213,12 +215,16 @@ def session_rows(sessions: dict[str, Encoded], scale: TokenScale) -> Iterator[di
         }
 
 
-def history_of(session: Encoded, policy: HistoryPolicy, scale: TokenScale) -> dict[str, Any]:
-    """One history of a session with room for all of it."""
+update = jax.jit(update_history, donate_argnums=0)
+error = jax.jit(whitened_error)
+
+
+def history_of(
+    session: Encoded, policy: HistoryPolicy, scale: TokenScale, most: int
+) -> dict[str, Any]:
+    """One history of a session with room for `most` frames, which is all of it."""
     frames, number, width = session.step.shape
-    history = init_history(number, width, slots=max(2, frames) * number)
-    update = jax.jit(update_history, donate_argnums=0)
-    error = jax.jit(whitened_error)
+    history = init_history(number, width, slots=max(2, most) * number)
     row: dict[str, Any] = {"whole": frames * number, "of_step": [], "of_full": [], "added": []}
     ms = []
     for tokens, full, changed in zip(*session, strict=True):
@@ -235,14 +241,14 @@ def history_of(session: Encoded, policy: HistoryPolicy, scale: TokenScale) -> di
     row["tokens"] = int(history.length[0])
     # Chance with as many tokens: the same share of every frame.
     share = max(1, round(row["tokens"] / frames))
-    chance = jax.jit(functools.partial(random_error, count=share))
     row["random"] = [
-        float(chance(jax.random.key(i), jnp.asarray(full)[None], scale)[0])
+        float(random_error(jax.random.key(i), jnp.asarray(full)[None], scale, count=share)[0])
         for i, full in enumerate(session.full)
     ]
     return {**row, "added": row["added"][1:], "ms": float(np.median(ms[1:]))}
 
 
+@functools.partial(jax.jit, static_argnames="count")
 def random_error(key: jax.Array, tokens: jax.Array, scale: TokenScale, *, count: int) -> jax.Array:
     grouping = keep_random(key, whiten(tokens, scale), count=count)
     boxes = np.zeros((tokens.shape[1], 4), np.float32)

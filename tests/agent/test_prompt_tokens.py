@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import FASTVITHD, LANGUAGE, QWEN, ROUNDING, deviation, random_params
+from tiny import FASTVITHD, LANGUAGE, QWEN, ROUNDING, STEM, deviation, random_params
 
 import diffvis_jax as dv
 from diffvis_jax.agent.prompt_tokens import (
@@ -78,6 +78,10 @@ def test_a_history_reads_what_a_fresh_prompt_would(language, layout):
 def test_idle_frames_add_nothing(language):
     frames, changed = frames_of(1)
     memory = prompt_tokens(CompressOptions("history"), language, FASTVITHD)
+    half = prompt_tokens(CompressOptions("history"), language, STEM)
+    for number in range(3):  # of a ViT, half of the tokens share the run of another
+        moved = changed[0] & (number == 0)
+        assert half.show(jnp.asarray(frames[:1]), moved).report["tokens"] == N // 2
     session = PromptSession(language, options=SHORT)
     for number in range(3):
         moved = changed[0] & (number == 0)

@@ -26,7 +26,9 @@ FLAGS = """--model-path --image-file --image-sequence --image-dir --sequence-roo
 --disable-differential --diff-threshold --diff-max-changed-patches --diff-patch-size
 --diff-skip-small --diff-print-stats --policy --benchmark --save-heatmap --heatmap-layer
 --heatmap-layer-avg-k --heatmap-alpha --heatmap-mode --force-pad-aspect --output-json --strict
---history --page"""
+--history --compress --token-budget --history-layout --history-tolerance --layer-keep --page"""
+
+NO_REGIONS = ("--click-regions", 0)  # they need the attention to all tokens
 
 
 @pytest.fixture(scope="module")
@@ -364,6 +366,33 @@ def test_an_interrupted_run_keeps_what_it_has(call, place, monkeypatch, capsys):
             "--output-json: no such",
         ),
         (("--image-dir", "ROOT/one", "--page", "no/such/page.html"), "--page: no such directory"),
+        (("--image-dir", "ROOT/one", "--token-budget", 9), "--token-budget needs a way to keep to"),
+        (
+            ("--image-dir", "ROOT/one", "--history-layout", "current"),
+            "--history-layout is about --compress history",
+        ),
+        (
+            ("--image-dir", "ROOT/one", "--compress", "history", "--history", 2),
+            "--history shows whole frames, which --compress replaces",
+        ),
+        (("--image-dir", "ROOT/one", "--compress", "pool"), "look at all tokens of a frame"),
+        (("--image-dir", "ROOT/one", "--layer-keep", 0.5), "look at all layers' tokens"),
+        (
+            ("--image-dir", "ROOT/one", "--layer-keep", 0.5, 0.6, *NO_REGIONS),
+            "keep must be falling shares",
+        ),
+        (
+            ("--image-dir", "ROOT/one", "--layer-keep", 0.5, "--prefill", "bounded"),
+            "drop --prefill bounded",
+        ),
+        (
+            ("--image-dir", "ROOT/one", "--compress", "merge", "--token-budget", 17, *NO_REGIONS),
+            "the token budget must be a whole number in 1-16, got 17",
+        ),
+        (
+            ("--image-dir", "ROOT/one", "--compress", "history", "--token-budget", 31, *NO_REGIONS),
+            "needs a token budget of at least 32, got 31",
+        ),
         (("--image-dir", "ROOT/one", "--page", "ROOT"), "--page names a directory"),
     ],
 )
@@ -493,3 +522,43 @@ def test_history_shows_the_frames_before_again(call, place):
     assert [frame["text"] for frame in frames] == [frame["text"] for frame in afresh]
     # The third frame equals the second: the screen before it does not, so the prompt is another.
     assert frames[2]["prefill"]["prefilled"] > 0
+
+
+def test_a_history_in_place_of_frames(call, place):
+    lossless = ("--compress", "history", "--history-tolerance", 0, "--policy", "exact")
+    status, found = call("--image-dir", place / "root" / "one", *lossless, *NO_REGIONS)
+    assert status == 0
+    frames = found["sequences"][0]["frames"]
+    made = [frame["compressed"] for frame in frames]
+    patches = frames[0]["encode"]["total_patches"]
+    assert made[0]["tokens"] == patches < made[1]["tokens"] <= made[1]["tokens_of_frames"]
+    assert made[2]["tokens"] == made[1]["tokens"]  # the third frame equals the second
+    assert made[2]["tokens_of_frames"] == 3 * patches
+    assert [frame["prefill"]["path"] for frame in frames] == ["full", "partial", "reuse"]
+    assert [part["whitened_error"] for part in made] == [0, 0, 0]
+
+
+@pytest.mark.slow
+def test_fewer_tokens_of_a_frame(call, place):
+    arguments = ("--image-dir", place / "root" / "one", "--token-budget", 4, *NO_REGIONS)
+    for method in ("merge", "pool", "random"):
+        status, found = call(*arguments, "--compress", method)
+        assert status == 0
+        frames = found["sequences"][0]["frames"]
+        assert [frame["compressed"]["tokens"] for frame in frames] == [4, 4, 4]
+        assert frames[2]["prefill"]["path"] == "reuse"
+        status, full = call(*arguments, "--compress", method, "--disable-differential")
+        assert [f["text"] for f in full["sequences"][0]["frames"]] == [f["text"] for f in frames]
+
+
+@pytest.mark.slow
+def test_image_tokens_that_go_no_deeper(call, place):
+    arguments = ("--image-dir", place / "root" / "one", *NO_REGIONS)
+    status, found = call(*arguments, "--layer-keep", 0.5, 0.25)
+    assert status == 0
+    frames = found["sequences"][0]["frames"]
+    assert [frame["prefill"]["path"] for frame in frames] == ["full"] * 3
+    assert frames[1]["text"] == frames[2]["text"]
+    whole = call(*arguments, "--layer-keep", 1.0)[1]["sequences"][0]["frames"]
+    plain = call(*arguments)[1]["sequences"][0]["frames"]
+    assert [frame["text"] for frame in whole] == [frame["text"] for frame in plain]

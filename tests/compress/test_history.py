@@ -116,12 +116,29 @@ def test_slow_drift_is_caught_when_it_adds_up():
         assert (distance[np.asarray(known)] <= 0.1).all()
 
 
-def test_a_run_may_be_the_mean_of_its_frames():
-    tokens = np.arange(4, dtype=np.float32)[:, None, None, None] * np.ones((4, 1, N, WIDTH))
-    tokens = tokens.astype(np.float32)
-    policy = HistoryPolicy(criterion="pixels", merge="mean")
-    history, _ = run(tokens, np.zeros((4, 1, N), bool), policy)
-    np.testing.assert_allclose(current_tokens(history), 1.5, rtol=1e-6)
+def test_tokens_that_come_together_may_share_a_run():
+    """The first three patches and the last three look alike: two runs hold the frame. Idle frames
+    add nothing, though no token is the mean; one that moves leaves the others their run."""
+    kind = np.arange(N) // 3
+    rng = np.random.default_rng(0)
+    frame = (5.0 * kind[:, None] + 0.1 * rng.normal(size=(N, WIDTH))).astype(np.float32)[None]
+    policy = HistoryPolicy(tolerance=1e-6, keep=1 / 3)
+    moved = frame.copy()
+    moved[0, 0] += 9
+    none = np.zeros((1, N), bool)
+    history, reports = run(np.stack([frame, frame, moved]), np.stack([none] * 3), policy)
+    assert [int(report.added[0]) for report in reports] == [2, 0, 1]
+    assert history.length[0] == 3
+    assert history.open[0].tolist() == [2, 0, 0, 1, 1, 1]
+    np.testing.assert_allclose(history.tokens[0, 0], frame[0, :3].mean(0), rtol=1e-5)
+    np.testing.assert_allclose(history.tokens[0, 1], frame[0, 3:].mean(0), rtol=1e-5)
+    assert history.weight[0, :3].tolist() == [3 + 3 + 2, 3 + 3 + 3, 1]
+    np.testing.assert_array_equal(history.reference, moved)
+    # The first patch left the run that others go on with: what it showed is known at any step.
+    for step, value in ((1, history.tokens[0, 0]), (2, moved[0, 0])):
+        back, known = tokens_at(history, step)
+        np.testing.assert_array_equal(back[0, 0], value)
+        assert known[0].tolist() == [True, False, False, True, False, False]
 
 
 @pytest.mark.parametrize("criterion", ["tokens", "pixels", "either"])
@@ -232,5 +249,8 @@ def test_bad_arguments():
         update_history(history, x, moved, policy=LOSSLESS, scale=SCALE, along=x)
     with pytest.raises(ConfigError, match="compares tokens, which needs a scale"):
         update_history(history, x, moved, policy=LOSSLESS)
+    policy = HistoryPolicy(criterion="pixels", keep=0.5)
+    with pytest.raises(ConfigError, match="keep below 1 compares tokens"):
+        update_history(history, x, moved, policy=policy)
     with pytest.raises(CacheError, match="which must be bool"):
         restart_history(history, [True, False])
