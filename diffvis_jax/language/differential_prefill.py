@@ -198,6 +198,46 @@ def init_prompt_cache(
     )
 
 
+def resize_prompt_cache(cache: PromptCache, padded: int, capacity: int) -> PromptCache:
+    """The same cache for prompts of another padding: what fits is kept.
+
+    Args:
+      padded: T of the prompts to come; positions beyond it are forgotten.
+      capacity: slots for prompt and answer.
+
+    Raises:
+      CacheError: fewer slots than positions.
+    """
+    if capacity < padded:
+        raise CacheError(f"{capacity} slots do not hold a prompt padded to {padded}")
+    return _resized(cache, padded, capacity)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _resized(cache: PromptCache, padded: int, capacity: int) -> PromptCache:
+    def fitted(x: jax.Array, axis: int, size: int) -> jax.Array:
+        x = lax.slice_in_dim(x, 0, min(size, x.shape[axis]), axis=axis)
+        room = [(0, size - x.shape[axis]) if i == axis else (0, 0) for i in range(x.ndim)]
+        return jnp.pad(x, room)
+
+    kv, rotary, attention = cache.kv, cache.rotary, cache.attention
+    length = jnp.minimum(cache.length, padded)
+    return dataclasses.replace(
+        cache,
+        kv=dataclasses.replace(
+            kv,
+            keys=tuple(fitted(x, 2, capacity) for x in kv.keys),
+            values=tuple(fitted(x, 2, capacity) for x in kv.values),
+            length=jnp.minimum(kv.length, padded),
+        ),
+        reference=fitted(cache.reference, 1, padded),
+        rotary=None if rotary is None else fitted(rotary, 1, padded),
+        length=length,
+        exact=jnp.minimum(cache.exact, length),
+        attention=None if attention is None else fitted(attention, 3, padded),
+    )
+
+
 def prefill_fresh(
     params: Params, cache: PromptCache, prompt: Prompt, *, config: DecoderConfig
 ) -> tuple[PromptCache, PrefillReport]:

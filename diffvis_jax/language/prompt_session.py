@@ -20,6 +20,7 @@ from diffvis_jax.language.differential_prefill import (
     init_prompt_cache,
     jit_prefill_fresh,
     prefill_next,
+    resize_prompt_cache,
 )
 from diffvis_jax.language.generate import Generation
 from diffvis_jax.language.kv_cache import KVCache
@@ -52,8 +53,8 @@ class Prefilled:
 class PromptSession:
     """Answers prompts that resemble each other, such as one question about frame after frame.
 
-    A prompt that is padded to another length than the last, or an answer that needs more room,
-    restarts the cache, and the stats say so.
+    A prompt that is padded to another length than the last, or an answer that needs more room, has
+    its cache copied to another size; what fits is kept.
 
     Attributes:
       policy: what a prefill may leave out; may be replaced.
@@ -100,7 +101,7 @@ class PromptSession:
         self._cache: PromptCache | None = None
         self._ids: jax.Array | None = None  # of the last prompt
         self._generation: Generation | None = None
-        self._stats = dict.fromkeys((*_COUNTS, "restarts"), 0)
+        self._stats = dict.fromkeys((*_COUNTS, "resized"), 0)
 
     def prefill(
         self,
@@ -179,7 +180,8 @@ class PromptSession:
         if cache is not None:
             if cache.reference.shape[1] == padded and cache.kv.capacity >= capacity:
                 return cache
-            self._stats["restarts"] += 1
+            self._stats["resized"] += 1
+            return resize_prompt_cache(cache, padded, capacity)
         return init_prompt_cache(
             self._language.config, 1, padded, capacity, attention=self._attention
         )
@@ -255,7 +257,7 @@ class PromptSession:
         """Counts since the last reset.
 
         prompts, of them full, partial, reuse; prefilled_total of tokens_total, and their share
-        avg_prefilled; restarts of the cache.
+        avg_prefilled; how often the cache was resized.
         """
         share = self._stats["prefilled_total"] / max(1, self._stats["tokens_total"])
         return {**self._stats, "avg_prefilled": share}

@@ -16,6 +16,7 @@ from diffvis_jax.language.differential_prefill import (
     init_prompt_cache,
     jit_prefill_fresh,
     prefill_step,
+    resize_prompt_cache,
 )
 from diffvis_jax.language.language_model import Language
 from diffvis_jax.language.prompt_session import PromptSession
@@ -261,10 +262,33 @@ def test_a_session_counts_what_it_does():
     session.prefill(moved, [5] * 20 + [-200, 6])
     stats = session.get_stats()
     assert (stats["prompts"], stats["full"], stats["partial"], stats["reuse"]) == (4, 2, 1, 1)
-    assert stats["restarts"] == 1  # 37 positions do not fit into 32
+    assert stats["resized"] == 1  # 37 positions do not fit into 32
     assert (stats["prefilled_total"], stats["tokens_total"]) == (18 + 0 + 5 + 37, 3 * 18 + 37)
     session.reset()
     assert session.prefill(moved, [5, -200, 6]).report["path"] == "full"
+
+
+def test_a_conversation_that_grows_keeps_what_it_has():
+    """Through several paddings, and back: what is new is read, and what it says is what a fresh
+    prefill says."""
+    session, fresh = session_of(), session_of(differential=False)
+    ids, known = [5, -200, 6], 0
+    for number, further in enumerate(([], [7] * 20, [8] * 40, [9] * 2)):
+        ids = [*ids, *further]
+        found = session.prefill(vision_tokens(), ids)
+        assert found.report["prefilled"] == found.report["total"] - known
+        expected = fresh.prefill(vision_tokens(), ids)
+        assert deviation(found.logits, expected.logits) < ROUNDING
+        known = found.report["total"]
+        assert session.get_stats()["resized"] == min(number, 2)
+    shorter = session.prefill(vision_tokens(), ids[:3])
+    assert shorter.report["prefilled"] == 1  # the answer begins elsewhere
+    assert deviation(shorter.logits, fresh.prefill(vision_tokens(), ids[:3]).logits) < ROUNDING
+
+
+def test_a_cache_of_too_few_slots():
+    with pytest.raises(dv.CacheError, match="10 slots do not hold a prompt padded to 12"):
+        resize_prompt_cache(empty(), 12, 10)
 
 
 def test_a_session_that_is_not_differential_prefills_everything():
