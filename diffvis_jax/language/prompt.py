@@ -108,8 +108,8 @@ def tokenize(prompt: str, tokenizer: Tokenizer) -> np.ndarray:
 _QWEN_MARKS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
 
 
-def _qwen_2(messages: Sequence[str]) -> str:
-    text = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+def _qwen_2(messages: Sequence[str], system: str = "You are a helpful assistant.") -> str:
+    text = f"<|im_start|>system\n{system}<|im_end|>\n"
     for number, message in enumerate(messages):
         role = "assistant" if number % 2 else "user"
         text += f"<|im_start|>{role}\n{message}<|im_end|>\n"
@@ -118,12 +118,12 @@ def _qwen_2(messages: Sequence[str]) -> str:
 
 _VICUNA = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
-    "helpful, detailed, and polite answers to the user's questions. "
+    "helpful, detailed, and polite answers to the user's questions."
 )
 
 
-def _vicuna_v1(messages: Sequence[str]) -> str:
-    text = _VICUNA
+def _vicuna_v1(messages: Sequence[str], system: str = _VICUNA) -> str:
+    text = f"{system} "
     for number, message in enumerate(messages):
         text += f"ASSISTANT: {message}</s>" if number % 2 else f"USER: {message} "
     return f"{text}ASSISTANT:"
@@ -147,24 +147,27 @@ class Template(NamedTuple):
     """How a model is talked to.
 
     Attributes:
-      conversation: the messages of user and assistant in turn -> the prompt.
+      conversation: the messages of user and assistant in turn -> the prompt; where there may be a
+        message of the system, it is the second argument.
       after: what follows each image in front of a message.
       image: what stands for an image, `IMAGE_MARK` in it.
       number: what may stand before it, with its number, from 1; empty = nothing may.
+      has_system: whether there may be a message of the system.
     """
 
-    conversation: Callable[[Sequence[str]], str]
+    conversation: Callable[..., str]
     after: str = "\n"
     image: str = IMAGE_MARK
     number: str = ""
+    has_system: bool = False
 
 
 CONVERSATIONS: dict[str, Template] = {
-    "qwen_2": Template(_qwen_2),
+    "qwen_2": Template(_qwen_2, has_system=True),
     "qwen_2_5_vl": Template(
-        _qwen_2, "", f"<|vision_start|>{IMAGE_MARK}<|vision_end|>", "Picture {}: "
+        _qwen_2, "", f"<|vision_start|>{IMAGE_MARK}<|vision_end|>", "Picture {}: ", has_system=True
     ),
-    "vicuna_v1": Template(_vicuna_v1),
+    "vicuna_v1": Template(_vicuna_v1, has_system=True),
     "mistral": Template(_mistral),
     "plain": Template(_plain),
 }

@@ -40,6 +40,21 @@ class Tokenizer:
         """Ids of a text; nothing is put before or after it."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
+    def encode_inert(self, text: str) -> list[int]:
+        """Ids of a text in which no special token has its meaning: `<|im_end|>` is ten characters
+        like others."""
+        self._tokenizer.encode_special_tokens = True
+        try:
+            return self.encode(text)
+        finally:
+            self._tokenizer.encode_special_tokens = False
+
+    @functools.cached_property
+    def special(self) -> tuple[str, ...]:
+        """What special tokens are spelled like, the longest first."""
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        return tuple(sorted({token.content for token in added}, key=len, reverse=True))
+
     @functools.cached_property
     def start(self) -> list[int]:
         """Special ids that stand before every prompt: Llama's `<s>`; Qwen2 has none."""
