@@ -12,7 +12,7 @@ from diffvis_jax.core.slots import SlotCache, init_slots, make_slot_step
 from diffvis_jax.core.step import check_frames, jit_encode, make_step, token_error
 from diffvis_jax.errors import ConfigError, FrameError
 from diffvis_jax.images.anyres import TiledImage
-from diffvis_jax.images.preprocess import preprocess
+from diffvis_jax.images.frame_stream import FrameStream
 from diffvis_jax.model import Model
 
 
@@ -68,6 +68,7 @@ class DifferentialVisionEncoder:
         self._shape: tuple[int, ...] = ()  # of the frames that the cache is for
         self._last: tuple[Any, jax.Array] | None = None  # frame and tokens
         self._slot = 0
+        self._frames = FrameStream(self.model.config)
         self._errors: list[np.ndarray] = []
         self._stats: dict[str, int] = dict.fromkeys(
             (
@@ -101,7 +102,7 @@ class DifferentialVisionEncoder:
         if tiled := isinstance(image, TiledImage):
             frame = image.frames
         elif getattr(image, "ndim", 0) != 4:
-            frame = preprocess(image, self.model.config)
+            frame = self._frames(image)
         else:  # a copy, unless nobody can write into it: `audit` looks at it again
             frame = image if isinstance(image, jax.Array) else np.array(image)
         check_frames(frame)

@@ -349,10 +349,12 @@ def read_frames(
     """
     import diffvis_jax as dv
     from diffvis_jax.images.anyres import make_frame
+    from diffvis_jax.images.frame_stream import FrameStream
 
+    stream = FrameStream(model.config)
     for place, path in enumerate(sequence.paths, 1):
         try:
-            frame = make_frame(path, model.config)
+            frame = make_frame(path, model.config, stream)
         except dv.ImageError as error:
             if strict:
                 raise

@@ -234,7 +234,10 @@ class Watcher:
         encoder: "dv.DifferentialVisionEncoder",
         answerer: "Answerer | None",
     ):
+        from diffvis_jax.images.frame_stream import FrameStream
+
         self._args, self._encoder, self._answerer = args, encoder, answerer
+        self._frames = FrameStream(encoder.model.config)
         self._start = time.monotonic()
         self._idle_since: float | None = None
         self._shape: tuple[int, ...] = ()
@@ -267,7 +270,7 @@ class Watcher:
                     picture = upright_rgb(opened, "image")
             else:
                 picture = PIL.Image.fromarray(image)
-            frame = make_frame(picture, config)
+            frame = make_frame(picture, config, self._frames)
         except dv.ImageError as error:
             tell(f"warning: left out: {label}: {error}")
             self._left_out += 1

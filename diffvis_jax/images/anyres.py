@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from diffvis_jax.images.frame_stream import FrameStream
 from diffvis_jax.images.geometry import HasPreprocess, ImageError
 from diffvis_jax.images.preprocess import ImageLike, open_rgb, preprocess, resized
 
@@ -54,10 +55,15 @@ def pixels_of(frame: Frame) -> np.ndarray:
     return frame.frames if isinstance(frame, TiledImage) else frame
 
 
-def make_frame(image: ImageLike, config: Any) -> Frame:
-    """One image as a model with that config is shown it: in tiles, or as `preprocess` makes it."""
-    prepare = preprocess_tiles if config.preprocess.pinpoints else preprocess
-    return prepare(image, config)
+def make_frame(image: ImageLike, config: Any, stream: FrameStream | None = None) -> Frame:
+    """One image as a model with that config is shown it: in tiles, or as `preprocess` makes it.
+
+    Args:
+      stream: of the images before, with that config: what did not change is not resized again.
+    """
+    if config.preprocess.pinpoints:
+        return preprocess_tiles(image, config)
+    return preprocess(image, config) if stream is None else stream(image)
 
 
 def best_canvas(width: int, height: int, pinpoints: tuple[tuple[int, int], ...]) -> tuple[int, int]:

@@ -14,7 +14,8 @@ from diffvis_jax.core.policy import Policy
 from diffvis_jax.core.report import combine, describe
 from diffvis_jax.core.step import check_frames, make_step
 from diffvis_jax.errors import ConfigError, FrameError
-from diffvis_jax.images.preprocess import checked_size, preprocess
+from diffvis_jax.images.frame_stream import FrameStream
+from diffvis_jax.images.preprocess import checked_size
 from diffvis_jax.model import Model
 from diffvis_jax.runtime.clock import Clock
 from diffvis_jax.runtime.encoded import Outcome, Publish
@@ -115,6 +116,7 @@ class ModelSteps:
         self._sizes: dict[str, tuple[int, ...]] = {}  # of the frames of the first images
         self._warm: tuple[int, ...] = ()  # the shape that everything is compiled for
         self._config: VisionConfig = model.config
+        self._stream = FrameStream(model.config)
         self._step = make_step(model.config)
         self._cache: Cache | None = None
         self._last: tuple[Any, np.ndarray, Any] | None = None  # images, their frames, and `active`
@@ -169,8 +171,10 @@ class ModelSteps:
 
     def warm(self, images: Any) -> None:
         self._sizes = self._sizes_of(images)
+        self._stream = FrameStream(self._model.config)
         if self._given is None:
-            self._views = _Named(self._sizes) if isinstance(images, Mapping) else None
+            named = isinstance(images, Mapping)
+            self._views = _Named(self._sizes, self._model) if named else None
         self._last = self._cache = None
         frames, active = self._frames(images)
         if frames.shape == self._warm:
@@ -223,7 +227,7 @@ class ModelSteps:
         elif getattr(images, "ndim", 0) == 4:
             frames, present = images, None
         else:
-            frames, present = preprocess(images, self._model.config), None
+            frames, present = self._stream(images), None
         check_frames(frames)
         return np.asarray(frames), present
 
@@ -231,8 +235,9 @@ class ModelSteps:
 class _Named:
     """A dict of images whose names never change."""
 
-    def __init__(self, sizes: Mapping[str, tuple[int, ...]]):
+    def __init__(self, sizes: Mapping[str, tuple[int, ...]], model: Model):
         self._names = tuple(sizes)
+        self._streams = {name: FrameStream(model.config) for name in sizes}
         first = sizes[self._names[0]]
         for name, size in sizes.items():
             if size != first:
@@ -243,7 +248,7 @@ class _Named:
                 )
 
     def stack(self, images: Mapping[str, Any], model: Model) -> tuple[np.ndarray, None]:
-        return preprocess([images[name] for name in self._names], model.config), None
+        return np.concatenate([self._streams[name](images[name]) for name in self._names]), None
 
     def split(self, x: Any) -> dict[str, Any]:
         def of(number: int) -> Any:
