@@ -19,6 +19,7 @@ _MODULES = {
     "errors": "CacheError CheckpointError ConfigError DiffvisError EncoderError FrameError "
     "PromptError StaleError",
     "images.anyres": "TiledImage preprocess_tiles",
+    "images.frame_stream": "FrameStream",
     "images.geometry": "ImageError Placement PreprocessConfig frame_size placement",
     "images.preprocess": "preprocess",
     "images.preprocess_in_graph": "preprocess_in_graph",

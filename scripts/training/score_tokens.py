@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from score import measure
-from screens import Screen, load_screens
+from screens import Square, load_screens, squares_of
 
 import diffvis_jax as dv
 from diffvis_jax.cli.command_line import run_script, whole
@@ -103,27 +103,6 @@ def run() -> int:
                 progress(f"{method}, {count} tokens")
     print_table(rows)
     return 0
-
-
-class Square:
-    """A part of a page, as high as wide: a head without maps takes no other frames."""
-
-    def __init__(self, page: Screen, left: int, side: int):
-        self.pixels = page.crop(left, 0, side)
-        boxes = page.boxes - np.array([left, 0, left, 0])
-        inside = np.asarray((boxes[:, :2] >= 0).all(1) & (boxes[:, 2:] <= side).all(1))
-        self.boxes = boxes[inside]
-        self.kinds = [
-            kind for kind, there in zip(page.kinds, inside.tolist(), strict=True) if there
-        ]
-        self.long_side = side
-
-
-def squares_of(page: Screen, token: int) -> list[Square]:
-    """The left and the right end of a page."""
-    height, width = page.pixels.shape[:2]
-    side = min(height, width) // token * token
-    return [Square(page, left, side) for left in sorted({0, width - side})]
 
 
 def cells(model: dv.Model, squares: list[Square], tokens: list[jax.Array]) -> list[str]:

@@ -57,6 +57,30 @@ class Screen:
         return out
 
 
+class Square:
+    """A part of a page, as high as wide: a head without maps takes no other frames.
+
+    Attributes: as of `Screen`.
+    """
+
+    def __init__(self, page: Screen, left: int, side: int):
+        self.pixels = page.crop(left, 0, side)
+        boxes = page.boxes - np.array([left, 0, left, 0])
+        inside = np.asarray((boxes[:, :2] >= 0).all(1) & (boxes[:, 2:] <= side).all(1))
+        self.boxes = boxes[inside]
+        self.kinds = [
+            kind for kind, there in zip(page.kinds, inside.tolist(), strict=True) if there
+        ]
+        self.long_side = side
+
+
+def squares_of(page: Screen, token: int) -> list[Square]:
+    """The left and the right end of a page."""
+    height, width = page.pixels.shape[:2]
+    side = min(height, width) // token * token
+    return [Square(page, left, side) for left in sorted({0, width - side})]
+
+
 def pages_of(directory: Path) -> list[Path]:
     """The pictures of one split, in the order of their names.
 

@@ -21,7 +21,7 @@ import optax
 from loss import grounding_loss
 from optimiser import optimiser
 from score import answer, best_threshold, score
-from screens import ahead, load_screens, random_crops
+from screens import ahead, load_screens, random_crops, squares_of
 
 import diffvis_jax as dv
 from diffvis_jax.checkpoints.store import save
@@ -91,10 +91,11 @@ def run() -> int:
         split: load_screens(args.data / split, head.kinds, most, model.config.preprocess)
         for split, most in (("train", args.pages), ("val", 60))
     }
+    seen: Any = [square for page in screens["val"] for square in squares_of(page, tower.token)]
     params = {"tower": model.params, "head": train(model, head, screens["train"], args)}
-    answers = answer(model.config, head, params, screens["val"])
-    head = dataclasses.replace(head, threshold=best_threshold(head, answers, screens["val"]))
-    found = score(model.config, head, params, screens["val"])
+    answers = answer(model.config, head, params, seen)
+    head = dataclasses.replace(head, threshold=best_threshold(head, answers, seen))
+    found = score(model.config, head, params, seen)
     print({key: round(found[key], 4) for key in ("f1", "precision", "recall", "click")})
     save(
         args.target,
