@@ -19,7 +19,7 @@ from diffvis_jax.errors import (
     StaleError,
 )
 from diffvis_jax.images.anyres import TiledImage, preprocess_tiles
-from diffvis_jax.images.frame_stream import FrameStream as FrameStream
+from diffvis_jax.images.frame_stream import FrameStream
 from diffvis_jax.images.geometry import (
     ImageError,
     Placement,
@@ -72,6 +72,7 @@ __all__ = [
     "EncoderError",
     "FastViTHDConfig",
     "FrameError",
+    "FrameStream",
     "ImageError",
     "Language",
     "LoopConfig",
