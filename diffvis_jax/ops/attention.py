@@ -21,7 +21,12 @@ def _product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None = None
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: jax.Array | None = None,
+    *,
+    bias: jax.Array | None = None,
 ) -> jax.Array:
     """Softmax attention with scale `d ** -0.5`; softmax and sums in float32.
 
@@ -34,19 +39,23 @@ def attention(
       key: `[B, H, N, d]`.
       value: `[B, H, d, N]`.
       mask: bool `[N]` or `[B, N]`, True = may be attended to; None = all.
+      bias: float32 `[B, N]`, added to the scores of all queries, such as the logarithm of how many
+        tokens a key stands for; None = nothing.
 
     Returns:
       `[B, R, H * d]` float32.
     """
-    bias = _bias_of(mask)
+    added = _bias_of(mask)
+    if bias is not None:
+        added = bias[:, None] if added is None else added + bias[:, None]
 
     def head_by_head(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         by_head = (jnp.moveaxis(q, 2, 0), jnp.moveaxis(k, 1, 0), jnp.moveaxis(v, 1, 0))
-        mixed = lax.map(lambda parts: _in_chunks(parts[0], parts[1], parts[2], bias), by_head)
+        mixed = lax.map(lambda parts: _in_chunks(parts[0], parts[1], parts[2], added), by_head)
         return jnp.moveaxis(mixed, 0, 2)
 
     def all_heads(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return jax.vmap(_one_head, in_axes=(2, 1, 1, None), out_axes=2)(q, k, v, bias)
+        return jax.vmap(_one_head, in_axes=(2, 1, 1, None), out_axes=2)(q, k, v, added)
 
     mixed = lax.platform_dependent(query, key, value, cpu=head_by_head, default=all_heads)
     return mixed.reshape(*query.shape[:2], -1)

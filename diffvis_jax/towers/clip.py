@@ -221,12 +221,19 @@ def _key_value(c: CLIPConfig, params: Params, x, row, column) -> tuple[jax.Array
     return key, value
 
 
-def _finish(c: CLIPConfig, params: Params, x, mixed, row, column) -> jax.Array:
-    """`x += attention(ln1 x)`, `x += mlp(ln2 x)`."""
-    x = x.astype(jnp.float32) + linear(mixed, **params["attention"]["output"])
-    own = params["mlp"]
-    activation = ACTIVATIONS[c.activation]
+def add_mixed(params: Params, x: jax.Array, mixed: jax.Array) -> jax.Array:
+    """`x + output(mixed)`, float32 `[..., D]`: the second half of attention in a block."""
+    return x.astype(jnp.float32) + linear(mixed, **params["attention"]["output"])
+
+
+def add_mlp(c: CLIPConfig, params: Params, x: jax.Array) -> jax.Array:
+    """`x + mlp(ln2 x)` of a block, `[..., D]`."""
+    own, activation = params["mlp"], ACTIVATIONS[c.activation]
     return feed_forward(_norm(c, own, x), x, own["fc1"], own["fc2"], activation)
+
+
+def _finish(c: CLIPConfig, params: Params, x, mixed, row, column) -> jax.Array:
+    return add_mlp(c, params, add_mixed(params, x, mixed))
 
 
 # ---- the tower --------------------------------------------------------------------------------

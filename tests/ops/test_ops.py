@@ -116,6 +116,20 @@ def test_each_stream_may_have_a_mask_of_its_own():
         assert deviation(found[b : b + 1], alone) < 1e-6
 
 
+@pytest.mark.parametrize("lowering", ["cpu", "default"])
+def test_the_logarithm_of_a_count_is_as_many_copies(monkeypatch, lowering):
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *x, **of: of[lowering](*x))
+    q, k, v = (np.asarray(normal(*s)) for s in ((2, 4, 3, 8), (2, 3, 5, 8), (2, 3, 8, 5)))
+    counts = np.array([[1, 3, 1, 2, 1], [2, 1, 1, 1, 4]])
+    mask = np.array([True, True, True, True, False])
+    found = attention(q, k, v, mask, bias=jnp.log(jnp.asarray(counts, jnp.float32)))
+    for b, count in enumerate(counts):
+        one = slice(b, b + 1)
+        copies = k[one].repeat(count, 2), v[one].repeat(count, 3)
+        expected = plain_attention(q[one], *copies, mask=mask.repeat(count))
+        assert deviation(found[one], expected) < 2e-6
+
+
 feed_forward = jax.jit(pointwise.feed_forward, static_argnames="inset")
 HIDDEN = 4096  # wide enough for chunks of 384 rows on CPU
 
