@@ -133,8 +133,9 @@ def test_of_equal_pairs_and_partners_the_first_count():
     axes = np.eye(4, dtype=np.float32)
     #                 0  1  2  3  4  5  6  7  8  9
     metric = axes[[0, 0, 1, 1, 0, 0, 2, 3, 1, 1]] * np.float32(2)
-    for r in range(6):
-        grouping = alternate_matching(jnp.asarray(metric)[None], r=r)
+    match = jax.jit(alternate_matching, static_argnames="r")
+    for r in (1, 3, 5):
+        grouping = match(jnp.asarray(metric)[None], r=r)
         slot = np.asarray(grouping.slot[0])
         expected = list(range(10))
         for giving, taking in list({0: 1, 2: 3, 4: 1, 8: 3, 6: 1}.items())[:r]:
