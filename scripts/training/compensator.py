@@ -3,7 +3,7 @@
 
     python scripts/training/compensator.py DATA weights/screens-vit/compensator.npz
 
-Degrees are those of `compress/shared_attention.py`. The teacher runs at degree s, the student at
+Degrees are those of `shared_attention.py`. The teacher runs at degree s, the student at
 t with the plug-in; what is minimised is the whitened error of its tokens. Told at the end, for
 pairs (s, t) that were not trained on: the error without and with the plug-in, on pages of DATA/val.
 """
@@ -21,20 +21,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from architecture import HEAD
-from optimiser import optimiser
-from screens import Screen, load_screens, pages_of
-
-import diffvis_jax as dv
-from diffvis_jax.checkpoints.store import load_vision
-from diffvis_jax.compress import TokenScale, fit_scale, whitened_error
-from diffvis_jax.compress.compensator import (
+from compensator_file import load_compensator, save_compensator
+from compensator_update import (
     DEGREES,
     Plugin,
     compensate,
     init_compensator,
 )
-from diffvis_jax.compress.compensator_file import load_compensator, save_compensator
-from diffvis_jax.compress.shared_attention import shared_tokens
+from optimiser import optimiser
+from screens import Screen, load_screens, pages_of
+from shared_attention import shared_tokens
+
+import diffvis_jax as dv
+from diffvis_jax.checkpoints.store import load_vision
+from diffvis_jax.compress import TokenScale, fit_scale, whitened_error
 from diffvis_jax.ops.attention import attention, key_heads, query_heads, value_heads
 from diffvis_jax.towers import build
 from diffvis_jax.towers.base import AttentionLayer, Tower

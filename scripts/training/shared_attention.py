@@ -12,8 +12,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from compensator_update import DEGREES
 
-from diffvis_jax.compress.compensator import DEGREES
 from diffvis_jax.compress.merged_vit import alternate_matching
 from diffvis_jax.compress.token_set import check_budget, merge, token_boxes, token_set
 from diffvis_jax.core.step import check_frames

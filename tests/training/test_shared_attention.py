@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from shared_attention import encode_shared
 from tiny import CLIP, STEM, deviation, random_params
 
-from diffvis_jax.compress.shared_attention import encode_shared
 from diffvis_jax.core.step import jit_encode
 from diffvis_jax.errors import ConfigError
 from diffvis_jax.towers import build

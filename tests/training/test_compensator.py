@@ -4,15 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import CLIP, STEM, deviation, random_params
-
-from diffvis_jax.compress.compensator import (
+from compensator_file import load_compensator, save_compensator
+from compensator_update import (
     BOTTLENECK,
     compensate,
     degree_mask,
     init_compensator,
 )
-from diffvis_jax.compress.compensator_file import load_compensator, save_compensator
+from tiny import CLIP, STEM, deviation, random_params
+
 from diffvis_jax.errors import ConfigError
 from diffvis_jax.towers import build
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+from compensator_update import BOTTLENECK, Plugin
 
-from diffvis_jax.compress.compensator import BOTTLENECK, Plugin
 from diffvis_jax.errors import ConfigError
 from diffvis_jax.utils.atomic_file import replacing
 
