@@ -34,6 +34,8 @@ def answer(text: str, path: str, scale: float = 1.0) -> Answer:
         },
         prefilled={"path": path, "prefilled": 40, "total": 80},
         tokens=[],
+        shown=[],
+        compressed={},
         grids=[],
         logits=np.zeros(0, np.float32),
         attention=None,
