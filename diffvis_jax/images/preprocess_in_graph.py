@@ -4,6 +4,8 @@
 uint8*, then resizes the other. Here both passes are matrix products with the same fixed-point
 weights as Pillow's (22 fractional bits), so the results are the same bytes, not just close ones.
 
+Where an axis grows, a pixel has four sources, and whole numbers of 32 bits do. Where it shrinks:
+
 Fixed point on matrix units: a weight is split into three signed base-256 digits. Digits and pixels
 are whole numbers of at most 256, which bfloat16 holds exactly, and so are their sums in float32
 below 2^24, in whatever order they are added: three bfloat16 products with float32 accumulation
@@ -149,6 +151,8 @@ def _pass(
         return jax.lax.slice_in_dim(image, start, stop, axis=axis % image.ndim)
 
     weights = _weights(before, after, start, stop)  # int32 [out, before]
+    if before < after and length == before:
+        return _sum_of_taps(image, axis, weights)
     padding = weights.sum(axis=1) - weights[:, paste : paste + length].sum(axis=1)
     digits = _digits(weights[:, paste : paste + length])
     pixels = image.astype(jnp.bfloat16)
@@ -166,6 +170,22 @@ def _pass(
             preferred_element_type=jnp.float32,
         )
         total = total + (part.astype(jnp.int32) << (8 * power))
+    return jnp.clip(total >> _BITS, 0, 255).astype(jnp.uint8)
+
+
+def _sum_of_taps(image: jax.Array, axis: int, weights: np.ndarray) -> jax.Array:
+    """Enlarges one axis: a pixel is the sum of four, where a matrix product would be of all."""
+    after, before = weights.shape
+    used = weights != 0
+    first, end = used.argmax(1), before - used[:, ::-1].argmax(1)
+    taps = int((end - first).max())
+    first = np.minimum(first, before - taps).astype(np.int32)
+    shape = [1] * image.ndim
+    shape[axis] = after
+    total = jnp.int32(2 ** (_BITS - 1))
+    for at in (first + np.int32(tap) for tap in range(taps)):
+        weight = weights[np.arange(after), at].reshape(shape)
+        total = total + jnp.take(image, at, axis=axis).astype(jnp.int32) * weight
     return jnp.clip(total >> _BITS, 0, 255).astype(jnp.uint8)
 
 
