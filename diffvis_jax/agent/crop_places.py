@@ -6,6 +6,7 @@ import numpy as np
 
 from diffvis_jax.errors import ConfigError
 from diffvis_jax.grounding.decode import Element
+from diffvis_jax.grounding.find import on_screenshot
 from diffvis_jax.images.geometry import Placement
 from diffvis_jax.metrics import iou_matrix
 
@@ -16,16 +17,19 @@ SAME = 0.5  # IoU above which two boxes are one element
 EDGE = 2.0  # pixels: what comes so near to the edge of a crop is cut off there
 
 
-def crop_placement(place: Place, size: tuple[int, int], screen: tuple[int, int]) -> Placement:
-    """Maps pixels of a crop to those of the screen, and back.
+def crop_placement(
+    place: Place, size: tuple[int, int], screen: tuple[int, int], scale: float = 1.0
+) -> Placement:
+    """Maps pixels of a crop's frame to those of the screen, and back.
 
     Args:
       place: of the crop.
-      size: (height, width) of the crop.
+      size: (height, width) of the crop, in pixels of the screen.
       screen: (width, height).
+      scale: pixels of the frame per pixel of the screen.
     """
-    (left, top), (height, width) = place, size
-    return Placement(*screen, width, height, 1.0, 1.0, float(-left), float(-top))
+    (left, top), (height, width) = place, (round(side * scale) for side in size)
+    return Placement(*screen, width, height, scale, scale, -left * scale, -top * scale)
 
 
 def place_crops(
@@ -77,6 +81,31 @@ def place_crops(
         found[number] = (int(candidates[best, 0]), int(candidates[best, 1]))
         left = left[~shown[best]]
     return found
+
+
+def join_elements(
+    whole: Sequence[Element],
+    parts: Sequence[Sequence[Element]],
+    where: Placement,
+    cut: Sequence[Placement | None],
+    places: Sequence[Place | None],
+    size: tuple[int, int],
+) -> list[Element]:
+    """The elements of overview and crops, in pixels of the screen (`merge_elements`).
+
+    Args:
+      whole: found in the overview, in pixels of its frame.
+      parts: found in each crop, in pixels of its frame.
+      where, cut: where the screen lies in the overview, and in each crop.
+      places: of the crops; None = what was found there does not count.
+      size: (height, width) of a crop, in pixels of the screen.
+    """
+    shown = [
+        (place, on_screenshot(part, there))
+        for place, there, part in zip(places, cut, parts, strict=True)
+        if place is not None and there is not None
+    ]
+    return merge_elements(on_screenshot(whole, where), shown, size, (where.width, where.height))
 
 
 def _shown(points: np.ndarray, places: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffvis_jax.agent.crop_places import Box, Place, crop_placement, merge_elements, place_crops
+from diffvis_jax.agent.crop_places import Box, Place, crop_placement, join_elements, place_crops
 from diffvis_jax.core.cache import init_cache, restart
 from diffvis_jax.core.change import compute_patch_diff
 from diffvis_jax.core.policy import Policy
@@ -23,7 +23,7 @@ from diffvis_jax.core.report import describe
 from diffvis_jax.core.step import make_step
 from diffvis_jax.errors import ConfigError
 from diffvis_jax.grounding.decode import Element
-from diffvis_jax.grounding.find import find_elements, maps_of, on_screenshot
+from diffvis_jax.grounding.find import find_elements, maps_of
 from diffvis_jax.images.geometry import Placement, placement
 from diffvis_jax.images.preprocess import ImageLike, open_rgb, preprocess
 from diffvis_jax.model import Model
@@ -64,8 +64,9 @@ class Look:
 
     Attributes:
       overview: tokens `[1, N, D]` of the whole screen.
-      crops: tokens `[C, N', D]`; zeros of crops that have no place yet.
-      places: left and top of each crop, in pixels of the screen; None = it has no place yet.
+      crops: tokens `[C, N', D]`; zeros of crops without a place.
+      places: left and top of each crop, in pixels of the screen; None = it has no place yet, or is
+        a tile that is not up to date.
       placements: where the screen lies in the overview, and in each crop (None likewise).
       reports: of the overview, and of each crop, as `describe` gives them.
       macs: multiply-accumulates that were done.
@@ -149,12 +150,7 @@ class RegionEncoder:
         merged = None
         if self.model.head is not None:
             whole, *parts = [elements for result in results for elements in result[2]]
-            shown = [
-                (place, on_screenshot(part, there))
-                for place, there, part in zip(places, cut, parts, strict=True)
-                if place is not None and there is not None
-            ]
-            merged = merge_elements(on_screenshot(whole, where), shown, size, (width, height))
+            merged = join_elements(whole, parts, where, cut, places, size)
         return Look(
             overview=tokens[0][:1],
             crops=tokens[0][1:] if len(tokens) == 1 else tokens[1],

@@ -1,0 +1,166 @@
+"""Detail everywhere, a little later: the whole screen, and tiles of it enlarged.
+
+R tiles, N tokens of the overview, n of a tile, D token width.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from diffvis_jax.agent.crop_places import crop_placement, join_elements
+from diffvis_jax.agent.regions import Look
+from diffvis_jax.compress import relevance as components
+from diffvis_jax.compress.tile_grid import TileGrid
+from diffvis_jax.compress.tiles import DetailPolicy, DetailReport, init_details, make_detail_step
+from diffvis_jax.core.cache import Cache
+from diffvis_jax.core.report import describe
+from diffvis_jax.errors import ConfigError
+from diffvis_jax.grounding.decode import Element, decode
+from diffvis_jax.grounding.find import find_elements, head_answers, maps_of, on_screenshot
+from diffvis_jax.grounding.head import HeadConfig
+from diffvis_jax.images.geometry import placement
+from diffvis_jax.images.preprocess import ImageLike, open_rgb
+from diffvis_jax.model import Model
+from diffvis_jax.resolution.sizes import Size, at_size
+from diffvis_jax.towers import build
+
+MOST = 400  # elements of a frame, as `decode` has it
+NAMES = ("change", "edges", "elements", "focus")
+
+
+class TileEncoder:
+    """Encodes a sequence of screens, each as an overview and enlarged tiles (`detail_step`).
+
+    A screen of another size than the last begins anew.
+
+    Attributes:
+      report: of the last step, as `detail_step` gives it; None before the first.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        policy: DetailPolicy | None = None,
+        *,
+        overview: Size,
+        tile: int = 256,
+        context: int = 0,
+        scale: float = 2.0,
+        by: Sequence[str] = NAMES,
+        weights: Mapping[str, float] | None = None,
+    ):
+        """Args:
+          model: the tower; with a grounding head elements are found.
+          policy: which tiles a step encodes; None = `DetailPolicy()`.
+          overview: size of the frame that shows the whole screen, see `resolution.sizes.at_size`.
+          tile, context, scale: of the tiles, see `TileGrid`.
+          by: components of a tile's relevance, of `NAMES`.
+          weights: of the components, see `relevance`.
+
+        Raises:
+          ConfigError: an unknown component, or none.
+        """
+        if not by or set(by) - set(NAMES):
+            raise ConfigError(f"by must name some of {', '.join(NAMES)}; got {list(by)}")
+        self.model, self.policy = model, DetailPolicy() if policy is None else policy
+        self._overview, self._tile = overview, (tile, context, scale)
+        self._by, self._weights = tuple(by), weights
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the screens."""
+        self.report: DetailReport | None = None
+        self._state = self._grid = None
+        self._parts: list[list[Element]] = []  # found in each tile when it was encoded
+        self._seen: list[Element] = []  # in the last overview, in pixels of the screen
+
+    def encode(self, image: ImageLike, pointer: tuple[float, float] | None = None) -> Look:
+        """The next screen.
+
+        Args:
+          image: as `preprocess` takes one.
+          pointer: x and y on the screen, or of the last click; None = there is none.
+
+        Returns:
+          what is up to date: tiles that are not have no place, and tokens of zeros.
+
+        Raises:
+          ImageError: an image that cannot be read.
+          ConfigError: tiles that do not fit on the screen, or that the tower does not take; more
+            of them a step than there are; an overview that such screens do not become.
+        """
+        now = np.asarray(open_rgb(image, self.model.config.preprocess))[None]
+        height, width = now.shape[1:3]
+        if self._grid is None or (self._grid.height, self._grid.width) != (height, width):
+            self.reset()
+            self._grid = TileGrid(height, width, *self._tile)
+            self._config = at_size(self.model.config, self._overview, (width, height))
+            self._state = init_details(self._config, self._grid)
+            self._step = make_detail_step(self._config, self._grid)
+            self._parts = [[] for _ in self._grid.places]
+        grid, state = self._grid, self._state
+        assert state is not None
+        relevance = self._relevance(now, pointer)
+        # The state is donated, and gone if the step fails: then everything begins anew.
+        self._grid = None
+        details, state, report = self._step(self.model.params, state, now, self.policy, relevance)
+        self._grid, self._state, self.report = grid, state, report
+        fresh = np.asarray(details.fresh[0]).tolist()
+        places = [place if known else None for place, known in zip(grid.places, fresh, strict=True)]
+        where, size = placement(width, height, self._config), (grid.window, grid.window)
+        cut = [
+            place and crop_placement(place, size, (width, height), grid.scale) for place in places
+        ]
+        merged, head = None, self.model.head
+        if head is not None:
+            maps = maps_of(head.config, state.overview)
+            (whole,) = find_elements(head, details.overview, maps)
+            for tile in np.flatnonzero(np.asarray(report.encoded[0])):
+                answers = _answers(head.params, state.tiles, jnp.int32(tile), config=head.config)
+                (self._parts[tile],) = decode(head.config, answers)
+            self._seen = on_screenshot(whole, where)
+            merged = join_elements(whole, self._parts, where, cut, places, size)
+        return Look(
+            overview=details.overview,
+            crops=details.tiles[0],
+            places=tuple(places),
+            placements=(where, *cut),
+            reports=(*describe(report.overview), *describe(report.tiles)),
+            macs=float(report.cost[0]) * build(self._config).macs,
+            elements=merged,
+        )
+
+    def _relevance(self, now: np.ndarray, pointer: tuple[float, float] | None) -> jax.Array:
+        """Of each tile, `[1, R]`."""
+        grid, found = self._grid, {}
+        assert grid is not None
+        assert self._state is not None
+        if "change" in self._by:
+            found["change"] = components.change(self._state.unchanged)
+        if "edges" in self._by:
+            found["edges"] = _edges(now, grid)
+        if "elements" in self._by:
+            # As many at any time, for the sake of compilations.
+            table = np.zeros((1, MOST, 5), np.float32)
+            for row, each in zip(table[0], self._seen, strict=False):
+                row[:] = *each.box, each.score
+            found["elements"] = components.elements(table[..., :4], table[..., 4], grid)
+        if "focus" in self._by:
+            point = (np.nan, np.nan) if pointer is None else pointer
+            found["focus"] = components.focus(np.array([point], np.float32), grid)
+        return components.relevance(found, self._weights)
+
+
+_edges = jax.jit(components.edges, static_argnums=1)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _answers(params: dict[str, Any], tiles: Cache, tile: jax.Array, *, config: HeadConfig) -> Any:
+    """What the head says of one tile."""
+    one = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, tile, 1), tiles)
+    return head_answers(params, one.tokens, maps_of(config, one), config=config)
