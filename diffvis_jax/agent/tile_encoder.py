@@ -16,7 +16,13 @@ from diffvis_jax.agent.crop_places import crop_placement, join_elements
 from diffvis_jax.agent.regions import Look
 from diffvis_jax.compress import relevance as components
 from diffvis_jax.compress.tile_grid import TileGrid
-from diffvis_jax.compress.tiles import DetailPolicy, DetailReport, init_details, make_detail_step
+from diffvis_jax.compress.tiles import (
+    DetailPolicy,
+    DetailReport,
+    DetailState,
+    init_details,
+    make_detail_step,
+)
 from diffvis_jax.core.cache import Cache
 from diffvis_jax.core.report import describe
 from diffvis_jax.errors import ConfigError
@@ -39,6 +45,7 @@ class TileEncoder:
     A screen of another size than the last begins anew.
 
     Attributes:
+      tile: largest distance of tiles, their context and scale, as `TileGrid` takes them.
       report: of the last step, as `detail_step` gives it; None before the first.
     """
 
@@ -51,7 +58,7 @@ class TileEncoder:
         tile: int = 256,
         context: int = 0,
         scale: float = 2.0,
-        by: Sequence[str] = NAMES,
+        by: Sequence[str] = ("elements",),
         weights: Mapping[str, float] | None = None,
     ):
         """Args:
@@ -68,23 +75,30 @@ class TileEncoder:
         if not by or set(by) - set(NAMES):
             raise ConfigError(f"by must name some of {', '.join(NAMES)}; got {list(by)}")
         self.model, self.policy = model, DetailPolicy() if policy is None else policy
-        self._overview, self._tile = overview, (tile, context, scale)
+        self._overview, self.tile = overview, (tile, context, scale)
         self._by, self._weights = tuple(by), weights
         self.reset()
 
     def reset(self) -> None:
         """Forgets the screens."""
         self.report: DetailReport | None = None
-        self._state = self._grid = None
+        self._state: DetailState | None = None
+        self._grid: TileGrid | None = None
         self._parts: list[list[Element]] = []  # found in each tile when it was encoded
         self._seen: list[Element] = []  # in the last overview, in pixels of the screen
 
-    def encode(self, image: ImageLike, pointer: tuple[float, float] | None = None) -> Look:
+    def encode(
+        self,
+        image: ImageLike,
+        pointer: tuple[float, float] | None = None,
+        relevance: np.ndarray | None = None,
+    ) -> Look:
         """The next screen.
 
         Args:
           image: as `preprocess` takes one.
           pointer: x and y on the screen, or of the last click; None = there is none.
+          relevance: of each tile, float32 `[1, R]`, in place of the components.
 
         Returns:
           what is up to date: tiles that are not have no place, and tokens of zeros.
@@ -97,18 +111,13 @@ class TileEncoder:
         now = np.asarray(open_rgb(image, self.model.config.preprocess))[None]
         height, width = now.shape[1:3]
         if self._grid is None or (self._grid.height, self._grid.width) != (height, width):
-            self.reset()
-            self._grid = TileGrid(height, width, *self._tile)
-            self._config = at_size(self.model.config, self._overview, (width, height))
-            self._state = init_details(self._config, self._grid)
-            self._step = make_detail_step(self._config, self._grid)
-            self._parts = [[] for _ in self._grid.places]
+            self._begin(width, height)
         grid, state = self._grid, self._state
-        assert state is not None
-        relevance = self._relevance(now, pointer)
+        assert grid is not None
+        given = self._relevance(now, pointer) if relevance is None else relevance
         # The state is donated, and gone if the step fails: then everything begins anew.
         self._grid = None
-        details, state, report = self._step(self.model.params, state, now, self.policy, relevance)
+        details, state, report = self._step(self.model.params, state, now, self.policy, given)
         self._grid, self._state, self.report = grid, state, report
         fresh = np.asarray(details.fresh[0]).tolist()
         places = [place if known else None for place, known in zip(grid.places, fresh, strict=True)]
@@ -134,6 +143,16 @@ class TileEncoder:
             macs=float(report.cost[0]) * build(self._config).macs,
             elements=merged,
         )
+
+    def _begin(self, width: int, height: int) -> None:
+        """An empty state for screens of this size."""
+        self.reset()
+        grid = TileGrid(height, width, *self.tile)
+        self._config = at_size(self.model.config, self._overview, (width, height))
+        self._state = init_details(self._config, grid)
+        self._step = make_detail_step(self._config, grid)
+        self._parts = [[] for _ in grid.places]
+        self._grid = grid
 
     def _relevance(self, now: np.ndarray, pointer: tuple[float, float] | None) -> jax.Array:
         """Of each tile, `[1, R]`."""

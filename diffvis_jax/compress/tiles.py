@@ -97,14 +97,14 @@ class DetailPolicy:
     Attributes:
       max_tiles: at most so many tiles of a screen a step, one number for all or `[B]`; 0 = the
         overview alone.
-      relevance_above: in a step in which some tiles changed, the others are encoded only where they
-        are more relevant than this.
+      relevance_above: in a step in which some tiles changed, others are encoded only where they are
+        at least this relevant; 0 = all that there is room for.
       always_changed: whether those that changed now need not be that relevant.
       overview, detail: what may be left out of the overview and of the tiles.
     """
 
     max_tiles: Any = 8
-    relevance_above: Any = 0.5
+    relevance_above: Any = 0.0
     always_changed: Any = True
     overview: Policy = dataclasses.field(default_factory=Policy)
     detail: Policy = dataclasses.field(default_factory=Policy)
@@ -186,7 +186,7 @@ def detail_step(
     unchanged = jnp.where(changed | ~begun, 0, state.unchanged + 1)
     relevance = change(unchanged) if relevance is None else jnp.asarray(relevance, jnp.float32)
 
-    wanted = (changed & policy.always_changed) | (relevance > policy.relevance_above)
+    wanted = (changed & policy.always_changed) | (relevance >= policy.relevance_above)
     idle = ~changed.any(1, keepdims=True)
     inexact = (state.tiles.stale.any((1, 2)) | state.tiles.waiting.any(1)).reshape(stale.shape)
     candidates = jnp.where(idle, stale | inexact, stale & wanted)

@@ -26,7 +26,15 @@ def policy_of(most=2, margin=np.inf, stages=STAGES, **changes):
     """All of one structure, so that one compilation serves them."""
     policy = dv.Policy(margin=(margin,) * stages, settle=1.0)
     most = np.broadcast_to(np.int32(most), 2)
-    return DetailPolicy(**{"max_tiles": most, "overview": policy, "detail": policy, **changes})
+    return DetailPolicy(
+        **{
+            "max_tiles": most,
+            "relevance_above": 0.5,
+            "overview": policy,
+            "detail": policy,
+            **changes,
+        }
+    )
 
 
 EXACT = policy_of()
