@@ -13,7 +13,13 @@ from tiny import strict
 
 from diffvis_jax.images.geometry import ImageError, PreprocessConfig, vertical_first
 from diffvis_jax.images.preprocess import preprocess
-from diffvis_jax.images.preprocess_in_graph import preprocess_in_graph, resize_bicubic_pil
+from diffvis_jax.images.preprocess_in_graph import (
+    _product_of_digits,
+    _sum_of_taps,
+    _weights,
+    preprocess_in_graph,
+    resize_bicubic_pil,
+)
 
 CLIP_COLOR = (122, 116, 104)
 
@@ -63,6 +69,18 @@ def test_same_bytes_as_pillow(before, after, hard):
     assert found.dtype == jnp.uint8
     assert found.shape == (*after, 3)
     assert_same(found, pillow(image, *after))
+
+
+@pytest.mark.parametrize(("before", "after"), [(90, 64), (37, 224), (64, 31)])
+@pytest.mark.parametrize("axis", [-2, -3])
+def test_matrix_units_give_the_same_sums(before, after, axis):
+    image = noise(*((before, 5) if axis == -3 else (5, before)), 3, hard=True)
+    weights = _weights(before, after, 3, after)[:, 2:-1]
+    image = np.delete(image, (0, 1, -1), axis)
+    sums = [np.asarray(f(image, axis, weights)) for f in (_product_of_digits, _sum_of_taps)]
+    expected = np.tensordot(weights.astype(np.int64), image.astype(np.int64), ((1,), (axis % 3,)))
+    np.testing.assert_array_equal(sums[0], np.moveaxis(expected, 0, axis % 3))
+    np.testing.assert_array_equal(*sums)
 
 
 def test_a_screen():
