@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from compare_regions import pointers
+from compare_regions import counts_of, pointers
 
 import diffvis_jax as dv
 from diffvis_jax.agent.tile_encoder import NAMES, TileEncoder
@@ -34,7 +34,7 @@ from diffvis_jax.datasets import Stream, open_dataset
 from diffvis_jax.datasets.records import read_image
 from diffvis_jax.evaluation.judge import score_screen, screen_queries
 from diffvis_jax.grounding.decode import Element
-from diffvis_jax.metrics import Counts, total
+from diffvis_jax.metrics import total
 from diffvis_jax.report.table import print_table
 from diffvis_jax.report.text import decimal
 from diffvis_jax.resolution.sizes import at_size
@@ -93,7 +93,7 @@ def run_stream(
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Numbers over all screens."""
-    counts = [Counts(*row["counts"]) for row in rows if row["counts"] is not None]
+    counts = counts_of(rows)
     asked = [row for row in rows if row["clicks"]]
     costs = [row["cost"] for row in rows]
     return {

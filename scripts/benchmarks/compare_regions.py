@@ -110,11 +110,20 @@ def run_stream(
         yield {"macs": macs, **score_screen(elements, queries, screen, size, small)}
 
 
+def counts_of(rows: Sequence[dict[str, Any]]) -> list[Counts]:
+    """Of the screens whose elements are labelled."""
+    known = (row["counts"] for row in rows if row["counts"] is not None)
+    return [
+        Counts(true_positives=right, false_positives=wrong, false_negatives=lost)
+        for right, wrong, lost in known
+    ]
+
+
 def summary(name: str, full_macs: float, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Numbers over all screens."""
     clicks = [outcome == "correct" for row in rows for outcome in row["clicks"]]
     overlaps = [overlap for row in rows for overlap in row["ious"]]
-    counts = [Counts(*row["counts"]) for row in rows if row["counts"] is not None]
+    counts = counts_of(rows)
     right = sum(clicks)
     return {
         "frames": name,
