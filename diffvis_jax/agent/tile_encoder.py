@@ -30,7 +30,7 @@ from diffvis_jax.grounding.decode import Element, decode
 from diffvis_jax.grounding.find import find_elements, head_answers, maps_of, on_screenshot
 from diffvis_jax.grounding.head import HeadConfig
 from diffvis_jax.images.geometry import placement
-from diffvis_jax.images.preprocess import ImageLike, open_rgb
+from diffvis_jax.images.preprocess import ImageLike, open_rgb, preprocess
 from diffvis_jax.model import Model
 from diffvis_jax.resolution.sizes import Size, at_size
 from diffvis_jax.towers import build
@@ -60,6 +60,7 @@ class TileEncoder:
         scale: float = 2.0,
         by: Sequence[str] = ("elements",),
         weights: Mapping[str, float] | None = None,
+        threshold: float | None = None,
     ):
         """Args:
           model: the tower; with a grounding head elements are found.
@@ -68,6 +69,8 @@ class TileEncoder:
           tile, context, scale: of the tiles, see `TileGrid`.
           by: components of a tile's relevance, of `NAMES`.
           weights: of the components, see `relevance`.
+          threshold: least score of an element, 0-1; None = the head's own. Enlarged tiles show many
+            more elements of low scores than the overview: choose it for as many as you want.
 
         Raises:
           ConfigError: an unknown component, or none.
@@ -76,7 +79,7 @@ class TileEncoder:
             raise ConfigError(f"by must name some of {', '.join(NAMES)}; got {list(by)}")
         self.model, self.policy = model, DetailPolicy() if policy is None else policy
         self._overview, self.tile = overview, (tile, context, scale)
-        self._by, self._weights = tuple(by), weights
+        self._by, self._weights, self._threshold = tuple(by), weights, threshold
         self.reset()
 
     def reset(self) -> None:
@@ -115,9 +118,12 @@ class TileEncoder:
         grid, state = self._grid, self._state
         assert grid is not None
         given = self._relevance(now, pointer) if relevance is None else relevance
+        frames = preprocess(now[0], self._config)
         # The state is donated, and gone if the step fails: then everything begins anew.
         self._grid = None
-        details, state, report = self._step(self.model.params, state, now, self.policy, given)
+        details, state, report = self._step(
+            self.model.params, state, now, self.policy, given, frames
+        )
         self._grid, self._state, self.report = grid, state, report
         fresh = np.asarray(details.fresh[0]).tolist()
         places = [place if known else None for place, known in zip(grid.places, fresh, strict=True)]
@@ -128,10 +134,10 @@ class TileEncoder:
         merged, head = None, self.model.head
         if head is not None:
             maps = maps_of(head.config, state.overview)
-            (whole,) = find_elements(head, details.overview, maps)
+            (whole,) = find_elements(head, details.overview, maps, threshold=self._threshold)
             for tile in np.flatnonzero(np.asarray(report.encoded[0])):
                 answers = _answers(head.params, state.tiles, jnp.int32(tile), config=head.config)
-                (self._parts[tile],) = decode(head.config, answers)
+                (self._parts[tile],) = decode(head.config, answers, threshold=self._threshold)
             self._seen = on_screenshot(whole, where)
             merged = join_elements(whole, self._parts, where, cut, places, size)
         return Look(
