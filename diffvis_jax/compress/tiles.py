@@ -1,7 +1,7 @@
 """Overview and detail: the whole screen as ever, and tiles of it enlarged, each a stream.
 
 A tile is encoded by itself, so one whose pixels stay is reused exactly, on any tower. What a step
-cannot afford waits for a later one, and is never handed on as the present meanwhile.
+cannot afford waits for a later one, and is not handed on as the present meanwhile.
 
 B screens, H x W pixels of one, R tiles of a screen, w pixels along the side of a tile's window, S
 along the side of its frame, N tokens of the overview, n of a tile, D token width.
@@ -77,10 +77,9 @@ class DetailReport:
 
     Attributes:
       changed: tiles whose pixels differ from the last screen's.
-      encoded: tiles that took part: anew, or to settle what a policy had left out.
+      encoded: tiles that took part, if only to settle what a policy had left out.
       cost: multiply-accumulates done, over those of a full encode of the overview.
-      overview: of the B overviews.
-      tiles: of the B * R tiles.
+      overview, tiles: of the B overviews, and of the B * R tiles.
     """
 
     changed: jax.Array  # bool [B, R]
@@ -178,7 +177,7 @@ def detail_step(
       ConfigError: more tiles a step than there are; a relevance of another shape, or (outside of
         jit, where its values are known) one that is no number.
     """
-    policy = _default(grid) if policy is None else policy
+    policy = policy or DetailPolicy(max_tiles=min(8, len(grid.places)))
     screens = jnp.asarray(screens)
     _check(state, screens, grid, policy, relevance)
     batch, number = state.unchanged.shape
@@ -212,8 +211,8 @@ def detail_step(
     waiting = tile_cache.waiting.any(1).reshape(stale.shape)
     fresh = (~stale | chosen) & ~waiting
     tiles = tiles.reshape(batch, number, *tiles.shape[1:])
-    ratio = build(tile_cache.config).macs / build(overview_cache.config).macs
-    done = tile_report.recomputed.reshape(stale.shape).sum(1)
+    share = np.float32(build(tile_cache.config).macs / build(overview_cache.config).macs)
+    done = share * tile_report.recomputed.reshape(stale.shape).sum(1)
     return (
         Details(overview=overview, tiles=jnp.where(fresh[..., None, None], tiles, 0), fresh=fresh),
         DetailState(
@@ -226,7 +225,7 @@ def detail_step(
         DetailReport(
             changed=changed,
             encoded=chosen,
-            cost=overview_report.recomputed + np.float32(ratio) * done,
+            cost=overview_report.recomputed + done,
             overview=overview_report,
             tiles=tile_report,
         ),
@@ -243,7 +242,7 @@ def make_detail_step(
     run = _donating if donate else _keeping
 
     def step(params, state, screens, policy=None, relevance=None, frames=None):
-        policy = _default(grid) if policy is None else policy
+        policy = policy or DetailPolicy(max_tiles=min(8, len(grid.places)))
         _check(state, screens, grid, policy, relevance)
         return run(params, state, screens, policy, relevance, frames, config=config, grid=grid)
 
@@ -257,11 +256,6 @@ def _step(params, state, screens, policy, relevance, frames, *, config, grid):
 
 _donating = jax.jit(_step, static_argnames=("config", "grid"), donate_argnames="state")
 _keeping = jax.jit(_step, static_argnames=("config", "grid"))
-
-
-def _default(grid: TileGrid) -> DetailPolicy:
-    policy = DetailPolicy()
-    return dataclasses.replace(policy, max_tiles=min(policy.max_tiles, len(grid.places)))
 
 
 def _differs(now: jax.Array, then: jax.Array) -> jax.Array:
