@@ -131,15 +131,21 @@ def merge_elements(
       screen: (width, height).
     """
     kept: list[Element] = []
+    boxes = np.zeros((len(overview) + sum(len(elements) for _, elements in crops), 4))
 
     def is_new(element: Element) -> bool:
-        boxes = np.array([other.box for other in kept]).reshape(-1, 4)
-        return not (iou_matrix(np.array([element.box]), boxes) > SAME).any()
+        overlaps = iou_matrix(np.array([element.box]), boxes[: len(kept)])
+        return not (overlaps > SAME).any()
+
+    def keep(element: Element) -> None:
+        boxes[len(kept)] = element.box
+        kept.append(element)
 
     for place, elements in crops:
         for element in sorted(elements, key=lambda each: -each.score):
             if not _is_cut(element.box, place, size, screen) and is_new(element):
-                kept.append(element)
+                keep(element)
+    # Those of the overview do not shut out each other.
     kept += [element for element in overview if is_new(element)]
     return sorted(kept, key=lambda element: -element.score)
 

@@ -46,7 +46,7 @@ from diffvis_jax.utils.progress import Progress
 
 WAYS = (*NAMES, "all", "random")
 DRAWS = 20  # random places of a frame's boxes
-LOWEST = 0.1  # score of what is looked at
+LOWEST = 0.15  # score of what is looked at
 DETECTIONS = (20, 40, 80, 160)
 
 
