@@ -9,7 +9,6 @@ import numpy as np
 from jax import lax
 
 from diffvis_jax.compress.token_set import Grouping, check_budget, check_metric, group_by
-from diffvis_jax.errors import ConfigError
 
 
 def pool(grid: tuple[int, int], factor: int, *, batch: int = 1) -> Grouping:
@@ -60,18 +59,6 @@ def keep_strided(metric: jax.Array, *, count: int) -> Grouping:
     chosen = np.zeros(number, bool)
     chosen[np.arange(count) * number // count] = True
     return keep(jnp.broadcast_to(jnp.asarray(chosen), (batch, number)), metric)
-
-
-def drop_padding(seen: np.ndarray, *, batch: int = 1) -> Grouping:
-    """Leaves out the tokens of which no pixel is of the picture; `seen` bool `[N]` are the others.
-
-    Raises:
-      ConfigError: nothing is seen.
-    """
-    if not np.any(seen):
-        raise ConfigError("all tokens are of padding: nothing would be left")
-    leader = jnp.where(jnp.asarray(seen), jnp.arange(len(seen), dtype=jnp.int32), -1)
-    return group_by(jnp.broadcast_to(leader, (batch, len(seen))))
 
 
 def merge_frames(tokens: jax.Array, *, threshold: float = 0.95) -> tuple[jax.Array, jax.Array]:

@@ -6,8 +6,6 @@ tokens have nearly the same direction, and plain cosines and norms tell nothing.
 B streams, N tokens, D token width.
 """
 
-import json
-from pathlib import Path
 from typing import Any
 
 import flax.struct
@@ -16,8 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffvis_jax.errors import ConfigError
-from diffvis_jax.utils.atomic_file import write_whole
-from diffvis_jax.utils.json_file import JsonError, read_json
 
 _DEAD = 1e-6  # of the largest spread: a channel with less is left out
 
@@ -54,40 +50,6 @@ def fit_scale(tokens: Any) -> TokenScale:
         std=jnp.asarray(std, jnp.float32),
         live=jnp.asarray(std >= _DEAD * std.max()),
     )
-
-
-def save_scale(scale: TokenScale, path: str | Path) -> None:
-    """Writes a scale as JSON."""
-    live = np.asarray(scale.live).astype(int)
-    names = {"mean": scale.mean, "std": scale.std}
-    text = {name: [float(x) for x in np.asarray(values)] for name, values in names.items()}
-    write_whole(Path(path), json.dumps({**text, "live": live.tolist()}) + "\n")
-
-
-def load_scale(path: str | Path, width: int) -> TokenScale:
-    """Reads a scale.
-
-    Args:
-      width: D of the tower that it is for.
-
-    Raises:
-      ConfigError: no such file, or a scale of another tower.
-    """
-    try:
-        found = read_json(Path(path))
-    except JsonError as error:
-        raise ConfigError(f"{path} {error}") from error
-    names = {"mean": np.float32, "std": np.float32, "live": bool}
-    try:
-        arrays = {name: np.asarray(found[name], dtype) for name, dtype in names.items()}
-    except (TypeError, KeyError, ValueError) as error:
-        raise ConfigError(f"{path} holds no mean, std and live of a token scale") from error
-    if {array.shape for array in arrays.values()} != {(width,)}:
-        shapes = [list(array.shape) for array in arrays.values()]
-        raise ConfigError(f"{path} is of tokens of another width: {shapes}, not [{width}]")
-    if not (np.isfinite(arrays["mean"]).all() and (arrays["std"] >= 0).all()):
-        raise ConfigError(f"{path} holds numbers that are no mean and spread")
-    return TokenScale(**{name: jnp.asarray(array) for name, array in arrays.items()})
 
 
 def whiten(tokens: jax.Array, scale: TokenScale) -> jax.Array:

@@ -59,15 +59,15 @@ def features_of(pixels: np.ndarray, tokens: np.ndarray, elements: list[Element])
     return [float(np.log(edges + 1e-4)), float(np.log1p(len(elements))), unsure, float(spread)]
 
 
-def missed(elements: list[Element], screen: Screen) -> float:
-    """The share of the elements of a page that is not found."""
+def missed(elements: list[Element], screen: Screen) -> float | None:
+    """The share of the elements of a page that is not found; None: it has none that count."""
     counts = detection_counts(
         np.array([element.box for element in elements]).reshape(-1, 4),
         screen.boxes,
         scores=[element.score for element in elements],
         ignore=smaller_than(screen.boxes, SMALL * screen.long_side),
     )
-    return 1 - (counts.recall or 0.0)
+    return None if counts.recall is None else 1 - counts.recall
 
 
 def run() -> int:
@@ -91,7 +91,7 @@ def run() -> int:
     features, errors, spent = [], [], {size: [] for size in sizes}
     with Progress(len(chosen), "encoding") as progress:
         for index in chosen:
-            row = []
+            row, known = [], []
             for size in sizes:
                 config = with_size(model.config, size)
                 screen = Screen(paths[index], config.preprocess, model.head.config.kinds)
@@ -102,9 +102,11 @@ def run() -> int:
                 found = find_elements(model.head, tokens, maps)[0]
                 spent[size].append(1e3 * (time.perf_counter() - start))
                 if size == sizes[0]:
-                    features.append(features_of(screen.pixels, np.asarray(tokens[0]), found))
+                    known = features_of(screen.pixels, np.asarray(tokens[0]), found)
                 row.append(missed(found, screen))
-            errors.append(row)
+            if None not in row:
+                features.append(known)
+                errors.append(row)
             progress(paths[index].name)
     x, e = np.array(features), np.array(errors)
     order = np.random.default_rng(1).permutation(len(x))

@@ -10,6 +10,7 @@ left out is given back from what represents it.
 import argparse
 import functools
 import sys
+from collections import Counter
 from pathlib import Path
 
 import jax
@@ -75,7 +76,8 @@ def run() -> int:
         raise ValueError(f"{args.head} has no head that sees tokens alone: make it with token_head")
     pages = load_screens(args.data, model.head.config.kinds, args.pages, model.config.preprocess)
     squares = [square for page in pages for square in squares_of(page, build(model.config).token)]
-    side = squares[0].long_side
+    side, _ = Counter(square.long_side for square in squares).most_common(1)[0]
+    squares = [square for square in squares if square.long_side == side]  # one number of tokens
     config = with_size(model.config, (side, side))
     grid = build(config).token_grid
     encoded = []
@@ -101,6 +103,7 @@ def run() -> int:
                 own = cells(model, squares, [back for back, _ in made])
                 rows.append([f"{count}", method, text, *own])
                 progress(f"{method}, {count} tokens")
+    print(f"{len(squares)} squares of {side} px")
     print_table(rows)
     return 0
 

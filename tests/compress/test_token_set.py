@@ -10,8 +10,6 @@ import pytest
 from diffvis_jax.compress import baselines
 from diffvis_jax.compress.token_scale import (
     fit_scale,
-    load_scale,
-    save_scale,
     squared_distance,
     whiten,
     whitened_error,
@@ -159,14 +157,6 @@ def test_kept_tokens_stay_and_others_get_the_nearest(tokens, how):
     assert merged.size.sum(1).tolist() == [N, N]
 
 
-def test_padding_goes():
-    seen = np.arange(N) < 8
-    grouping = baselines.drop_padding(seen)
-    assert groups_of(grouping, 0) == [[i] for i in range(8)]
-    with pytest.raises(ConfigError, match="all tokens are of padding"):
-        baselines.drop_padding(np.zeros(N, bool))
-
-
 def test_frames_that_resemble_the_one_before_become_one():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2, 1, N, WIDTH)).astype(np.float32)
@@ -190,21 +180,6 @@ def test_whitened_error_of_the_mean_is_one(tokens):
     np.testing.assert_allclose(whitened_error(x, mean, scale), 1, rtol=1e-4)
     far = x.at[..., 0].add(2 * scale.std[0])
     np.testing.assert_allclose(squared_distance(x, far, scale), 4 / 3, rtol=1e-3)
-
-
-def test_a_scale_survives_its_file(tmp_path, tokens):
-    scale = fit_scale(tokens)
-    save_scale(scale, tmp_path / "scale.json")
-    back = load_scale(tmp_path / "scale.json", WIDTH)
-    for name in ("mean", "std", "live"):
-        np.testing.assert_array_equal(getattr(scale, name), getattr(back, name))
-    with pytest.raises(ConfigError, match=r"another width: .*not \[6\]"):
-        load_scale(tmp_path / "scale.json", 6)
-    (tmp_path / "other.json").write_text('{"mean": [1]}')
-    with pytest.raises(ConfigError, match="holds no mean, std and live"):
-        load_scale(tmp_path / "other.json", 1)
-    with pytest.raises(ConfigError, match="cannot be read"):
-        load_scale(tmp_path / "none.json", 1)
 
 
 def test_what_no_scale_can_be_fitted_to(tokens):
