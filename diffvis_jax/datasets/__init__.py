@@ -28,7 +28,13 @@ from diffvis_jax.datasets.records import (
     load_screen,
     merged,
 )
-from diffvis_jax.datasets.sessions import read_frames, read_trajectories, trajectory_files
+from diffvis_jax.datasets.sessions import (
+    page_files,
+    read_frames,
+    read_pages,
+    read_trajectories,
+    trajectory_files,
+)
 from diffvis_jax.datasets.single_screens import (
     read_osworld_g,
     read_screenspot,
@@ -69,6 +75,7 @@ _READERS: dict[str, Reader] = {
     "agentnetbench": read_agentnet,
     "mind2web": read_mind2web,
     "trajectory": read_trajectories,
+    "pages": read_pages,
     "frames": read_frames,
 }
 KINDS = tuple(_READERS)
@@ -112,6 +119,8 @@ def _looks_like(path: Path) -> str:
             return kind
     if trajectory_files(path):
         return "trajectory"
+    if page_files(path):
+        return "pages"
     if any(file.name != "session.json" for file in data_files(path, "*.json", "data/*.json")):
         return "agentnetbench"
     return "frames"

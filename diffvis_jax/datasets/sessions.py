@@ -1,4 +1,4 @@
-"""Plain folders of frames, and recorded sessions with a `trajectory.json`.
+"""Plain folders of frames, rendered pages, and recorded sessions with a `trajectory.json`.
 
 Three kinds of `trajectory.json` are known. A recorder's: `steps[]` with `frame`, and `action`,
 `target` and `target_box` (pixels, left, top, right, bottom) of what was done *before* that frame:
@@ -111,18 +111,43 @@ def read_trajectories(root: Path, images: Path | None, faults: Faults) -> Datase
         with faults.at(where):
             content = read_json(file, dict)
             steps = field(content, "steps" if "steps" in content else "frames", list, where)
+            folder, whole = file.parent.resolve(), root.resolve()
+            name = folder.name if folder == whole else str(folder.relative_to(whole))
             records += _session(
-                steps, _resolution(content, where), file.parent, root, where, faults
+                steps, _resolution(content, where), folder, shown(name), where, faults
             )
     _tell_left_out(root, files, records)
     return collected(root.resolve().name, "trajectory", records, faults)
 
 
+def page_files(root: Path) -> list[Path]:
+    """The JSON files of a directory, and those below it, with a picture of the same name."""
+    return [file for file in data_files(root, "**/*.json") if file.with_suffix(".png").is_file()]
+
+
+def read_pages(root: Path, images: Path | None, faults: Faults) -> Dataset:
+    """Rendered pages, each a picture and what can be clicked on it (`elements`): single screens.
+
+    Args:
+      root: the directory that holds them, at any depth.
+    """
+    _no_images(images)
+    records: list[Record] = []
+    for file in page_files(root):
+        where = f"'{file}'"
+        with faults.at(where):
+            content = read_json(file, dict)
+            step = {**content, "file": file.with_suffix(".png").name, "action": "start"}
+            name = shown(str(file.with_suffix("").relative_to(root)))
+            records += _session(
+                [step], _resolution(content, where), file.parent, name, where, faults
+            )
+    return collected(root.resolve().name, "pages", records, faults)
+
+
 def _session(
-    steps: Sequence[Any], resolution: Frame, folder: Path, root: Path, where: str, faults: Faults
+    steps: Sequence[Any], resolution: Frame, folder: Path, name: str, where: str, faults: Faults
 ) -> list[Record]:
-    folder, root = folder.resolve(), root.resolve()
-    name = shown(folder.name if folder == root else str(folder.relative_to(root)))
     images: dict[int, Path] = {}
     sizes: dict[int, tuple[int, int]] = {}
     for index, step in enumerate(steps):
@@ -216,7 +241,7 @@ def _whole(number: Any) -> bool:
 
 
 def _tell_left_out(root: Path, files: Sequence[Path], records: Sequence[Record]) -> None:
-    """Warns of folders with images of which no session says anything."""
+    """Warns of folders with images of which no session says anything, and that are no pages."""
     sessions = {file.parent.resolve() for file in files}
     used = {record.image.resolve().parent for record in records if isinstance(record.image, Path)}
     left_out = []
@@ -226,7 +251,8 @@ def _tell_left_out(root: Path, files: Sequence[Path], records: Sequence[Record])
             inner.clear()
             continue
         inner[:] = [name for name in inner if not is_hidden(Path(name))]
-        if folder not in used and any(is_image(folder / name) for name in names):
+        pictures = [folder / name for name in names if is_image(folder / name)]
+        if folder not in used and any(not p.with_suffix(".json").is_file() for p in pictures):
             left_out.append(folder)
     if left_out:
         warnings.warn(

@@ -50,3 +50,44 @@ def test_the_fastest_policy_that_keeps_what_was_found_is_recommended(rows, said)
     assert said in last
     assert len(lines) == len(rows)
     assert "small step 10.0 ms" in lines[0]
+
+
+MEASURED = {"model": "screens-vit", "policies": {"faithful": row(2, 0.1, 1.0)}}
+
+
+def test_a_model_is_recommended(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(doctor, "measure", lambda args: MEASURED)
+    target, config = tmp_path / "doctor.json", tmp_path / "serve.yaml"
+    asked = ["--recommend", "--accuracy", "sample clicks=70", "--memory-mb", "2000"]
+    assert doctor.main([*asked, "--write", str(config), "--json", str(target)]) == 0
+    printed = capsys.readouterr().out
+    assert "recommended: fastvithd-screens in float32, --policy faithful" in printed
+    assert "sample clicks 79.7 (docs/accuracy.md" in printed
+    assert "sample clicks: 67.4 of 70" in printed
+    assert "sample clicks: unknown" in printed
+    assert config.read_text() == (
+        "model:\n  path: fastvithd-screens\n  dtype: float32\n  policy: faithful\n"
+    )
+    assert json.loads(target.read_text())["recommended"]["path"] == "fastvithd-screens"
+    assert doctor.main(["--recommend", "--answers", "--memory-mb", "10"]) == 1
+    assert "nothing will do" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--recommend", "--no-measure"], "measures how fast"),
+        (["--answers"], "belong to --recommend"),
+        (["--recommend", "--accuracy", "docvqa"], "NAME=PERCENT"),
+        (["--recommend", "--accuracy", "docvqa=200"], "0-100"),
+        (["--recommend", "--accuracy", "mmlu=2"], "no numbers of 'mmlu'"),
+    ],
+)
+def test_what_cannot_be_recommended(arguments, message, capsys, monkeypatch):
+    monkeypatch.setattr(doctor, "measure", lambda args: MEASURED)
+    try:
+        status = doctor.main(arguments)
+    except SystemExit as error:
+        status = error.code
+    assert status == 2
+    assert message in capsys.readouterr().err
