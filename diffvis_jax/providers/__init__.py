@@ -1,0 +1,1 @@
+"""Clients of other engines, behind one protocol (`providers/chat.py`); extra `providers`."""
