@@ -72,7 +72,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--force", action="store_true", help="replace weights/NAME if it exists already"
     )
+    parser.add_argument(
+        "--export-language",
+        action="store_true",
+        help="the other way: write the decoder of SRC, which this command wrote, as a Hugging Face "
+        "Qwen2ForCausalLM, for other engines (docs/engines.md)",
+    )
     args = parser.parse_args(arguments)
+    chosen = {name for name, value in vars(args).items() if value != parser.get_default(name)}
+    if args.export_language and chosen - {"source", "directory", "export_language", "device"}:
+        parser.error("--export-language takes no other options: it writes what SRC holds")
     if not args.quantise and (args.skip or args.report or args.group is not None):
         parser.error("--group, --skip and --report belong to --quantise")
     if args.group is not None and args.quantise != "int4":
@@ -91,6 +100,11 @@ def run(args: argparse.Namespace) -> int:
     from diffvis_jax.checkpoints.bundled import bundled_directory
     from diffvis_jax.checkpoints.convert import convert
 
+    if args.export_language:
+        from diffvis_jax.checkpoints.export_language import export_language
+
+        print(f"wrote {export_language(os.path.expanduser(args.source), args.directory)}")
+        return 0
     if not args.quantise:
         convert(args.source, args.directory, **_options(args))
         return 0
