@@ -1,0 +1,1 @@
+"""Where a task is answered, and the guard before everything that leaves this machine."""
