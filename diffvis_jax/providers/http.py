@@ -4,6 +4,7 @@ of an answer is read, and what an error means.
 httpx (ollama) and its successor httpx2 (openai) have the same hooks.
 """
 
+import dataclasses
 import importlib
 import ipaddress
 import logging
@@ -47,13 +48,14 @@ class Client:
     takes: frozenset[type] = frozenset({Text, Picture})
     client: Any
 
-    def __init__(self, name: str, model: str, remote: bool):
-        self.name, self.model, self.remote = name, model, remote
+    def __init__(self, name: str, model: str, remote: bool, timeout_s: float):
+        self.name, self.model, self.remote, self.timeout_s = name, model, remote, timeout_s
 
     def generate(self, chat: Chat | Cleared, wish: Wish) -> AsyncGenerator[Piece, None]:
         """See `chat.Provider`."""
         quiet()
         messages = [self._message(message) for message in admitted(self, chat).messages]
+        wish = dataclasses.replace(wish, deadline_s=min(wish.deadline_s, self.timeout_s))
         return timely(self.name, self._pieces(messages, wish), wish.deadline_s, self._told)
 
     async def models(self) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Ollama through its own API: its OpenAI-compatible one ignores `num_ctx`, and cuts prompts to the
 default of 4096 without a word."""
 
+import math
 from collections.abc import AsyncGenerator, Collection
 from typing import Any
 
@@ -22,16 +23,21 @@ class OllamaNative(http.Client):
         trusted_hosts: Collection[str] = (),
         remote: bool = False,
         most_bytes: int = http.MOST_BYTES,
+        timeout_s: float = math.inf,
     ):
         """Args:
-        base_url: such as http://127.0.0.1:11434.
-        context: positions that the model is loaded with (`num_ctx`); another one loads it anew.
-        remote: True where the server passes requests on to another machine, as Ollama does with
-          models that are called "..cloud", which are taken for remote without it.
-        key, trusted_hosts, most_bytes: as for `OpenAILike`, and so are the errors.
+          base_url: such as http://127.0.0.1:11434.
+          context: positions that the model is loaded with (`num_ctx`); another one loads it anew.
+          remote: True where the server passes requests on to another machine, as Ollama does with
+            models that are called "..cloud", which are taken for remote without it.
+          key, trusted_hosts, most_bytes, timeout_s: as for `OpenAILike`.
+
+        Raises:
+          ConfigError: no such address.
+          ImportError: the extra `providers` is not installed.
         """
         beyond = http.beyond(base_url, trusted_hosts) or model.endswith("cloud")
-        super().__init__(name, model, beyond or remote)
+        super().__init__(name, model, beyond or remote, timeout_s)
         self._context = context
         self._ollama, self._httpx = http.library("ollama"), http.library("httpx")
         self.client = self._ollama.AsyncClient(

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import dataclasses
+import math
 from collections.abc import AsyncGenerator, Collection, Mapping
 from typing import Any
 
@@ -58,6 +59,7 @@ class OpenAILike(http.Client):
         salt: str | None = None,
         most_bytes: int = http.MOST_BYTES,
         retries: int = 2,
+        timeout_s: float = math.inf,
     ):
         """Args:
           base_url: up to and including `/v1`, or `unix:/path` of a socket.
@@ -67,6 +69,7 @@ class OpenAILike(http.Client):
           salt: digest of a tenant, for engines that keep prefixes.
           most_bytes: of an answer.
           retries: how often the client tries again what failed, within the deadline.
+          timeout_s: the longest deadline of an answer.
 
         Raises:
           ConfigError: no such dialect, or no such address.
@@ -74,7 +77,7 @@ class OpenAILike(http.Client):
         """
         if dialect not in DIALECTS:
             raise ConfigError(f"no dialect {dialect!r}: there are {', '.join(DIALECTS)}")
-        super().__init__(name, model, http.beyond(base_url, trusted_hosts) or remote)
+        super().__init__(name, model, http.beyond(base_url, trusted_hosts) or remote, timeout_s)
         self._dialect, self._salt = DIALECTS[dialect], salt
         self._openai, httpx = http.library("openai"), http.library("httpx2")
         socket = base_url.removeprefix("unix:") if base_url.startswith("unix:") else None

@@ -78,10 +78,10 @@ class Routed:
         judged = classify(task, self._words, self._find)
         now = self._clock()
         health = {name: breaker.allows(now) for name, breaker in self._breakers.items()}
-        if ask in ("auto", self.rules.local):
+        if ask == "auto" or not self.rules.providers.get(ask, True):
             rules = self.rules
-            if ask != "auto":
-                rules = dataclasses.replace(rules, rules=())
+            if ask != "auto":  # here, or another one of this machine
+                rules = dataclasses.replace(rules, rules=(), local=ask)
             return decide(judged, task.operation, rules, health), judged
         # A provider by its name is a choice about the work, not about what may leave.
         for kind in Complexity:
@@ -114,6 +114,7 @@ class Routed:
           StaysHere: a provider was asked for that may not be given this.
           ProviderError: none could answer; "busy" where none may be asked now.
         """
+        task = dataclasses.replace(task, text="\n".join([task.text, *wish.stop]))
         decision, judged = await asyncio.to_thread(self.decide, chat, task, ask)
         told(decision)
         while decision.target:
@@ -122,7 +123,7 @@ class Routed:
                 given, marks = chat, {}
                 if self._providers[decision.target].remote:
                     # In a thread: encoding pictures takes a while, and so may `stream`.
-                    each = chat, task, judged, run, stream
+                    each = chat, task, wish, judged, run, stream
                     given = await asyncio.to_thread(self._cleared, *each)
                     marks = given.marks
                 async for piece in self._pieces(given, marks, wish, run):
@@ -141,10 +142,18 @@ class Routed:
         raise ProviderError("no provider", "busy", 503)
 
     def _cleared(
-        self, chat: Chat, task: Task, judged: Judged, run: "_Run", stream: MaskedTokens | None
+        self,
+        chat: Chat,
+        task: Task,
+        wish: Wish,
+        judged: Judged,
+        run: "_Run",
+        stream: MaskedTokens | None,
     ) -> Cleared:
         """Cleared and written down, or StaysHere."""
         assert self._audit is not None
+        if any(map(self._find, wish.stop)):  # a mark would stop at something else
+            raise StaysHere("personal data in a stop string")
         settings = self._guard, self._words, self._find
         cleared = clear(chat, run.decision, task.screens, *settings, stream)
         self._audit.intent(run.request, cleared, run.decision, judged.sensitivity)
@@ -161,11 +170,11 @@ class Routed:
             async with contextlib.aclosing(provider.generate(given, wish)) as pieces:
                 async for piece in pieces:
                     run.begun = True
-                    if isinstance(piece, Text):
-                        yield Text(restored.push(piece.text))
-                        continue
-                    yield Text(restored.flush())
-                    yield piece
+                    is_text = isinstance(piece, Text)
+                    if text := restored.push(piece.text) if is_text else restored.flush():
+                        yield Text(text)
+                    if not is_text:
+                        yield piece
             run.status = "ok"
         except ProviderError as error:
             run.status, run.fault = error.kind, error.is_failure

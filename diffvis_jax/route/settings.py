@@ -149,8 +149,9 @@ class AuditSettings(_Model):
 
 
 class RoutingSettings(_Model):
-    """The router."""
+    """The router; with `allow_remote: false` a provider beyond this machine is an error."""
 
+    allow_remote: bool = True
     unlabelled: Level = "confidential"
     force_local: bool = False
     rules: Many[RuleSettings] = ()
@@ -171,6 +172,9 @@ class RoutingSettings(_Model):
             for row in self.rules
         )
         remote = {name: settings.is_remote for name, settings in providers.items()}
+        if not self.allow_remote and any(remote.values()):
+            beyond = ", ".join(name for name in remote if remote[name])
+            raise ConfigError(f"allow_remote is false, and {beyond} is beyond this machine")
         return Rules(rows, {local: False} | remote, local, self.force_local)
 
     def make_words(self) -> Words:
@@ -223,6 +227,7 @@ def make_provider(
         "key": _key(name, settings, base),
         "trusted_hosts": settings.trusted_hosts,
         "remote": settings.remote,
+        "timeout_s": settings.timeout_s,
     }
     address = (name, settings.base_url, settings.model)
     if settings.kind == "ollama":

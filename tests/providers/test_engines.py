@@ -437,6 +437,12 @@ def test_the_deadline_bounds_a_silent_engine(engine, name):
 
 
 @pytest.mark.parametrize("name", ["openai", "ollama"])
+def test_an_engine_may_have_a_shorter_deadline(engine, name):
+    engine.answer = lambda _: Reply(delay=30)
+    assert fails(make(name, engine.url, timeout_s=0.3), Wish(deadline_s=20)).kind == "timeout"
+
+
+@pytest.mark.parametrize("name", ["openai", "ollama"])
 def test_no_engine_there(engine, name):
     engine.close()
     options = {"retries": 0} if name == "openai" else {}

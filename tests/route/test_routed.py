@@ -225,6 +225,36 @@ def test_asking_by_name(tmp_path):
     setup.close()
 
 
+def test_another_engine_of_this_machine_may_be_asked_for_anything(setup):
+    other = Here()
+    other.name = "other"
+    rules = setup.settings.make_rules(
+        {"cloud": CLOUD, "other": CLOUD.model_copy(update={"base_url": "http://127.0.0.1:1"})}
+    )
+    providers = {"here": setup.here, "other": other, "cloud": setup.remote}
+    setup.routed = Routed(setup.settings, rules, providers, setup.audit)
+    assert setup.ask(Task("reading"), ask="other")[0] == "from here|stop"
+    assert other.asked
+
+
+def test_what_stops_an_answer_is_said_to_the_engine_too(setup):
+    task = Task("grounding", stated=PUBLIC)
+
+    def ask(stop):
+        async def run():
+            wish, told = Wish(stop=(stop,)), []
+            async for _ in setup.routed.generate(CHAT, task, wish, told=told.append):
+                pass
+            return told[-1]
+
+        return asyncio.run(run())
+
+    assert ask("a@b.example").reasons[-1].endswith("personal data in a stop string")
+    assert ask("password").reasons[0] == "confidential: a word of the rules"
+    assert setup.cloud.connections == 0
+    assert ask("STOP").target == "cloud"
+
+
 def test_force_local(tmp_path):
     setup = Setup(tmp_path, force_local=True)
     assert setup.ask(Task("grounding", stated=PUBLIC))[0] == "from here|stop"

@@ -25,8 +25,9 @@ def test_presets(name):
     assert settings.unlabelled == "confidential"
     assert settings.guard.require_regions
     if name == "local_only":
-        rules = settings.make_rules({"cloud": ProviderSettings(**CLOUD)})
-        assert rules.force_local
+        assert settings.make_rules({"vllm": ProviderSettings(**HERE)}).force_local
+        with pytest.raises(ConfigError, match="cloud is beyond this machine"):
+            settings.make_rules({"cloud": ProviderSettings(**CLOUD)})
     else:
         words = settings.make_words().raising[0][0]
         assert words.search("mot de passe")
