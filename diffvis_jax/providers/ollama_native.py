@@ -1,6 +1,7 @@
 """Ollama through its own API: its OpenAI-compatible one ignores `num_ctx`, and cuts prompts to the
 default of 4096 without a word."""
 
+import contextlib
 import math
 from collections.abc import AsyncGenerator, Collection
 from typing import Any
@@ -69,16 +70,14 @@ class OllamaNative(http.Client):
         stream = await self.client.chat(
             model=self.model, messages=messages, stream=True, options=options
         )
-        async for part in stream:
-            if text := part.message.content:
-                yield Text(text)
-            if part.done:
-                if (part.prompt_eval_count or 0) >= self._context:
-                    raise self.error("request")
-                yield Usage(
-                    part.done_reason or "stop",
-                    prompt=part.prompt_eval_count,
-                    completion=part.eval_count,
-                )
-                return
+        async with contextlib.aclosing(stream):
+            async for part in stream:
+                if text := part.message.content:
+                    yield Text(text)
+                if part.done:
+                    if (part.prompt_eval_count or 0) >= self._context:
+                        raise self.error("request")
+                    counts = {"prompt": part.prompt_eval_count, "completion": part.eval_count}
+                    yield Usage(part.done_reason or "stop", **counts)
+                    return
         raise self.error("connection")

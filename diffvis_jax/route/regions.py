@@ -83,12 +83,11 @@ def open_pixels(png: bytes, size: tuple[int, int]) -> np.ndarray:
 
 def mask(pixels: np.ndarray, boxes: Sequence[Pixels], margin: int) -> tuple[np.ndarray, np.ndarray]:
     """The pixels with boxes filled, `uint8 [H, W, 3]`, and which were: bool `[H, W]`."""
-    hidden = np.zeros(pixels.shape[:2], bool)
+    pixels, hidden = pixels.copy(), np.zeros(pixels.shape[:2], bool)
     for left, top, right, bottom in boxes:
         rows = slice(max(top - margin, 0), bottom + margin)
-        hidden[rows, max(left - margin, 0) : right + margin] = True
-    pixels = pixels.copy()
-    pixels[hidden] = FILL
+        columns = slice(max(left - margin, 0), right + margin)
+        pixels[rows, columns], hidden[rows, columns] = FILL, True
     return pixels, hidden
 
 

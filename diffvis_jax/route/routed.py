@@ -126,8 +126,9 @@ class Routed:
                     each = chat, task, wish, judged, run, stream
                     given = await asyncio.to_thread(self._cleared, *each)
                     marks = given.marks
-                async for piece in self._pieces(given, marks, wish, run):
-                    yield piece
+                async with contextlib.aclosing(self._pieces(given, marks, wish, run)) as pieces:
+                    async for piece in pieces:
+                        yield piece
                 return
             except (ProviderError, StaysHere) as error:
                 if run.begun or not decision.then:

@@ -275,11 +275,15 @@ class Machine:
                 stream=tokens if scenario.client == "tokens" else None,
                 told=lambda decision: shown.append(repr(decision)),
             )
-            async with contextlib.aclosing(pieces):
-                async for piece in pieces:
-                    shown.append(repr(piece))
-                    if scenario.leave_early:
-                        return
+            try:
+                async with contextlib.aclosing(pieces):
+                    async for piece in pieces:
+                        shown.append(repr(piece))
+                        if scenario.leave_early:
+                            return
+            finally:  # what client libraries have begun to close
+                while others := asyncio.all_tasks() - {asyncio.current_task()}:
+                    await asyncio.wait(others, timeout=1)
 
         allowed = {engine.url.rsplit(":", 1)[1] for engine in (self.cloud, self.here, self.other)}
 
