@@ -77,11 +77,12 @@ def _luhn(digits: str) -> bool:
 
 
 def _apart(found: Sequence[Found]) -> list[Found]:
-    """In order; those that overlap are one."""
+    """In order; those that overlap are one, of the kind of the longest."""
     apart: list[Found] = []
     for each in sorted(found):
-        if apart and each.start < apart[-1].stop:
-            apart[-1] = apart[-1]._replace(stop=max(each.stop, apart[-1].stop))
+        if apart and each.start < (last := apart[-1]).stop:
+            longest = max(last, each, key=lambda x: x.stop - x.start)
+            apart[-1] = Found(last.start, max(last.stop, each.stop), longest.kind)
         else:
             apart.append(each)
     return apart

@@ -254,7 +254,7 @@ class Machine:
                         "send": {"to": "cloud", "what": scenario.what},
                     }
                 ],
-                "guard": {"margin_px": scenario.margin, "presidio": False},
+                "guard": {"margin_px": scenario.margin},  # with Presidio where there is one
             }
         )
         cloud = ProviderSettings(kind="openai", base_url="https://cloud.example", model="m")
