@@ -4,12 +4,13 @@ of an answer is read, and what an error means.
 httpx (ollama) and its successor httpx2 (openai) have the same hooks.
 """
 
+import asyncio
 import dataclasses
 import importlib
 import ipaddress
 import logging
 import re
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from typing import Any
 
 from diffvis_jax.errors import ConfigError
@@ -47,6 +48,9 @@ class Client:
 
     takes: frozenset[type] = frozenset({Text, Picture})
     client: Any
+    _message: Callable[[Message], dict[str, Any]]
+    _pieces: Callable[[list, Wish], AsyncGenerator[Piece, None]]
+    _models: Callable[[], Awaitable[tuple[str, ...]]]
 
     def __init__(self, name: str, model: str, remote: bool, timeout_s: float):
         self.name, self.model, self.remote, self.timeout_s = name, model, remote, timeout_s
@@ -61,7 +65,8 @@ class Client:
     async def models(self) -> tuple[str, ...]:
         """Names of the models that it has; raises ProviderError."""
         try:
-            return await self._models()
+            async with asyncio.timeout(min(30, self.timeout_s)):
+                return await self._models()
         except Exception as error:
             problem = self._told(error)
         raise problem
@@ -69,15 +74,6 @@ class Client:
     async def aclose(self) -> None:
         """Closes its connections."""
         await self.client.close()
-
-    def _message(self, message: Message) -> dict[str, Any]:
-        raise NotImplementedError
-
-    def _pieces(self, messages: list[dict], wish: Wish) -> AsyncGenerator[Piece, None]:
-        raise NotImplementedError
-
-    async def _models(self) -> tuple[str, ...]:
-        raise NotImplementedError
 
     def error(self, kind: Kind) -> ProviderError:
         """What is raised for a reason of the client's own."""
@@ -88,7 +84,7 @@ class Client:
         if isinstance(error, ProviderError):
             return error
         names = {kind.__name__ for kind in type(error).__mro__}
-        if names & {"APITimeoutError", "TimeoutException"}:
+        if names & {"APITimeoutError", "TimeoutException", "TimeoutError"}:
             return self.error("timeout")
         if names & {"APIConnectionError", "TransportError", "ConnectionError"}:
             return self.error("connection")

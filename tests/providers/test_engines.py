@@ -456,6 +456,10 @@ def test_models(engine):
     assert asyncio.run(OpenAILike("e", f"{engine.url}/v1", "m").models()) == ("a", "b")
     engine.answer = lambda _: error(200, {"models": [{"model": "c"}]})
     assert asyncio.run(OllamaNative("e", engine.url, "m").models()) == ("c",)
+    engine.answer = lambda _: Reply(delay=30)
+    for name in ("openai", "ollama"):
+        with pytest.raises(ProviderError, match="in time"):
+            asyncio.run(make(name, engine.url, timeout_s=0.3).models())
     engine.answer = lambda _: error(401, {"error": "Unauthorized"})
     for name in ("openai", "ollama"):
         with pytest.raises(ProviderError, match="refused the key"):
