@@ -66,6 +66,8 @@ def whole_words(words: Iterable[str]) -> re.Pattern | None:
 
 def plain(text: str) -> str:
     """A text as words are looked for in it: one case, one form of each letter, nothing unseen."""
+    if text.isascii():
+        return text.casefold()
     text = unicodedata.normalize("NFKC", text)
     return "".join(c for c in text if unicodedata.category(c) != "Cf").casefold()
 
