@@ -152,6 +152,11 @@ class DifferentialVisionEncoder:
             return jax.tree.map(lambda x: x[self._slot : self._slot + 1], self._cache.cache)
         return self._cache
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are kept from one image to the next."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves((self._cache, self._last)))
+
     def audit(self) -> np.ndarray:
         """True error of the last tokens, `[1, N]`, by a full encode of the last frame (see
         `diffvis_jax.audit`).

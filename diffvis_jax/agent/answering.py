@@ -28,13 +28,13 @@ from diffvis_jax.errors import ConfigError
 from diffvis_jax.images.anyres import Frame, TiledImage, pixels_of
 from diffvis_jax.language.answer import AnswerOptions
 from diffvis_jax.language.differential_prefill import PrefillPolicy
+from diffvis_jax.language.events import Done, Event, Started, Text, answer_events
 from diffvis_jax.language.generate import check_context, padded_length
 from diffvis_jax.language.layer_keep import LayerKeep
 from diffvis_jax.language.positions import Grid
 from diffvis_jax.language.prompt import build_prompt, tokenize
-from diffvis_jax.language.prompt_session import Prefilled, PromptSession
+from diffvis_jax.language.prompt_session import PromptSession
 from diffvis_jax.language.splice import PackedTokens, packed
-from diffvis_jax.language.tokenizer import TextStream
 from diffvis_jax.model import Model
 from diffvis_jax.towers import build, with_size
 from diffvis_jax.utils.compile_time import watch_compilation
@@ -191,13 +191,29 @@ class Answerer:
     def fresh_logits(self, tokens: Sequence[Tokens], grids: Sequence[Grid]) -> np.ndarray:
         """What a fresh prefill of images, `tokens` and `grids` of an `Answer`, gives: float32
         `[V]`; the session must be one that reuses nothing."""
-        return np.asarray(self._read(list(tokens), grids).logits)
+        ids, padded = self._prompt(list(tokens))
+        return np.asarray(self.session.prefill(list(tokens), ids, grids, padded=padded).logits)
 
-    def _read(self, images: list[Tokens], grids: Sequence[Grid]) -> Prefilled:
-        ids, padded = self._ids[len(images) - 1], None
-        if self._compress is not None:  # a history grows: the prompt has room for all of it
-            padded = padded_length(len(ids) - 1 + self._budget)
-        return self.session.prefill(images, ids, grids, padded=padded)
+    def _prompt(self, images: list[Tokens]) -> tuple[np.ndarray, int | None]:
+        """Ids of a prompt with these images, and what it is padded to."""
+        ids = self._ids[len(images) - 1]
+        if self._compress is None:
+            return ids, None
+        return ids, padded_length(len(ids) - 1 + self._budget)  # a history has room to grow
+
+    def _events(
+        self, images: list[Tokens], grids: Sequence[Grid], limit: int | None
+    ) -> Iterator[Event]:
+        ids, padded = self._prompt(images)
+        return answer_events(
+            self.session,
+            images,
+            ids,
+            grids,
+            tokenizer=self._tokenizer,
+            padded=padded,
+            limit=limit,
+        )
 
     def stats(self) -> dict[str, float]:
         """Counts since the last reset, of the encoder and (`prompts_`...) of the session."""
@@ -259,36 +275,35 @@ class Answerer:
                 made = self._compress.show(tokens, self._changed(frame))
                 shown, compressed = [made.image], made.report
                 grids = [(1, len(made.image.packing))]
-            prefilled = self._read(shown, grids)
+            compress_ms = _since(start)
+            events = self._events(shown, grids, limit)
+            started = next(events)
+            assert isinstance(started, Started)
+            prefilled = started.prefilled
             logits = np.asarray(prefilled.logits)
-            prefill_ms = _since(start)
-            ids, pieces, times = [], [], []
-            stream = TextStream(self._tokenizer)
-            say = on_text or (lambda text: None)
-            start = time.perf_counter()
-            for identity in self._generated(limit):
-                times.append(_since(start))
-                ids.append(identity)
-                if piece := stream.push(identity):
-                    pieces.append(piece)
-                    say(piece)
-            generate_ms = _since(start)
-            if piece := stream.flush():
-                pieces.append(piece)
-                say(piece)
+            pieces, done = [], None
+            for event in events:
+                if isinstance(event, Done):
+                    done = event
+                elif isinstance(event, Text) and event.text:
+                    pieces.append(event.text)
+                    if on_text is not None:
+                        on_text(event.text)
+            assert done is not None
         attention = prefilled.attention
         if attention is not None:  # of the last image, whose overview comes first
             attention = attention[..., -count:][..., : tokens.shape[1]]
         one_by_one = self._options.num_beams == 1
+        times = list(done.times_ms)
         several = one_by_one and len(times) > 1
         return Answer(
             text="".join(pieces).strip(),
-            ids=np.array(ids, np.int32),
+            ids=done.ids,
             encode_ms=encode_ms,
-            prefill_ms=prefill_ms,
+            prefill_ms=compress_ms + started.prefill_ms,
             first_token_ms=times[0] if one_by_one else None,
             token_ms=(times[-1] - times[0]) / (len(times) - 1) if several else None,
-            generate_ms=generate_ms,
+            generate_ms=done.generate_ms,
             compile_s=compiled.seconds,
             encoded=encoded,
             prefilled=prefilled.report,
@@ -361,15 +376,6 @@ class Answerer:
             "recomputed": 1.0,
             "pending": 0.0,
         }
-
-    def _generated(self, limit: int | None) -> Iterator[int]:
-        if self._options.num_beams > 1:
-            yield from self.session.generate().tolist()
-            return
-        for number, identity in enumerate(self.session.stream(), 1):
-            yield identity
-            if number == limit:
-                return
 
 
 def _since(start: float) -> float:

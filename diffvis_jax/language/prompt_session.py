@@ -11,6 +11,7 @@ import numpy as np
 from diffvis_jax.errors import ConfigError, PromptError
 from diffvis_jax.language import answer, generate
 from diffvis_jax.language.answer import AnswerOptions
+from diffvis_jax.language.config import DecoderConfig
 from diffvis_jax.language.differential_prefill import (
     PrefillPolicy,
     PrefillReport,
@@ -95,6 +96,16 @@ class PromptSession:
         self._language, self._attention = language, attention
         self._differential, self._tuning = differential, tuning
         self.reset()
+
+    @property
+    def config(self) -> DecoderConfig:
+        """Of the language model."""
+        return self._language.config
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are kept from one prompt to the next."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves((self._cache, self._ids)))
 
     def reset(self) -> None:
         """Forgets the prompts, and the statistics."""
