@@ -1,0 +1,397 @@
+"""The HTTP side: routes, keys, limits, and OpenAI's form of answers. Computes nothing.
+
+Middleware is plain ASGI: behind Starlette's `BaseHTTPMiddleware` nobody learns that a client left.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import json
+import logging
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sse_starlette.sse import AppStatus, EventSourceResponse, SendTimeoutError
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from diffvis_jax.language.events import Done, Started, Text
+from diffvis_jax.serve.answer import Target
+from diffvis_jax.serve.engine import EngineDown
+from diffvis_jax.serve.metrics import Metrics
+from diffvis_jax.serve.prepare import Call
+from diffvis_jax.serve.protocol import ApiError, chunk, completion, parse_request, usage
+from diffvis_jax.serve.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_PAGE = Path(__file__).with_name("page.html")
+_OPEN = ("/", "/health", "/health/live", "/health/ready")  # to those without a key
+_NO_RETRY = {"x-should-retry": "false"}  # OpenAI's client tries everything from 500 on again
+_LATER = {"retry-after": "1"}
+_EVERYWHERE = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
+_LINGER_S = 5.0  # for which the rest of a request is read that is refused
+
+
+class Server:
+    """The requests of one server, and what they have in common.
+
+    Attributes:
+      targets: what answers, by the name of the model; a router would be one of them.
+      ready: set when everything usual is compiled.
+      draining: whether new requests are refused, since the server is about to end.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        targets: Mapping[str, Target],
+        engine: Any,
+        metrics: Metrics,
+        *,
+        keys: Sequence[str] = (),
+        fingerprint: str = "",
+        forget: Any = None,
+    ):
+        """Args:
+        engine: whose beat is watched.
+        keys: of clients; each is a tenant.
+        fingerprint: of weights, policy and versions.
+        forget: (tenant, key) -> a future of how many sessions were forgotten.
+        """
+        self._settings, self.targets, self._engine = settings, targets, engine
+        self._metrics, self._fingerprint, self._forget = metrics, fingerprint, forget
+        self._keys = [hashlib.sha256(key.encode()).digest() for key in keys]
+        self._active: dict[str, int] = {}  # requests by tenant
+        self._started = int(time.time())
+        self.ready = self.draining = False
+        AppStatus.disable_automatic_graceful_drain()  # we drain ourselves
+
+    def app(self) -> ASGIApp:
+        """As ASGI."""
+        routes = [
+            Route("/", self._page),
+            Route("/v1/chat/completions", self._chat, methods=["POST"]),
+            Route("/v1/models", self._models),
+            Route("/v1/models/{name:path}", self._models),
+            Route("/v1/sessions/{key:path}", self._delete, methods=["DELETE"]),
+            Route("/health", self._health),
+            Route("/health/{what}", self._health),
+            Route("/metrics", self._metrics_text),
+        ]
+        return Guard(Starlette(routes=routes), self)
+
+    @property
+    def active(self) -> int:
+        """Requests that are being answered."""
+        return sum(self._active.values())
+
+    # ---- routes ---------------------------------------------------------------------------------
+
+    async def _page(self, request: Request) -> Response:
+        policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+        policy += "img-src data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'"
+        return FileResponse(_PAGE, headers={"content-security-policy": policy})
+
+    async def _health(self, request: Request) -> Response:
+        what = request.path_params.get("what", "ready")
+        if what not in ("live", "ready"):
+            raise ApiError(404, "not_found", f"no such route: {request.url.path}")
+        fine = what == "live" or self._is_ready()
+        return JSONResponse({"status": "ok" if fine else "not ready"}, 200 if fine else 503)
+
+    def _is_ready(self) -> bool:
+        late = time.monotonic() - self._engine.beat > 30
+        return self.ready and not (self.draining or self._engine.dead or late)
+
+    async def _metrics_text(self, request: Request) -> Response:
+        return Response(self._metrics.text(), media_type="text/plain; version=0.0.4")
+
+    async def _models(self, request: Request) -> Response:
+        models = {
+            name: {
+                "id": name,
+                "object": "model",
+                "created": self._started,
+                "owned_by": "diffvis_jax",
+                "diffvis": target.describe(),
+            }
+            for name, target in self.targets.items()
+        }
+        if (name := request.path_params.get("name")) is None:
+            return JSONResponse({"object": "list", "data": list(models.values())})
+        if name not in models:
+            raise _no_model(name)
+        return JSONResponse(models[name])
+
+    async def _delete(self, request: Request) -> Response:
+        key = request.path_params["key"]
+        if not await asyncio.wrap_future(self._forget(request.scope["tenant"], key)):
+            raise ApiError(404, "session_not_found", "no such session")
+        return JSONResponse({"id": key, "object": "session.deleted", "deleted": True})
+
+    async def _chat(self, request: Request) -> Response:
+        tenant = request.scope["tenant"]
+        limits = self._settings.limits
+        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+            raise ApiError(400, "invalid_request", "content-type must be application/json")
+        if self.draining or not self.ready or self._engine.dead:
+            raise ApiError(503, "overloaded", "the server is starting or ending", headers=_LATER)
+        if self._active.get(tenant, 0) >= limits.running_per_key:
+            said = f"more than {limits.running_per_key} requests at a time"
+            raise ApiError(429, "rate_limit_exceeded", said, headers=_LATER)
+        if self.active >= limits.queue + self._settings.serve.max_running:
+            raise ApiError(503, "overloaded", "the queue is full", headers=_LATER)
+        self._active[tenant] = self._active.get(tenant, 0) + 1
+        answer = self._answer(request, tenant)
+
+        async def end() -> None:
+            await answer.aclose()
+            self._active[tenant] -= 1
+            if not self._active[tenant]:
+                del self._active[tenant]
+
+        request.scope["end"] = end  # called however the response ends
+        first = await anext(answer)
+        if isinstance(first, Response):
+            return first
+        return EventSourceResponse(
+            _stream(answer, first), ping=limits.ping_s, sep="\n", send_timeout=limits.send_timeout_s
+        )
+
+    async def _answer(self, request: Request, tenant: str) -> AsyncGenerator[Any, None]:
+        """Either one response, or the chunks of a stream."""
+        body = await self._body(request)
+        asked = await asyncio.to_thread(parse_request, body)
+        del body
+        # Here a request is turned into events; a router is a target that has others.
+        target = self.targets.get(asked.model)
+        if target is None:
+            raise _no_model(asked.model)
+        session = request.headers.get("x-diffvis-session")
+        if session is not None and not 1 <= len(session) <= 128:
+            raise ApiError(400, "invalid_request", "X-Diffvis-Session: 1-128 characters")
+        call = Call(asked, tenant, session, request.scope["arrived"])
+        head = {
+            "id": f"chatcmpl-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": asked.model,
+            "system_fingerprint": self._fingerprint,
+        }
+        stream, pieces, first_token_s = bool(asked.stream), [], None
+        # A stream has its own watcher, once it has begun.
+        gone: asyncio.Task[None] | None = asyncio.create_task(_gone(request.receive))
+        try:
+            async with contextlib.aclosing(target.events(call)) as events:
+                while not isinstance(event := await self._next(call, events, gone), Done):
+                    if isinstance(event, Started) and stream and gone is not None:
+                        gone.cancel()
+                        gone = None
+                        yield chunk(head, {"role": "assistant", "content": ""})
+                    elif isinstance(event, Text):
+                        if first_token_s is None:
+                            first_token_s = time.perf_counter() - call.arrived
+                            call.told["first_token_ms"] = 1e3 * first_token_s
+                        pieces.append(event.text)
+                        if stream and event.text:
+                            yield chunk(head, {"content": event.text})
+        except (asyncio.CancelledError, GeneratorExit, ClientDisconnect):
+            self._metrics.cancelled.inc()
+            raise
+        finally:
+            if gone is not None:
+                gone.cancel()
+        told, total = call.told, call.told["positions"]
+        told["total_ms"] = 1e3 * (time.perf_counter() - call.arrived)
+        self._metrics.answered(told, first_token_s or 0.0)
+        counted = usage(total, len(event.ids), total - told["prefilled"])
+        if told["compiled"]:
+            log.warning("%d programs were compiled for a request", told["compiled"])
+        told = {k: round(v, 2) if isinstance(v, float) else v for k, v in told.items()}
+        if not stream:
+            done = completion(head, "".join(pieces), event.reason, usage=counted, diffvis=told)
+            yield JSONResponse(done)
+            return
+        yield chunk(head, {}, event.reason, diffvis=told)
+        if asked.stream_options is not None and asked.stream_options.include_usage:
+            yield chunk(head, None, usage=counted)
+
+    async def _next(
+        self, call: Call, events: AsyncIterator[Any], gone: asyncio.Task[None] | None
+    ) -> Any:
+        """The next event.
+
+        Raises:
+          ApiError: it does not come before the deadline.
+          ClientDisconnect: the client is gone.
+        """
+        left = self._settings.limits.timeout_s - (time.perf_counter() - call.arrived)
+        event = asyncio.ensure_future(anext(events))
+        try:
+            await asyncio.wait(
+                [event] if gone is None else [event, gone],
+                timeout=max(0.0, left),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if event.done():
+                return event.result()
+            if gone is not None and gone.done():
+                raise ClientDisconnect
+            self._metrics.cancelled.inc()
+            said = f"no answer within {self._settings.limits.timeout_s:g} s"
+            raise ApiError(504, "timeout", said, headers=_NO_RETRY)
+        finally:
+            if not event.done():
+                event.cancel()
+                await asyncio.wait([event])
+
+    async def _body(self, request: Request) -> bytes:
+        limits = self._settings.limits
+        most, body, length = int(limits.body_mb * 1e6), bytearray(), 0
+        try:
+            async with asyncio.timeout(limits.body_timeout_s):
+                async for part in request.stream():
+                    length += len(part)
+                    if length <= most:
+                        body += part
+        except TimeoutError:
+            said = f"no whole body within {limits.body_timeout_s:g} s"
+            raise ApiError(408, "request_timeout", said, headers=_NO_RETRY) from None
+        if length > most:  # read to its end, or the client would not hear of it
+            said = f"a body of more than {limits.body_mb:g} MB"
+            raise ApiError(413, "request_too_large", said)
+        return bytes(body)
+
+    # ---- who asks -------------------------------------------------------------------------------
+
+    def tenant_of(self, path: str, headers: Mapping[bytes, bytes]) -> str:
+        """Whose request it is.
+
+        Raises:
+          ApiError: without a valid key, or for another host.
+        """
+        host = headers.get(b"host", b"").decode("latin-1")
+        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
+        serve = self._settings.serve
+        if name not in ("localhost", "127.0.0.1", "[::1]", serve.host, *serve.hosts):
+            raise ApiError(403, "host_not_allowed", "this server is not known by that name")
+        if not self._keys or path in _OPEN:
+            return ""
+        given = headers.get(b"authorization", b"")
+        scheme, _, key = given.partition(b" ")
+        digest = hashlib.sha256(key.strip()).digest()
+        found = [hmac.compare_digest(digest, known) for known in self._keys]  # all of them
+        if scheme.lower() != b"bearer" or not any(found):
+            self._metrics.failed_logins.inc()
+            raise ApiError(401, "invalid_api_key", "no valid API key was given")
+        return digest.hex()[:16]
+
+    def count(self, status: int) -> None:
+        """Counts a response."""
+        self._metrics.requests.labels(str(status)).inc()
+
+
+class Guard:
+    """Every request goes through it: an id, who asks, and errors in OpenAI's form."""
+
+    def __init__(self, app: ASGIApp, server: Server):
+        self._app, self._server = app, server
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        request_id = uuid.uuid4().hex
+        begun, plain, more_body = False, 0, True
+
+        async def heard() -> Message:
+            nonlocal more_body
+            message = await receive()
+            more_body = message.get("more_body", False)
+            return message
+
+        async def told(message: Message) -> None:
+            nonlocal begun, plain
+            if message["type"] == "http.response.start":
+                kind = dict(message["headers"]).get(b"content-type", b"")
+                if message["status"] >= 400 and kind.startswith(b"text/plain"):
+                    plain = message["status"]  # the framework's own words, said again below
+                    return
+                begun = True
+                self._server.count(message["status"])
+                more = ((b"x-request-id", request_id.encode()), *_EVERYWHERE)
+                message = {**message, "headers": [*message["headers"], *more]}
+            elif not begun:
+                return
+            await send(message)
+
+        error = None
+        scope["arrived"] = time.perf_counter()
+        try:
+            scope["tenant"] = self._server.tenant_of(scope["path"], dict(scope["headers"]))
+            await self._app(scope, heard, told)
+            error = _plain(plain) if plain else None
+        except (ClientDisconnect, SendTimeoutError):
+            log.info("request %s: the client left", request_id)
+        except Exception as raised:
+            error = _told(raised)
+            if error.status == 500:
+                name = type(raised).__name__
+                log.error("request %s failed: %s", request_id, name, exc_info=raised)
+        finally:
+            if "end" in scope:
+                await scope["end"]()
+        if error is None or begun:
+            return
+        with contextlib.suppress(TimeoutError):  # or the client may not hear of it
+            async with asyncio.timeout(_LINGER_S):
+                while more_body:
+                    await heard()
+        headers = {"content-type": "application/json", **error.headers}
+        await Response(error.body(), error.status, headers)(scope, receive, told)
+
+
+async def _stream(
+    answer: AsyncIterator[dict[str, Any]], first: dict[str, Any]
+) -> AsyncIterator[dict[str, str]]:
+    """As server-sent events."""
+    try:
+        yield {"data": json.dumps(first)}
+        async for each in answer:
+            yield {"data": json.dumps(each)}
+        yield {"data": "[DONE]"}
+    except Exception as error:
+        if (told := _told(error)).status == 500:
+            log.error("a stream failed: %s", type(error).__name__, exc_info=error)
+        yield {"data": told.body().decode()}
+
+
+async def _gone(receive: Receive) -> None:
+    """Until the client is."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _no_model(name: str) -> ApiError:
+    return ApiError(404, "model_not_found", f"no model {name[:100]!r}", "model")
+
+
+def _plain(status: int) -> ApiError:
+    codes = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
+    words = {404: "no such route", 405: "not with this method"}
+    return ApiError(status, codes.get(status, "invalid_request"), words.get(status, "refused"))
+
+
+def _told(error: Exception) -> ApiError:
+    """What a client is told of an exception: of ours nothing but that it was one."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, EngineDown):
+        return ApiError(503, "overloaded", "the engine is being started again", headers=_LATER)
+    return ApiError(500, "server_error", "an error of the server; see x-request-id")

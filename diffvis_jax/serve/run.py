@@ -1,0 +1,175 @@
+"""A whole server: model, engine and HTTP put together, its beginning and its end."""
+
+import asyncio
+import hashlib
+import logging
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import uvicorn
+
+import diffvis_jax
+from diffvis_jax.model import Model, load
+from diffvis_jax.serve.answer import Here
+from diffvis_jax.serve.app import Server
+from diffvis_jax.serve.metrics import Metrics
+from diffvis_jax.serve.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class Running:
+    """A server that can be started and stopped, from any thread.
+
+    Attributes:
+      here: the model.
+      server: the HTTP side.
+      status: of the exit.
+    """
+
+    def __init__(self, model: Model, settings: Settings, keys: Sequence[str] = ()):
+        self.settings, self.status = settings, 0
+        self.metrics = metrics = Metrics()
+        self.here = here = Here(model, settings, on_death=self._die)
+        name = settings.model.name or model.name
+        self.server = Server(
+            settings,
+            {name: here},
+            here.engine,
+            metrics,
+            keys=keys,
+            fingerprint=_fingerprint(model, settings),
+            forget=here.forget,
+        )
+        for tier, size in (("all", "nbytes"), ("maps", "maps_nbytes")):
+            of = _total(here, size)
+            metrics.gauge(f"session_{tier}_bytes", f"Bytes of sessions: {tier}", of)
+        metrics.gauge("sessions", "Sessions", lambda: len(here.store.sessions))
+        metrics.gauge("waiting", "Requests that wait", lambda: here.engine.waiting)
+        metrics.gauge("engine_restarts", "Failures of the engine", lambda: here.engine.restarts)
+        self.socket = _listen(settings.serve.host, settings.serve.port)
+        config = uvicorn.Config(
+            self.server.app(),
+            log_config=None,
+            access_log=False,  # paths hold the keys of sessions
+            server_header=False,
+            limit_concurrency=settings.limits.connections,
+            timeout_graceful_shutdown=5,
+            lifespan="off",
+            http="h11",
+            ws="none",
+        )
+        self._uvicorn = _Uvicorn(config, self.drain)
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self.socket.getsockname()[1]
+
+    def run(self, on_ready: Callable[[], Any] = lambda: None) -> int:
+        """Serves until it is told to end; the exit status."""
+        asyncio.run(self._run(on_ready))
+        return self.status
+
+    async def _run(self, on_ready: Callable[[], Any]) -> None:
+        self._loop = asyncio.get_running_loop()
+        warm = asyncio.ensure_future(asyncio.wrap_future(self.here.start()))
+
+        def warmed(_: Any) -> None:
+            if warm.cancelled():
+                return
+            if error := warm.exception():
+                log.error("the warm-up failed", exc_info=error)
+                self._die()
+                return
+            self.server.ready = True
+            on_ready()
+
+        warm.add_done_callback(warmed)
+        try:
+            await self._uvicorn.serve(sockets=[self.socket])
+        finally:
+            warm.cancel()
+            await asyncio.to_thread(self.here.close)
+
+    def drain(self) -> None:
+        """Ends: no new requests; those that run have `drain_s`."""
+        if self._loop is not None and not (self.server.draining or self._loop.is_closed()):
+            self.server.draining = True
+            asyncio.run_coroutine_threadsafe(self._drain(), self._loop)
+
+    async def _drain(self) -> None:
+        ends = self._loop.time() + self.settings.serve.drain_s  # type: ignore[union-attr]
+        while self.server.active and self._loop.time() < ends:  # type: ignore[union-attr]
+            await asyncio.sleep(0.05)
+        await asyncio.to_thread(self.here.close)  # the rest are told that it is over
+        for _ in range(40):
+            if not self.server.active:
+                break
+            await asyncio.sleep(0.05)
+        self._uvicorn.should_exit = True
+
+    def _die(self) -> None:
+        """A supervisor has to start another process."""
+        self.status = 1
+        self._uvicorn.should_exit = True
+
+
+class _Uvicorn(uvicorn.Server):
+    """Drains at the first signal, ends at the second."""
+
+    def __init__(self, config: uvicorn.Config, drain: Callable[[], None]):
+        super().__init__(config)
+        self._drain_first, self._told = drain, threading.Event()
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        if self._told.is_set():
+            super().handle_exit(sig, frame)
+        self._told.set()
+        self._drain_first()
+
+
+def serve(settings: Settings, keys: Sequence[str], *, say: Callable[[str], Any]) -> int:
+    """Loads the model and serves; the exit status."""
+    from diffvis_jax.cli.models import find_model
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("jax").setLevel(logging.WARNING)
+    path = find_model(settings.model.path, language=True)
+    dtype, decode = settings.model.dtype, settings.model.decode_dtype
+    running = Running(load(path, dtype, decode_dtype=decode), settings, keys)
+    address = f"http://{settings.serve.host}:{running.port}"
+    megabytes = running.here.max_bytes / 1e6
+    say(f"{address}: compiling; {megabytes:.0f} MB for sessions")
+    return running.run(
+        lambda: say(f"{address}: ready, for the model {next(iter(running.server.targets))}")
+    )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # With the protocol named, asyncio turns Nagle's algorithm off: it costs 40 ms a response.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind((host, port))
+    return listening
+
+
+def _total(here: Here, name: str) -> Callable[[], float]:
+    return lambda: sum(getattr(session, name) for session in list(here.store.sessions))
+
+
+def _fingerprint(model: Model, settings: Settings) -> str:
+    """Of weights, policy and versions."""
+    digest = hashlib.blake2b(digest_size=8)
+    directory = model.language.directory
+    manifest = None if directory is None else directory / "manifest.json"
+    if manifest is not None and manifest.is_file():
+        digest.update(manifest.read_bytes())
+    said = settings.model.model_dump_json(exclude={"path", "name"})
+    digest.update(f"{said} {diffvis_jax.__version__} {jax.__version__}".encode())
+    return f"fp_{digest.hexdigest()}"

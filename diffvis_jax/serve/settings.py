@@ -1,0 +1,351 @@
+"""The settings of a server: one tree, and where each value comes from.
+
+Command line > environment (`DIFFVIS_SERVE__PORT`) > file > preset > default. Types are strict, so
+that YAML's `no` and `08` are told, not turned. All errors are told at once.
+"""
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from diffvis_jax.errors import ConfigError
+from diffvis_jax.serve.protocol import Policy, Strict
+
+PRESETS = Path(__file__).with_name("presets")
+_ENVIRONMENT = "DIFFVIS_"
+_KEYS = "DIFFVIS_API_KEYS"
+
+Positive = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, le=86400)]
+Megabytes = Annotated[float, Field(gt=0)]
+Sampling = Literal["greedy", "temperature", "sorted"]
+Screen = Annotated[str, Field(pattern=r"^\d{1,4}x\d{1,4}$")]
+
+
+class ModelSettings(Strict):
+    """Which model, and how it sees.
+
+    Attributes:
+      path: bundled name, directory, checkpoint or hf:REPO.
+      name: by which clients ask for it; None = that of the directory.
+      dtype, decode_dtype: as of `diffvis predict`.
+      policy: what encodes leave out, unless a request says otherwise.
+      prefill: "bounded" is an approximation; of the policies faithful and fast alone.
+      conversation: template of prompts; None = the model's own.
+      images: "latest" shows only the newest picture of a conversation.
+      temperature: of requests that give none.
+      answer_tokens: ids of an answer at most, of requests that do not say; longer ones may compile.
+    """
+
+    path: str
+    name: str | None = None
+    dtype: Literal["float32", "bfloat16"] | None = None
+    decode_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    policy: Policy = "faithful"
+    prefill: Literal["exact", "bounded"] = "exact"
+    conversation: str | None = None
+    images: Literal["all", "latest"] = "all"
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
+    answer_tokens: Positive = 256
+
+
+class ServeSettings(Strict):
+    """Where it listens, and what it keeps.
+
+    Attributes:
+      host, port: an address beyond this machine needs keys.
+      hosts: further names by which clients may call it, beside `host` and localhost.
+      memory_mb: of sessions; None = a quarter of what is free at the start.
+      frames_mb: of frames of pictures that were sent, which need not be decoded again.
+      session_ttl_s: idle sessions are forgotten after so long.
+      max_sessions_per_key: sessions of one client.
+      api_key_file, api_key_env: where keys are read from, one a line, or separated by commas.
+      policy_override: whether requests may choose a policy.
+      settle_idle: whether the time between requests is used to make up what encodes left out.
+      warm_lengths, warm_sampling, warm_screens: what is compiled before the server is ready: the
+        first so many lengths of prompts, ways to choose ids, sizes of screens.
+      max_running: answers that are made in turn.
+      decode_threads: that decode and resize pictures.
+      drain_s: how long running answers have when the server is told to end.
+    """
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8077
+    hosts: Sequence[str] = ()
+    memory_mb: Megabytes | None = None
+    frames_mb: Megabytes = 256.0
+    session_ttl_s: Seconds = 900.0
+    max_sessions_per_key: Positive = 64
+    api_key_file: str | None = None
+    api_key_env: str = _KEYS
+    policy_override: bool = True
+    settle_idle: bool = True
+    warm_lengths: Annotated[int, Field(ge=0, le=16)] = 5
+    warm_sampling: Sequence[Sampling] = ("greedy", "temperature", "sorted")
+    warm_screens: Sequence[Screen] = ("1920x1080",)
+    max_running: Positive = 4
+    decode_threads: Positive = 2
+    drain_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
+
+
+class Limits(Strict):
+    """What is refused, and how long anything may take.
+
+    Attributes:
+      body_mb, body_timeout_s: of a request.
+      image_mb, image_megapixels, image_side: of a picture: its file, its pixels.
+      images: pictures of a request.
+      queue: requests that wait, beside those that run.
+      running_per_key: requests of one client at a time.
+      timeout_s: from the arrival of a request to the end of its answer.
+      send_timeout_s: a client that reads nothing for so long is given up.
+      ping_s: between signs of life in a stream.
+      connections: open at a time.
+    """
+
+    body_mb: Megabytes = 24.0
+    body_timeout_s: Seconds = 30.0
+    image_mb: Megabytes = 8.0
+    image_megapixels: Megabytes = 16.0
+    image_side: Positive = 8192
+    images: Positive = 8
+    queue: Positive = 32
+    running_per_key: Positive = 4
+    timeout_s: Seconds = 120.0
+    send_timeout_s: Seconds = 20.0
+    ping_s: Seconds = 10.0
+    connections: Positive = 256
+
+
+class Settings(Strict):
+    """All of it."""
+
+    preset: str | None = None
+    model: ModelSettings
+    serve: ServeSettings = ServeSettings()
+    limits: Limits = Limits()
+
+
+Values = dict[str, Any]  # by path, such as "serve.port"
+Sources = dict[str, str]
+
+
+def load_settings(
+    file: str | None = None,
+    given: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> tuple[Settings, Sources]:
+    """The settings, and for each that is not as by default where it comes from.
+
+    Args:
+      file: a YAML file, or the name of a preset.
+      given: by the command line, by path; texts are read as the environment's are.
+      environment: None = the process's own.
+
+    Raises:
+      ConfigError: with everything that is wrong.
+    """
+    environment = os.environ if environment is None else environment
+    layers: list[tuple[str, Values, dict[str, int]]] = []
+    preset = None
+    if file is not None and not Path(file).exists() and file in _presets():
+        preset = file
+    elif file is not None:
+        values, lines = read_yaml(Path(file))
+        _resolve_paths(values, Path(file).parent)
+        layers.append((file, values, lines))
+        preset = values.get("preset")
+    layers.append(("environment", _from_environment(environment), {}))
+    layers.append(("command line", dict(given or {}), {}))
+    preset = next((v["preset"] for _, v, _ in reversed(layers) if "preset" in v), preset)
+    if isinstance(preset, str):
+        if preset not in _presets():
+            raise ConfigError(
+                f"preset: no preset {preset!r}: there are {', '.join(_presets())}"
+                f"{_nearest(preset, _presets())}"
+            )
+        values, lines = read_yaml(PRESETS / f"{preset}.yaml")
+        layers.insert(0, (f"preset {preset}", {**values, "preset": preset}, lines))
+    return _validated(layers)
+
+
+def _validated(
+    layers: Sequence[tuple[str, Values, dict[str, int]]],
+) -> tuple[Settings, Sources]:
+    tree: dict[str, Any] = {}
+    sources, lines = {}, {}
+    for source, values, numbers in layers:
+        for path, value in values.items():
+            as_text = source in ("environment", "command line") and isinstance(value, str)
+            _put(tree, path, _parsed(path, value) if as_text else value)
+            sources[path] = source
+            lines[path] = numbers.get(path)
+    try:
+        return Settings.model_validate(tree), sources
+    except ValidationError as error:
+        found = error.errors(include_url=False)
+    told = []
+    for each in found:
+        path = ".".join(str(part) for part in each["loc"])
+        of = next((p for p in (path, path.rpartition(".")[0]) if p in sources), None)
+        line = lines.get(of) if of else None
+        at = f" ({sources[of]}{f', line {line}' if line else ''})" if of else ""
+        if each["type"] == "extra_forbidden":
+            names = _names(Settings, path.split(".")[:-1])
+            what = f"there is no such setting{_nearest(path.rpartition('.')[2], names)}"
+        elif each["type"] == "missing":
+            what = "must be given"
+        else:
+            what = f"{each['msg']}, got {each['input']!r}"
+        told.append(f"{path}{at}: {what}")
+    raise ConfigError("wrong settings:\n  " + "\n  ".join(told))
+
+
+def _parsed(path: str, text: str) -> Any:
+    """A text of the environment as the type that stands there; what is none stays a text, and is
+    told as such."""
+    kind = _annotation(path)
+    if kind is None:
+        return text
+    try:
+        if "Sequence" in str(kind):
+            return [part.strip() for part in text.split(",") if part.strip()]
+        return TypeAdapter(kind).validate_strings(text)
+    except ValidationError:
+        return text
+
+
+def _annotation(path: str) -> Any:
+    model: Any = Settings
+    *sections, name = path.split(".")
+    for section in sections:
+        field = model.model_fields.get(section)
+        if field is None or not _is_section(field.annotation):
+            return None
+        model = field.annotation
+    field = model.model_fields.get(name)
+    if field is None or _is_section(field.annotation):
+        return None
+    return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _names(model: Any, sections: Sequence[str]) -> list[str]:
+    for section in sections:
+        model = model.model_fields[section].annotation
+    return list(model.model_fields)
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, names, 1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _put(tree: dict[str, Any], path: str, value: Any) -> None:
+    *sections, name = path.split(".")
+    for section in sections:
+        inner = tree.setdefault(section, {})
+        if not isinstance(inner, dict):
+            return  # the section itself is wrong, and told to be
+        tree = inner
+    tree[name] = value
+
+
+def _presets() -> list[str]:
+    return sorted(file.stem for file in PRESETS.glob("*.yaml"))
+
+
+def _from_environment(environment: Mapping[str, str]) -> Values:
+    sections = {name.upper() for name in Settings.model_fields}
+    found = {}
+    for name, value in environment.items():
+        section, _, rest = name.removeprefix(_ENVIRONMENT).partition("__")
+        if name.startswith(_ENVIRONMENT) and rest and section in sections:
+            found[f"{section}.{rest}".lower().replace("__", ".")] = value
+    return found
+
+
+def _resolve_paths(values: Values, folder: Path) -> None:
+    """Paths in a file are relative to it."""
+    for path in ("model.path", "serve.api_key_file"):
+        text = values.get(path)
+        if isinstance(text, str) and not text.startswith("hf:"):
+            place = folder / Path(text).expanduser()
+            if path != "model.path" or place.exists():
+                values[path] = str(place)
+
+
+def read_yaml(file: Path) -> tuple[Values, dict[str, int]]:
+    """The values of a file by path, and the line of each.
+
+    Raises:
+      ConfigError: it cannot be read, is no YAML, or has a name twice.
+    """
+    values, lines = {}, {}
+    try:
+        loader = yaml.SafeLoader(file.read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        for path, value, line in _walk(loader, node, "") if node is not None else ():
+            if path in values:
+                raise ConfigError(f"{file}, line {line}: {path} stands there twice")
+            values[path], lines[path] = value, line
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{file}: {' '.join(str(error).split())}") from None
+    return values, lines
+
+
+def _walk(loader: yaml.SafeLoader, node: Any, prefix: str) -> Iterator[tuple[str, Any, int]]:
+    if not isinstance(node, yaml.MappingNode):
+        raise yaml.YAMLError("expected settings by their names")
+    for key, inner in node.value:
+        path = f"{prefix}{key.value}"
+        if isinstance(inner, yaml.MappingNode) and inner.value:
+            yield from _walk(loader, inner, f"{path}.")
+        else:
+            yield path, loader.construct_object(inner, deep=True), key.start_mark.line + 1
+
+
+def show_settings(settings: Settings, sources: Sources) -> str:
+    """Every value with where it comes from; settings hold no secrets."""
+    lines = []
+    for section, values in settings.model_dump().items():
+        for name, value in values.items() if isinstance(values, dict) else ((None, values),):
+            path = section if name is None else f"{section}.{name}"
+            lines.append(f"{path}: {value!r}  # {sources.get(path, 'default')}")
+    return "\n".join(lines)
+
+
+def read_keys(settings: ServeSettings, environment: Mapping[str, str] | None = None) -> list[str]:
+    """The keys of clients; empty = none is needed.
+
+    Raises:
+      ConfigError: a file that others may read, or without keys; an address beyond this machine
+        without keys.
+    """
+    environment = os.environ if environment is None else environment
+    text = environment.get(settings.api_key_env, "")
+    if settings.api_key_file is not None:
+        file = Path(settings.api_key_file)
+        try:
+            if os.name == "posix" and file.stat().st_mode & 0o077:
+                raise ConfigError(f"serve.api_key_file: others may read '{file}': chmod 600 it")
+            text += "\n" + file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"serve.api_key_file: {error}") from None
+        if not text.strip():
+            raise ConfigError(f"serve.api_key_file: '{file}' holds no keys")
+    keys = text.replace(",", "\n").split()
+    if not keys and settings.host not in ("127.0.0.1", "::1", "localhost"):
+        raise ConfigError(
+            f"serve.host: {settings.host} is seen by other machines: give keys "
+            f"({settings.api_key_env}, or serve.api_key_file)"
+        )
+    return keys
