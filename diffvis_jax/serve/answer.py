@@ -182,6 +182,7 @@ class Here:
 
     def answer(self, call: Call, prepared: Prepared, session: Session) -> Iterator[Event | None]:
         """The job; its first step does nothing, after it the session is given back in the end."""
+        ours = True
         try:
             yield None
             images = yield from self._images(call.told, prepared, session)
@@ -205,14 +206,15 @@ class Here:
                         prefill_ms=event.prefill_ms,
                     )
                 elif isinstance(event, Done):
-                    # Before anybody knows: the next turn may come at once.
+                    # Before anybody knows: the next turn may come at once, and take it.
                     self.store.give_back(session)
+                    ours = False
                 yield event
         except Exception:
             self.store.drop(session)  # what it keeps may be gone, or half done
             raise
         finally:
-            if session.busy:
+            if ours:
                 self.store.give_back(session)
 
     def _images(self, told: dict[str, Any], prepared: Prepared, session: Session) -> Iterator[None]:

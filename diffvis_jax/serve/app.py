@@ -349,10 +349,11 @@ class Guard:
                 await scope["end"]()
         if error is None or begun:
             return
-        with contextlib.suppress(TimeoutError):  # or the client may not hear of it
-            async with asyncio.timeout(_LINGER_S):
-                while more_body:
-                    await heard()
+        if error.status != 408:
+            with contextlib.suppress(TimeoutError):  # or the client may not hear of it
+                async with asyncio.timeout(_LINGER_S):
+                    while more_body:
+                        await heard()
         headers = {"content-type": "application/json", **error.headers}
         await Response(error.body(), error.status, headers)(scope, receive, told)
 

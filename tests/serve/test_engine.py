@@ -141,7 +141,7 @@ def test_a_thread_that_fails_is_started_again_but_not_for_ever(make):
             raise Failure
 
         log = []
-        _, bystander = events_of(engine, job("by", 10**6, log, threading.Event()))
+        _, bystander = events_of(engine, job("by", 10**9, log))
         _, got = events_of(engine, broken)
         for each in (got, bystander):
             while not isinstance(event := each.get(timeout=20), EngineDown):

@@ -15,6 +15,7 @@ from serving import NAME, assistant, user
 from vlm_files import changed, screen
 
 import diffvis_jax as dv
+from diffvis_jax.core.step import jit_encode
 from diffvis_jax.language.chat import Message, render
 from diffvis_jax.language.generate import jit_all_logits
 from diffvis_jax.language.splice import make_prompt
@@ -55,7 +56,7 @@ class Stateless:
         language = self._model.language
         tokens = None
         if pixels is not None:
-            tokens = dv.encode(self._model.params, jnp.asarray(pixels), config=self._model.config)
+            tokens = jit_encode(self._model.params, jnp.asarray(pixels), config=self._model.config)
         prompt = make_prompt(language, tokens, ids)
         logits = jit_all_logits(language.params, prompt.embeddings, config=language.config)
         end = int(prompt.length[0]) - 1
