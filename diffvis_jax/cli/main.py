@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "score full and differential encodes on a data set",
     "benchmark": "time single changes, batches and full encodes",
     "compare": "compare with other ways of doing less",
+    "serve": "answer OpenAI's clients, and keep what did not change between turns",
     "runtime": "replay sessions to a control loop: deadlines, ages, change missed",
     "stats": "say how redundant screens are, without any model",
     "doctor": "look at this machine, and time a full encode and a small step",

@@ -209,6 +209,7 @@ class Here:
                     # Before anybody knows: the next turn may come at once, and take it.
                     self.store.give_back(session)
                     ours = False
+                    call.told["first_id_ms"] = event.times_ms[0]
                 yield event
         except Exception:
             self.store.drop(session)  # what it keeps may be gone, or half done

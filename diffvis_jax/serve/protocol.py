@@ -85,6 +85,7 @@ Parts = Annotated[
     BeforeValidator(_as_parts),
     Field(min_length=1),
 ]
+Stops = Annotated[list[Annotated[str, Field(min_length=1, max_length=256)]], Field(max_length=4)]
 Nothing = Annotated[list[Any], Field(max_length=0)] | None
 
 
@@ -154,11 +155,7 @@ class ChatRequest(Strict):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: Annotated[
-        list[Annotated[str, Field(min_length=1, max_length=256)]] | None,
-        BeforeValidator(_as_list),
-        Field(max_length=4),
-    ] = None
+    stop: Annotated[Stops | None, BeforeValidator(_as_list)] = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     prompt_cache_key: Annotated[str, Field(min_length=1, max_length=128)] | None = None
