@@ -10,7 +10,7 @@ docs/serving.md has the details.
 import argparse
 from typing import Any
 
-from diffvis_jax.cli.command_line import Parser, run_script, tell, whole
+from diffvis_jax.cli.command_line import Parser, number, run_script, tell, whole
 from diffvis_jax.cli.models import WHAT
 
 _FLAGS = {
@@ -35,8 +35,20 @@ def build_parser() -> argparse.ArgumentParser:
     add("--dtype", choices=("float32", "bfloat16"), help="of the computation (as the weights are)")
     add("--host", metavar="ADDRESS", help="where it listens (127.0.0.1)")
     add("--port", metavar="N", type=whole(0, 65535, "a port"), help="0 = any (8077)")
-    add("--memory-mb", metavar="MB", help="of sessions (default: a quarter of what is free)")
-    add("--set", metavar="PATH=VALUE", action="append", default=[], help="any other setting")
+    megabytes = number(1, 1e9, "a number of megabytes >= 1")
+    add(
+        "--memory-mb",
+        metavar="MB",
+        type=megabytes,
+        help="of sessions (default: a quarter of what is free)",
+    )
+    add(
+        "--set",
+        metavar="PATH=VALUE",
+        action="append",
+        default=[],
+        help="any other setting, in YAML",
+    )
     add("--show-config", action="store_true", help="print every setting and where it is from")
     return parser
 
@@ -50,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     """Reads the settings, loads, and serves until it is told to end."""
     try:
-        from diffvis_jax.serve.settings import load_settings, read_keys, show_settings
+        from diffvis_jax.serve import settings as of_server
     except ImportError as error:
         raise ImportError(f'{error}: pip install "diffvis_jax[serve]"') from None
 
@@ -61,11 +73,11 @@ def run(args: argparse.Namespace) -> int:
         path, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"--set {text!r}: expected PATH=VALUE, as limits.images=4")
-        given[path] = value
-    settings, sources = load_settings(args.config, given)
-    keys = read_keys(settings.serve)
+        given |= of_server.as_yaml({path: value})
+    settings, sources = of_server.load_settings(args.config, given)
+    keys = of_server.read_keys(settings.serve)
     if args.show_config:
-        print(show_settings(settings, sources))
+        print(of_server.show_settings(settings, sources))
         return 0
     from diffvis_jax.serve.run import serve
 

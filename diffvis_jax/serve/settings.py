@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import Field, ValidationError
 
 from diffvis_jax.errors import ConfigError
 from diffvis_jax.serve.protocol import Policy, Strict
@@ -85,7 +85,7 @@ class ServeSettings(Strict):
     api_key_env: str = _KEYS
     policy_override: bool = True
     settle_idle: bool = True
-    warm_lengths: Annotated[int, Field(ge=0, le=16)] = 5
+    warm_lengths: Annotated[int, Field(ge=0, le=16)] = 6
     warm_sampling: Sequence[Sampling] = ("greedy", "temperature", "sorted")
     warm_screens: Sequence[Screen] = ("1920x1080",)
     max_running: Positive = 4
@@ -144,7 +144,7 @@ def load_settings(
 
     Args:
       file: a YAML file, or the name of a preset.
-      given: by the command line, by path; texts are read as the environment's are.
+      given: by the command line, by path.
       environment: None = the process's own.
 
     Raises:
@@ -181,8 +181,7 @@ def _validated(
     sources, lines = {}, {}
     for source, values, numbers in layers:
         for path, value in values.items():
-            as_text = source in ("environment", "command line") and isinstance(value, str)
-            _put(tree, path, _parsed(path, value) if as_text else value)
+            _put(tree, path, value)
             sources[path] = source
             lines[path] = numbers.get(path)
     try:
@@ -204,38 +203,6 @@ def _validated(
             what = f"{each['msg']}, got {each['input']!r}"
         told.append(f"{path}{at}: {what}")
     raise ConfigError("wrong settings:\n  " + "\n  ".join(told))
-
-
-def _parsed(path: str, text: str) -> Any:
-    """A text of the environment as the type that stands there; what is none stays a text, and is
-    told as such."""
-    kind = _annotation(path)
-    if kind is None:
-        return text
-    try:
-        if "Sequence" in str(kind):
-            return [part.strip() for part in text.split(",") if part.strip()]
-        return TypeAdapter(kind).validate_strings(text)
-    except ValidationError:
-        return text
-
-
-def _annotation(path: str) -> Any:
-    model: Any = Settings
-    *sections, name = path.split(".")
-    for section in sections:
-        field = model.model_fields.get(section)
-        if field is None or not _is_section(field.annotation):
-            return None
-        model = field.annotation
-    field = model.model_fields.get(name)
-    if field is None or _is_section(field.annotation):
-        return None
-    return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
-
-
-def _is_section(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def _names(model: Any, sections: Sequence[str]) -> list[str]:
@@ -270,6 +237,17 @@ def _from_environment(environment: Mapping[str, str]) -> Values:
         section, _, rest = name.removeprefix(_ENVIRONMENT).partition("__")
         if name.startswith(_ENVIRONMENT) and rest and section in sections:
             found[f"{section}.{rest}".lower().replace("__", ".")] = value
+    return as_yaml(found)
+
+
+def as_yaml(texts: Mapping[str, Any]) -> Values:
+    """Texts of the environment and the command line are what they would be in a file."""
+    found = {}
+    for path, text in texts.items():
+        try:
+            found[path] = yaml.safe_load(text) if isinstance(text, str) else text
+        except yaml.YAMLError:
+            raise ConfigError(f"{path}: no YAML: {text!r}") from None
     return found
 
 

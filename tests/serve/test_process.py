@@ -39,7 +39,7 @@ def start(directory, tmp_path):
     processes = []
 
     def start(port, *more):
-        settings = ["warm_lengths=1", "warm_screens=320x180", "warm_sampling=greedy"]
+        settings = ["warm_lengths=1", "warm_screens=[320x180]", "warm_sampling=[greedy]"]
         command = [sys.executable, "scripts/serve.py", "--model", str(directory)]
         command += [part for text in settings for part in ("--set", f"serve.{text}")]
         log = tmp_path / f"log{len(processes)}"

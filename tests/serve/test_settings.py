@@ -23,8 +23,8 @@ def write(tmp_path):
 def test_what_comes_before_what(write):
     file = write("preset: agent\nmodel: {path: a, policy: fast}\nserve: {port: 1, drain_s: 2}\n")
     environment = {"DIFFVIS_SERVE__PORT": "3", "DIFFVIS_MODEL__PREFILL": "bounded",
-                   "DIFFVIS_CACHE": "x", "DIFFVIS_SERVE__HOSTS": "a, b"}  # fmt: skip
-    settings, sources = load_settings(file, {"serve.memory_mb": "5"}, environment)
+                   "DIFFVIS_CACHE": "x", "DIFFVIS_SERVE__HOSTS": "[a, b]"}  # fmt: skip
+    settings, sources = load_settings(file, {"serve.memory_mb": 5}, environment)
     assert settings.model.policy == "fast"  # over the preset's
     assert settings.limits.running_per_key == 16  # the preset's
     assert (settings.serve.port, settings.serve.drain_s) == (3, 2)
