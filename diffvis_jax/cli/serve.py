@@ -8,6 +8,7 @@ docs/serving.md has the details.
 """
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from diffvis_jax.cli.command_line import Parser, number, run_script, tell, whole
@@ -49,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=[],
         help="any other setting, in YAML",
     )
+    add("--explain", metavar="FILE", type=Path, help="where would the router send this request?")
     add("--show-config", action="store_true", help="print every setting and where it is from")
     return parser
 
@@ -78,6 +80,11 @@ def run(args: argparse.Namespace) -> int:
     keys = of_server.read_keys(settings.serve)
     if args.show_config:
         print(of_server.show_settings(settings, sources))
+        return 0
+    if args.explain is not None:
+        from diffvis_jax.serve.router import explain
+
+        print(explain(settings, args.explain.read_bytes()))
         return 0
     from diffvis_jax.serve.run import serve
 

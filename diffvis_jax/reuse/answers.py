@@ -12,6 +12,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from diffvis_jax.errors import ConfigError
 
@@ -22,7 +23,6 @@ _TABLE = """
 create table if not exists answers (
     key blob primary key, made real, used real, repeats integer, bytes integer, value text
 )"""
-_FINISHED = ("stop", "length")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Kept:
     """
 
     text: str
-    finish: str
+    finish: Literal["stop", "length"]
     prompt_tokens: int
     completion_tokens: int
     settled: bool
@@ -121,9 +121,7 @@ class AnswerCache:
         return Kept(**{**json.loads(row[2]), "age_s": now - row[0]})
 
     def put(self, key: bytes, answer: Kept) -> bool:
-        """Keeps an answer that came to its end; whether it did."""
-        if answer.finish not in _FINISHED:
-            return False
+        """Keeps an answer that came to its end; whether it could."""
         fields = {**dataclasses.asdict(answer), "age_s": 0.0}
         value, now = json.dumps(fields), self._clock()
         given = key, now, now, len(value), value

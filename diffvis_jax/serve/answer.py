@@ -6,28 +6,35 @@ position on that differs.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
+import hashlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+import diffvis_jax
 from diffvis_jax.core.policy import Policy
 from diffvis_jax.core.report import combine, describe
 from diffvis_jax.core.step import jit_encode
 from diffvis_jax.encoder import DifferentialVisionEncoder
 from diffvis_jax.images.anyres import Frame, TiledImage, pixels_of
 from diffvis_jax.language.differential_prefill import PrefillPolicy
-from diffvis_jax.language.events import Done, Event, Started, answer_events
+from diffvis_jax.language.events import Done, Event, Started, Text, answer_events
 from diffvis_jax.language.prompt_session import PromptSession
 from diffvis_jax.language.splice import PackedTokens, project
 from diffvis_jax.model import Model
-from diffvis_jax.serve.engine import Engine
+from diffvis_jax.reuse.answers import AnswerCache, Kept
+from diffvis_jax.reuse.features import FeatureCache
+from diffvis_jax.reuse.keys import answer_key, digest
+from diffvis_jax.serve.engine import Engine, EngineDown
 from diffvis_jax.serve.prepare import Call, Prepared, Preparer
 from diffvis_jax.serve.sessions import Lane, Session, SessionStore
 from diffvis_jax.serve.settings import Settings
@@ -66,6 +73,8 @@ class Here:
       engine: whose thread alone computes.
       store: its sessions.
       max_bytes: of sessions.
+      features, answers: what was computed before; None = answers are not kept.
+      fingerprint: of weights, policy and versions.
     """
 
     def __init__(self, model: Model, settings: Settings, **on: Any):
@@ -77,6 +86,16 @@ class Here:
         serve = settings.serve
         self.max_bytes = int((serve.memory_mb or _free_mb() / 4) * 1e6)
         self._settle = 0.02  # share of a full encode that is made up in a slice
+        self.fingerprint = fingerprint(model, settings)
+        self.features = FeatureCache(0)  # nothing is known while everything is compiled
+        self.answers: AnswerCache | None = None
+        if (kept := settings.reuse.answers).enabled:
+            self.answers = AnswerCache(
+                kept.file,
+                ttl_s=kept.ttl_s,
+                max_entries=kept.max_entries,
+                max_repeats=kept.max_repeats,
+            )
         self.engine = Engine(
             max_running=serve.max_running, idle=self._idle, on_restart=self._restart, **on
         )
@@ -101,6 +120,12 @@ class Here:
         from diffvis_jax.serve.warm import warm_up
 
         warm_up(self._model, self._settings, self.session, self.answer)
+        self.features = FeatureCache(int(self._settings.reuse.features_mb * 1e6))
+
+    @property
+    def config(self) -> Any:
+        """Of the tower."""
+        return self._model.config
 
     def describe(self) -> dict[str, Any]:
         settings, config = self._settings.model, self._language.config
@@ -120,15 +145,68 @@ class Here:
         """Ends the engine; running answers have so long."""
         self.engine.stop(drain_s)
         self._pool.shutdown(cancel_futures=True)
+        if self.answers is not None:
+            self.answers.close()
 
     async def events(self, call: Call) -> AsyncGenerator[Event, None]:
         loop = asyncio.get_running_loop()
         prepared = await loop.run_in_executor(self._pool, self._preparer.prepare, call)
+        kept, key = self.answers, self._answer_key(call, prepared)
+        if kept is not None and key is not None and (found := kept.get(key)):
+            call.told.update(
+                path="answer",
+                answer={"age_s": found.age_s, "settled": found.settled},
+                positions=found.prompt_tokens,
+                prefilled=0,
+                compiled=0,
+            )
+            yield Text(found.text)
+            yield Done(np.zeros(found.completion_tokens, np.int32), found.finish, (), 0.0)
+            return
+        pieces = []
+        async with contextlib.aclosing(self._submitted(call, prepared)) as events:
+            async for event in events:
+                if isinstance(event, Text):
+                    pieces.append(event.text)
+                elif isinstance(event, Done) and kept is not None and key is not None:
+                    settled, total = call.told["pending"] == 0, call.told["positions"]
+                    made = Kept("".join(pieces), event.reason, total, len(event.ids), settled)
+                    kept.put(key, made)
+                yield event
+
+    async def tokens(self, call: Call) -> list[np.ndarray]:
+        """The projected tokens of every picture of a request, float32 `[N, D]` each, for an engine
+        that reads them in the place of this one.
+
+        Raises:
+          ApiError: the request cannot be answered.
+        """
+        loop = asyncio.get_running_loop()
+        prepared = await loop.run_in_executor(self._pool, self._preparer.prepare, call)
+        async for made in self._submitted(call, prepared, tokens_alone=True):
+            return [np.asarray(each.tokens)[each.packing] for each in made]
+        raise EngineDown
+
+    def _answer_key(self, call: Call, prepared: Prepared) -> bytes | None:
+        """Of an answer that may be given again; None = it may not."""
+        lane, options = prepared.ask.lane, prepared.options
+        if call.no_store or lane.policy == "off" or options.temperature > 0:
+            return None
+        sampling = (lane.policy, prepared.limit, *(call.request.stop or ()))
+        pictures = [picture.digest for picture in prepared.pictures]
+        return answer_key(lane.tenant, self.fingerprint, prepared.ids, pictures, sampling)
+
+    async def _submitted(
+        self, call: Call, prepared: Prepared, *, tokens_alone: bool = False
+    ) -> AsyncGenerator[Any, None]:
+        """What the engine makes of it, to the last event."""
+        loop = asyncio.get_running_loop()
         queue: asyncio.Queue[Any] = asyncio.Queue()
         submitted = time.perf_counter()
+        job = self.encode if tokens_alone else self.answer
 
-        def begin() -> Iterator[Event | None] | None:
-            return self._begin(call, prepared, submitted)
+        def begin() -> Iterator[Any] | None:
+            return self._begin(call, prepared, submitted, job)
 
         def emit(event: Any) -> None:
             loop.call_soon_threadsafe(queue.put_nowait, event)
@@ -139,10 +217,10 @@ class Here:
                 event = await queue.get()
                 if isinstance(event, Exception):
                     raise event
-                if isinstance(event, Done):
+                if last := isinstance(event, Done | list):
                     call.told["compiled"] = ticket.compiled
                 yield event
-                if isinstance(event, Done):
+                if last:
                     return
         finally:
             ticket.cancel()
@@ -161,8 +239,8 @@ class Here:
         return Session(lane, key, encoder, prompts)
 
     def _begin(
-        self, call: Call, prepared: Prepared, submitted: float
-    ) -> Iterator[Event | None] | None:
+        self, call: Call, prepared: Prepared, submitted: float, job: Callable[..., Iterator[Any]]
+    ) -> Iterator[Any] | None:
         ask = prepared.ask
         why, session = "off", None
         if ask.lane.policy != "off":
@@ -176,9 +254,21 @@ class Here:
             session_choice=why,
             queue_ms=1e3 * (time.perf_counter() - submitted),
         )
-        events = self.answer(call, prepared, session)
+        events = job(call, prepared, session)
         next(events)
         return events
+
+    def encode(self, call: Call, prepared: Prepared, session: Session) -> Iterator[Any]:
+        """The job whose one event is the list of the pictures' tokens; otherwise as `answer`."""
+        try:
+            yield None
+            images = yield from self._images(call.told, prepared, session)
+        except Exception:
+            self.store.drop(session)
+            raise
+        finally:
+            self.store.give_back(session)
+        yield images
 
     def answer(self, call: Call, prepared: Prepared, session: Session) -> Iterator[Event | None]:
         """The job; its first step does nothing, after it the session is given back in the end."""
@@ -220,14 +310,21 @@ class Here:
 
     def _images(self, told: dict[str, Any], prepared: Prepared, session: Session) -> Iterator[None]:
         """The tokens of every picture; lets others take their turn after each encode."""
-        images, reports, encode_ms = [], [], 0.0
+        images, reports, encode_ms, reused = [], [], 0.0, 0
         for picture in prepared.pictures:
-            tokens = session.pictures.get(picture.digest)
+            tokens, whole = session.pictures.get(picture.digest), None
+            if tokens is None and not isinstance(picture.frame, TiledImage):
+                whole = digest("features", session.lane.tenant, picture.digest, self.fingerprint)
+                tokens = self._kept(whole) if session.lane.policy != "off" else None
+                reused += tokens is not None
             if tokens is None:
                 start = time.perf_counter()
                 tokens, report = self._encode(session, picture.frame)
                 encode_ms += 1e3 * (time.perf_counter() - start)
                 reports.append(report)
+                if whole is not None and not (session.encoder and _skips(session.encoder)):
+                    left = {"pending": report["pending"], "skipped": int(report["skipped"])}
+                    self.features.put(whole, np.asarray(tokens.tokens), **left)
                 yield None
             session.keep(picture.digest, tokens, self._settings.limits.images)
             images.append(tokens)
@@ -235,6 +332,7 @@ class Here:
         told.update(
             path=done.get("path", "known"),
             encoded=len(reports),
+            features_reused=reused,
             changed_patches=done.get("changed_patches", 0),
             total_patches=done.get("total_patches", 0),
             recomputed=done.get("recomputed", 0.0),
@@ -242,6 +340,13 @@ class Here:
             encode_ms=encode_ms,
         )
         return images
+
+    def _kept(self, key: bytes) -> PackedTokens | None:
+        """Tokens of a picture that was encoded for another session, whole."""
+        rows = self.features.get(key)
+        if rows is None:
+            return None
+        return PackedTokens(jnp.asarray(rows), np.arange(len(rows), dtype=np.int32), projected=True)
 
     def _encode(self, session: Session, frame: Frame) -> tuple[PackedTokens, dict[str, Any]]:
         """The tokens of a picture, ready and projected, and what was done."""
@@ -301,6 +406,23 @@ _FULL = {
     "margin_share": 1.0,
     "moved_patches": 0,
 }
+
+
+def _skips(encoder: DifferentialVisionEncoder) -> bool:
+    """Whether it takes patches that differ a little for unchanged."""
+    return bool(np.any(np.asarray(encoder.policy.change_threshold) > 0))
+
+
+def fingerprint(model: Model, settings: Settings) -> str:
+    """Of weights, policy and versions."""
+    found = hashlib.blake2b(digest_size=8)
+    directory = model.language.directory
+    manifest = None if directory is None else directory / "manifest.json"
+    if manifest is not None and manifest.is_file():
+        found.update(manifest.read_bytes())
+    said = settings.model.model_dump_json(exclude={"path", "name"})
+    found.update(f"{said} {diffvis_jax.__version__} {jax.__version__}".encode())
+    return f"fp_{found.hexdigest()}"
 
 
 def _free_mb() -> float:

@@ -22,7 +22,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from diffvis_jax.language.events import Done, Started, Text
+from diffvis_jax.language.events import Done, Text
 from diffvis_jax.serve.answer import Target
 from diffvis_jax.serve.engine import EngineDown
 from diffvis_jax.serve.metrics import Metrics
@@ -178,7 +178,10 @@ class Server:
         session = request.headers.get("x-diffvis-session")
         if session is not None and not 1 <= len(session) <= 128:
             raise ApiError(400, "invalid_request", "X-Diffvis-Session: 1-128 characters")
-        call = Call(asked, tenant, session, request.scope["arrived"])
+        fresh = {"no-store", "no-cache"} & {
+            each.strip().lower() for each in request.headers.get("cache-control", "").split(",")
+        }
+        call = Call(asked, tenant, session, bool(fresh), request.scope["arrived"])
         head = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "created": int(time.time()),
@@ -191,11 +194,11 @@ class Server:
         try:
             async with contextlib.aclosing(target.events(call)) as events:
                 while not isinstance(event := await self._next(call, events, gone), Done):
-                    if isinstance(event, Started) and stream and gone is not None:
+                    if stream and gone is not None:
                         gone.cancel()
                         gone = None
                         yield chunk(head, {"role": "assistant", "content": ""})
-                    elif isinstance(event, Text):
+                    if isinstance(event, Text):
                         if first_token_s is None:
                             first_token_s = time.perf_counter() - call.arrived
                             call.told["first_token_ms"] = 1e3 * first_token_s

@@ -112,6 +112,10 @@ class PictureReader:
                 self._known[key] = picture
         return picture
 
+    def open(self, url: str, param: str) -> np.ndarray:
+        """Its own pixels, `uint8 [H, W, 3]`; raises as `read` does."""
+        return self._pixels(self._decoded(url, param), param)
+
     def _decoded(self, url: str, param: str) -> bytes:
         """The bytes of the file."""
         if not url[:5].lower() == "data:":

@@ -32,6 +32,7 @@ class Metrics:
         )
         self.positions = counter("positions", "Positions of prompts", "kind")
         self.pictures = counter("pictures", "Pictures of requests by what was known", "known")
+        self.reused = counter("reused", "Answers, and pictures' features, of before", "kind")
         self.sessions = counter("session_choices", "Sessions taken, by why", "why")
         self.compilations = counter("compilations", "Programs compiled after the start")
         self.cancelled = counter("cancelled", "Requests that nobody waited for any more")
@@ -43,15 +44,17 @@ class Metrics:
 
     def answered(self, told: dict[str, Any], first_token_s: float) -> None:
         """Counts one answer, by what it tells of itself."""
-        path = told["path"]
+        path = told.get("path", "elsewhere")
         self.first_token.labels(path).observe(first_token_s)
-        if path != "known":
+        self.reused.labels("answer").inc(path == "answer")
+        self.reused.labels("features").inc(told.get("features_reused", 0))
+        if path not in ("known", "answer", "elsewhere"):
             self.encode.labels(path).observe(told["encode_ms"] / 1e3)
             self.recomputed.observe(told["recomputed"])
         self.positions.labels("prefilled").inc(told["prefilled"])
         self.positions.labels("kept").inc(told["positions"] - told["prefilled"])
-        self.sessions.labels(told["session_choice"]).inc()
-        for known, count in told["pictures"].items():
+        self.sessions.labels(told.get("session_choice", "none")).inc()
+        for known, count in told.get("pictures", {}).items():
             self.pictures.labels(known).inc(count)
         self.compilations.inc(told["compiled"])
 

@@ -31,6 +31,7 @@ class Call:
       request: checked.
       tenant: whose it is.
       session: by a header.
+      no_store: whether answers of before are not wanted.
       arrived: of `time.perf_counter`.
       told: what became of it, for the answer's `diffvis`; complete with `Done`.
     """
@@ -38,6 +39,7 @@ class Call:
     request: ChatRequest
     tenant: str = ""
     session: str | None = None
+    no_store: bool = False
     arrived: float = dataclasses.field(default_factory=time.perf_counter)
     told: dict[str, Any] = dataclasses.field(default_factory=dict)
 

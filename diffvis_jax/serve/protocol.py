@@ -106,6 +106,22 @@ class StreamOptions(Strict):
     include_obfuscation: Literal[False] | None = None
 
 
+class RegionHint(Strict):
+    """See `route.labels.Region`."""
+
+    box: Annotated[list[float], Field(min_length=4, max_length=4)]
+    kind: Literal["password", "field", "window", "text", "user"]
+    label: Annotated[str, Field(max_length=500)] = ""
+    source: Literal["dom", "accessibility", "title", "user"] = "user"
+
+
+class ScreenHint(Strict):
+    """Of one picture: what is not for everybody; None = nobody has looked."""
+
+    regions: Annotated[list[RegionHint], Field(max_length=1000)] | None = None
+    viewport: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+
+
 class Hints(Strict):
     """The client's `diffvis` object.
 
@@ -113,10 +129,17 @@ class Hints(Strict):
       policy: what may be left out of encodes: "exact", "faithful", "fast"; "whole": a picture that
         is not known is encoded in full; "off": nothing is kept, everything is computed anew.
       session: a name of the client's for what belongs together, or the id of a session.
+      operation, sensitivity, complexity, window_titles, screens: labels for the router, see
+        `route.labels.Task`; `screens` are those of all pictures, in order.
     """
 
     policy: Policy | None = None
     session: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    operation: Literal["grounding", "reading", "planning", "reasoning"] = "reasoning"
+    sensitivity: Literal["public", "internal", "confidential"] | None = None
+    complexity: Literal["simple", "moderate", "complex"] | None = None
+    window_titles: Annotated[list[str], Field(max_length=100)] = []
+    screens: list[ScreenHint] | None = None
 
 
 # What may stand there without effect, of everything that has one elsewhere.

@@ -1,19 +1,17 @@
 """A whole server: model, engine and HTTP put together, its beginning and its end."""
 
 import asyncio
-import hashlib
 import logging
 import socket
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import uvicorn
 
-import diffvis_jax
+from diffvis_jax.errors import ConfigError
 from diffvis_jax.model import Model, load
-from diffvis_jax.serve.answer import Here
+from diffvis_jax.serve.answer import Here, Target
 from diffvis_jax.serve.app import Server
 from diffvis_jax.serve.metrics import Metrics
 from diffvis_jax.serve.settings import Settings
@@ -37,11 +35,11 @@ class Running:
         name = settings.model.name or model.name
         self.server = Server(
             settings,
-            {name: here},
+            self._targets(name),
             here.engine,
             metrics,
             keys=keys,
-            fingerprint=_fingerprint(model, settings),
+            fingerprint=here.fingerprint,
             forget=here.forget,
         )
         for tier, size in (("all", "nbytes"), ("maps", "maps_nbytes")):
@@ -64,6 +62,24 @@ class Running:
         )
         self._uvicorn = _Uvicorn(config, self.drain)
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    def _targets(self, name: str) -> dict[str, Target]:
+        """What answers, by the name of the model: this one, and where there are rules or other
+        engines the router, and each of them.
+
+        Raises:
+          ConfigError: rules that send away what they should not, or engines without their keys.
+        """
+        settings, here = self.settings, self.here
+        targets: dict[str, Target] = {name: here}
+        if not (settings.providers or settings.routing.rules):
+            return targets
+        from diffvis_jax.serve.router import router_targets
+
+        router = router_targets(settings, here)
+        if name in router:
+            raise ConfigError(f"model.name: {name!r} is what the router calls something else")
+        return {**targets, **router}
 
     @property
     def port(self) -> int:
@@ -161,15 +177,3 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _total(here: Here, name: str) -> Callable[[], float]:
     return lambda: sum(getattr(session, name) for session in list(here.store.sessions))
-
-
-def _fingerprint(model: Model, settings: Settings) -> str:
-    """Of weights, policy and versions."""
-    digest = hashlib.blake2b(digest_size=8)
-    directory = model.language.directory
-    manifest = None if directory is None else directory / "manifest.json"
-    if manifest is not None and manifest.is_file():
-        digest.update(manifest.read_bytes())
-    said = settings.model.model_dump_json(exclude={"path", "name"})
-    digest.update(f"{said} {diffvis_jax.__version__} {jax.__version__}".encode())
-    return f"fp_{digest.hexdigest()}"

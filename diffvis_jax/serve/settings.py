@@ -8,12 +8,15 @@ import difflib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import Field, ValidationError
 
 from diffvis_jax.errors import ConfigError
+from diffvis_jax.route.settings import PRESETS as ROUTING
+from diffvis_jax.route.settings import ProviderSettings, RoutingSettings
+from diffvis_jax.route.settings import preset as routing_preset
 from diffvis_jax.serve.protocol import Policy, Strict
 
 PRESETS = Path(__file__).with_name("presets")
@@ -122,13 +125,43 @@ class Limits(Strict):
     connections: Positive = 256
 
 
+class AnswerSettings(Strict):
+    """Answers at temperature 0 that are given again, see `AnswerCache`.
+
+    Attributes:
+      enabled: an agent that is stuck on a screen gets the same answer again, `max_repeats` times.
+      file: of the answers, in their texts; ":memory:" = they end with the server.
+    """
+
+    enabled: bool = False
+    file: str = ":memory:"
+    ttl_s: Seconds = 300.0
+    max_entries: Positive = 100
+    max_repeats: Positive = 3
+
+
+class ReuseSettings(Strict):
+    """What was computed before.
+
+    Attributes:
+      features_mb: tokens of pictures that were encoded whole, kept for the other sessions of a
+        client; 0 = none are.
+    """
+
+    features_mb: Annotated[float, Field(ge=0)] = 64.0
+    answers: AnswerSettings = AnswerSettings()
+
+
 class Settings(Strict):
-    """All of it."""
+    """All of it; `providers` and `routing` are those of docs/routing.md."""
 
     preset: str | None = None
     model: ModelSettings
     serve: ServeSettings = ServeSettings()
     limits: Limits = Limits()
+    reuse: ReuseSettings = ReuseSettings()
+    providers: dict[str, ProviderSettings] = Field(default_factory=dict)
+    routing: RoutingSettings = RoutingSettings()
 
 
 Values = dict[str, Any]  # by path, such as "serve.port"
@@ -169,7 +202,9 @@ def load_settings(
                 f"preset: no preset {preset!r}: there are {', '.join(_presets())}"
                 f"{_nearest(preset, _presets())}"
             )
-        values, lines = read_yaml(PRESETS / f"{preset}.yaml")
+        values, lines = {"routing": routing_preset(preset)} if preset in ROUTING else {}, {}
+        if preset not in ROUTING:
+            values, lines = read_yaml(PRESETS / f"{preset}.yaml")
         layers.insert(0, (f"preset {preset}", {**values, "preset": preset}, lines))
     return _validated(layers)
 
@@ -199,6 +234,8 @@ def _validated(
             what = f"there is no such setting{_nearest(path.rpartition('.')[2], names)}"
         elif each["type"] == "missing":
             what = "must be given"
+        elif isinstance(each["input"], Mapping) or "key" in path:  # it may hold a key
+            what = each["msg"]
         else:
             what = f"{each['msg']}, got {each['input']!r}"
         told.append(f"{path}{at}: {what}")
@@ -206,9 +243,12 @@ def _validated(
 
 
 def _names(model: Any, sections: Sequence[str]) -> list[str]:
+    """What may stand in a section; nothing where names are free."""
     for section in sections:
-        model = model.model_fields[section].annotation
-    return list(model.model_fields)
+        field = getattr(model, "model_fields", {}).get(section)
+        free = get_args(model)[-1:] or (None,)  # of a dict: the sections of its values
+        model = free[0] if field is None else field.annotation
+    return list(getattr(model, "model_fields", {}))
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:
@@ -227,7 +267,7 @@ def _put(tree: dict[str, Any], path: str, value: Any) -> None:
 
 
 def _presets() -> list[str]:
-    return sorted(file.stem for file in PRESETS.glob("*.yaml"))
+    return sorted([*(file.stem for file in PRESETS.glob("*.yaml")), *ROUTING])
 
 
 def _from_environment(environment: Mapping[str, str]) -> Values:
@@ -253,9 +293,9 @@ def as_yaml(texts: Mapping[str, Any]) -> Values:
 
 def _resolve_paths(values: Values, folder: Path) -> None:
     """Paths in a file are relative to it."""
-    for path in ("model.path", "serve.api_key_file"):
-        text = values.get(path)
-        if isinstance(text, str) and not text.startswith("hf:"):
+    for path, text in values.items():
+        named = path.endswith((".api_key_file", ".file")) and text != ":memory:"
+        if isinstance(text, str) and (named or (path == "model.path" and text[:3] != "hf:")):
             place = folder / Path(text).expanduser()
             if path != "model.path" or place.exists():
                 values[path] = str(place)
@@ -285,7 +325,8 @@ def _walk(loader: yaml.SafeLoader, node: Any, prefix: str) -> Iterator[tuple[str
         raise yaml.YAMLError("expected settings by their names")
     for key, inner in node.value:
         path = f"{prefix}{key.value}"
-        if isinstance(inner, yaml.MappingNode) and inner.value:
+        # The names of titles are patterns, which have dots.
+        if isinstance(inner, yaml.MappingNode) and inner.value and key.value != "titles":
             yield from _walk(loader, inner, f"{path}.")
         else:
             yield path, loader.construct_object(inner, deep=True), key.start_mark.line + 1
@@ -297,7 +338,8 @@ def show_settings(settings: Settings, sources: Sources) -> str:
     for section, values in settings.model_dump().items():
         for name, value in values.items() if isinstance(values, dict) else ((None, values),):
             path = section if name is None else f"{section}.{name}"
-            lines.append(f"{path}: {value!r}  # {sources.get(path, 'default')}")
+            source = sources.get(path, sources.get(section, "default"))
+            lines.append(f"{path}: {value!r}  # {source}")
     return "\n".join(lines)
 
 

@@ -51,10 +51,12 @@ def assistant(text: str) -> dict:
 
 
 @contextlib.contextmanager
-def serving(model, *, keys=(), serve=None, limits=None, **of_model):
-    """A server in a thread; it is ready."""
+def serving(model, *, keys=(), serve=None, limits=None, more=None, **of_model):
+    """A server in a thread; it is ready. Features are not kept, but where `more` says so."""
     settings = Settings.model_validate(
         {
+            "reuse": {"features_mb": 0.0},
+            **(more or {}),
             "model": {"path": NAME, "policy": "exact", "answer_tokens": 64, **of_model},
             "serve": SERVE | (serve or {}),
             "limits": LIMITS | (limits or {}),

@@ -74,7 +74,7 @@ WRONG = {
     "- a": "{file}: expected settings by their names",
     "model: [": "{file}: while parsing",
     "model: !!python/object:os.system {}": "{file}: could not determine a constructor",
-    "model: {path: a}\npreset: cloud": "preset: no preset 'cloud': there are agent, shared",
+    "model: {path: a}\npreset: cloud": "preset: no preset 'cloud': there are agent, cloud_first, hybrid, local_only, shared",
     "&a {model: *a}": "{file}: ",
 }  # fmt: skip
 
