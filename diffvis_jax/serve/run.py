@@ -55,6 +55,7 @@ class Running:
             access_log=False,  # paths hold the keys of sessions
             server_header=False,
             limit_concurrency=settings.limits.connections,
+            timeout_keep_alive=75,  # an agent acts for seconds between its turns
             timeout_graceful_shutdown=5,
             lifespan="off",
             http="h11",

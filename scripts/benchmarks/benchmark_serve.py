@@ -61,11 +61,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 class Client:
-    """Asks over one connection, and stops the time. Each has a key of its own, so that no mode is
-    spared the decoding of a picture that another one sent."""
+    """Asks, and stops the time. Each has a key of its own, so that no mode is spared the decoding
+    of a picture that another one sent."""
 
     def __init__(self, port: int, key: str):
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
+        self._port = port
         self._headers = {"content-type": "application/json", "authorization": f"Bearer {key}"}
 
     def ask(self, messages: list[dict[str, Any]], policy: str, key: str) -> dict[str, Any]:
@@ -79,9 +79,10 @@ class Client:
                 "diffvis": {"policy": policy, "session": key},
             }
         )
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=600)
         start = time.perf_counter()
-        self._connection.request("POST", "/v1/chat/completions", body, self._headers)
-        response = self._connection.getresponse()
+        connection.request("POST", "/v1/chat/completions", body, self._headers)
+        response = connection.getresponse()
         first, text, told = None, "", None
         while line := response.readline():
             if not line.startswith(b"data: {"):
@@ -93,6 +94,7 @@ class Client:
                 first = first or time.perf_counter()
                 text += piece
             told = event.get("diffvis", told)
+        connection.close()
         if told is None or response.status != 200:
             raise ValueError(f"the server answered {response.status}")
         ttft_ms = 1e3 * ((first or time.perf_counter()) - start)
@@ -228,6 +230,7 @@ def run(args: argparse.Namespace) -> int:
             if not thread.is_alive():
                 raise ValueError("the server did not start")
         warm_s = time.perf_counter() - start
+        tell(f"ready after {warm_s:.0f} s")
         rows = measure(running.port, args, frames)
         largest = running.here.store.largest
         running.drain()
@@ -235,7 +238,7 @@ def run(args: argparse.Namespace) -> int:
     print_table(table(rows))
     overhead = [row["overhead_ms"] for row in rows if row["scenario"] == "identical bytes"]
     print(f"HTTP, JSON and events: {statistics.median(overhead):.1f} ms (p50, identical bytes)")
-    print(f"largest session: {largest / 1e6:.0f} MB; ready after {warm_s:.0f} s")
+    print(f"largest session: {largest / 1e6:.0f} MB")
     compiled = sum(row["compiled"] > 0 for row in rows)
     print(f"requests that waited for a compilation: {compiled} of {len(rows)}")
     if args.json is not None:
