@@ -24,18 +24,10 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A picture.
+    """A picture; raises PromptError for something else than the bytes of a PNG file."""
 
-    Attributes:
-      png: the bytes of a PNG file; never a path, which a client library may open.
-      size: (width, height) in pixels.
-
-    Raises:
-      PromptError: something else than the bytes of a PNG file.
-    """
-
-    png: bytes = dataclasses.field(repr=False)
-    size: tuple[int, int]
+    png: bytes = dataclasses.field(repr=False)  # never a path, which a client library may open
+    size: tuple[int, int]  # (width, height) in pixels
 
     def __post_init__(self):
         if not isinstance(self.png, bytes) or not self.png.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -44,15 +36,13 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Tokens:
-    """A picture as its projected vision tokens.
+    """A picture as its projected vision tokens, as wide as the embeddings of their decoder.
 
-    Attributes:
-      array: float `[N, D]`, as wide as the embeddings of the decoder that reads them.
-      digest: hex, over pixels, state of the encoder, weights and policy: the same pixels reached
-        over another history are other tokens.
+    `digest`: hex, over pixels, state of the encoder, weights and policy: the same pixels reached
+    over another history are other tokens.
     """
 
-    array: np.ndarray = dataclasses.field(repr=False)
+    array: np.ndarray = dataclasses.field(repr=False)  # float [N, D]
     digest: str
 
 
@@ -86,18 +76,14 @@ SEAL = object()  # `route/guard.py` alone hands it to `Cleared`
 class Cleared:
     """A conversation that may leave this machine, for one provider; made by the guard alone.
 
-    Attributes:
-      chat: masked, as it is sent.
-      target: name of the provider it was cleared for.
-      marks: what stands in texts for what was found there -> the original; stays here.
-      share_masked: share of all pixels that are masked, 0-1.
+    `marks`: what stands in texts for what was found there -> the original; they stay here.
     """
 
     seal: dataclasses.InitVar[object]
-    chat: Chat
-    target: str
+    chat: Chat  # masked, as it is sent
+    target: str  # name of the provider it was cleared for
     marks: dict[str, str] = dataclasses.field(default_factory=dict, repr=False)
-    share_masked: float = 0.0
+    share_masked: float = 0.0  # of all pixels, 0-1
 
     def __post_init__(self, seal: object):
         if seal is not SEAL:
@@ -106,25 +92,23 @@ class Cleared:
 
 @dataclasses.dataclass(frozen=True)
 class Wish:
-    """How the answer is to be; None = as the engine does it. `deadline_s`: for all of it, retries
-    included."""
+    """How the answer is to be; None = as the engine does it."""
 
     max_tokens: int = 256
     temperature: float = 0.0
     top_p: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
-    deadline_s: float = 120.0
+    deadline_s: float = 120.0  # for all of it, retries included
 
 
 @dataclasses.dataclass(frozen=True)
 class Usage:
-    """How an answer ended ("stop", "length") and its token counts; None where the engine does not
-    tell. `cached`: of the prompt, those whose keys and values were kept."""
+    """How an answer ended, and counts of tokens; None where the engine does not tell."""
 
-    finish: str
+    finish: str  # "stop", "length"
     prompt: int | None = None
-    cached: int | None = None
+    cached: int | None = None  # of the prompt, those whose keys and values were kept
     completion: int | None = None
 
 
@@ -155,10 +139,8 @@ _SAID: dict[Kind, str] = {
 class ProviderError(DiffvisError, RuntimeError):
     """An engine did not answer. Holds nothing of what was asked or answered.
 
-    Attributes:
-      kind: what went wrong.
-      status: HTTP status; None = there was none.
-      retry_after: seconds after which the engine wants to be asked again; None = it did not say.
+    `status`: of HTTP, None = there was none; `retry_after`: seconds after which the engine wants to
+    be asked again, None = it did not say.
     """
 
     def __init__(
@@ -174,17 +156,11 @@ class ProviderError(DiffvisError, RuntimeError):
 
 
 class Provider(Protocol):
-    """An engine.
+    """An engine."""
 
-    Attributes:
-      name: how rules call it.
-      remote: whether what it is given leaves this machine; then it takes `Cleared` only.
-      takes: the parts that it understands.
-    """
-
-    name: str
-    remote: bool
-    takes: frozenset[type]
+    name: str  # how rules call it
+    remote: bool  # whether what it is given leaves this machine; then it takes `Cleared` only
+    takes: frozenset[type]  # the parts that it understands
 
     def generate(self, chat: Chat | Cleared, wish: Wish) -> AsyncGenerator[Piece, None]:
         """Pieces of text, then one `Usage`; raises ProviderError."""
@@ -196,14 +172,14 @@ class Provider(Protocol):
 
 async def whole(provider: Provider, chat: Chat | Cleared, wish: Wish) -> Answer:
     """The answer in one piece; raises ProviderError."""
-    texts, usage = [], Usage("")
+    text, usage = "", Usage("")
     async with contextlib.aclosing(provider.generate(chat, wish)) as pieces:
         async for piece in pieces:
             if isinstance(piece, Text):
-                texts.append(piece.text)
+                text += piece.text
             else:
                 usage = piece
-    return Answer("".join(texts), usage)
+    return Answer(text, usage)
 
 
 def admitted(provider: Provider, chat: Chat | Cleared) -> Chat:
@@ -238,31 +214,24 @@ async def timely(
             try:
                 async with asyncio.timeout_at(end):
                     piece = await anext(source)
-                problem = None
             except StopAsyncIteration:
                 return
             except TimeoutError:
-                piece, problem = None, ProviderError(name, "timeout")
+                problem = ProviderError(name, "timeout")
             except Exception as error:
-                piece, problem = None, told(error)
-            if problem is not None:  # raised here, where no other error is its context
-                raise problem
-            assert piece is not None
-            yield piece
+                problem = told(error)
+            else:
+                yield piece
+                continue
+            raise problem  # here, where no other error is its context
 
 
 @dataclasses.dataclass(frozen=True)
 class Breaker:
-    """Stops asking an engine that keeps failing: pure, the time is an argument.
+    """Stops asking an engine that keeps failing: pure, the time is an argument."""
 
-    Attributes:
-      limit: failures in a row that open it.
-      pause_s: how long it stays open; then the engine is tried again, and the next failure opens it
-        at once.
-    """
-
-    limit: int = 5
-    pause_s: float = 30.0
+    limit: int = 5  # failures in a row that open it
+    pause_s: float = 30.0  # it stays open; after it the next failure opens it again at once
     failures: int = 0
     failed_at: float = -math.inf
 

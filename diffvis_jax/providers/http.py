@@ -1,8 +1,5 @@
 """What clients of engines have in common: whose machine it is, what a request may carry, how much
-of an answer is read, and what an error means.
-
-httpx (ollama) and its successor httpx2 (openai) have the same hooks.
-"""
+of an answer is read, and what an error means. httpx (ollama) and httpx2 (openai) have one form."""
 
 import asyncio
 import dataclasses
@@ -35,19 +32,11 @@ _HEADERS = {"host", "accept", "content-type", "content-length", "connection", "t
 _LOGGERS = {"openai", "httpx", "httpx2", "httpcore", "httpcore2", "ollama"}
 
 
-class TooLarge(Exception):
-    """An answer that is not read to its end."""
-
-
 class Client:
-    """What the clients of engines share; each is a provider (see `chat.Provider`).
-
-    Attributes:
-      client: of the engine's own library.
-    """
+    """What the clients of engines share; each is a provider (see `chat.Provider`)."""
 
     takes: frozenset[type] = frozenset({Text, Picture})
-    client: Any
+    client: Any  # of the engine's own library
     _message: Callable[[Message], dict[str, Any]]
     _pieces: Callable[[list, Wish], AsyncGenerator[Piece, None]]
     _models: Callable[[], Awaitable[tuple[str, ...]]]
@@ -134,9 +123,23 @@ def beyond(url: str, trusted: Collection[str] = ()) -> bool:
     return not local
 
 
-def hooks(library: Any, key: str | None, most_bytes: int = MOST_BYTES) -> dict[str, list]:
+def hooks(library: Any, key: str | None, most_bytes: int) -> dict[str, list]:
     """`event_hooks` of a client of httpx or httpx2 (`library`): requests carry nothing but the
-    usual headers and `key`, answers are cut off after `most_bytes`."""
+    usual headers and `key`, answers are cut off after `most_bytes` (ValueError)."""
+
+    class Bounded(library.AsyncByteStream):
+        def __init__(self, stream: Any):
+            self.stream, self.left = stream, most_bytes
+
+        async def __aiter__(self):
+            async for chunk in self.stream:
+                self.left -= len(chunk)
+                if self.left < 0:
+                    raise ValueError("a larger answer than is read")
+                yield chunk
+
+        async def aclose(self) -> None:
+            await self.stream.aclose()
 
     async def bare(request: Any) -> None:
         for name in set(request.headers) - _HEADERS:
@@ -148,26 +151,10 @@ def hooks(library: Any, key: str | None, most_bytes: int = MOST_BYTES) -> dict[s
 
     async def bounded(response: Any) -> None:
         if response.headers.get("content-encoding", "identity") != "identity":
-            raise TooLarge
-        response.stream = _bounded(library, response.stream, most_bytes)
+            raise ValueError("an answer that was not asked for packed")
+        response.stream = Bounded(response.stream)
 
     return {"request": [bare], "response": [bounded]}
-
-
-def _bounded(library: Any, stream: Any, left: int) -> Any:
-    class Bounded(library.AsyncByteStream):
-        async def __aiter__(self):
-            nonlocal left
-            async for chunk in stream:
-                left -= len(chunk)
-                if left < 0:
-                    raise TooLarge
-                yield chunk
-
-        async def aclose(self) -> None:
-            await stream.aclose()
-
-    return Bounded()
 
 
 def quiet() -> None:
@@ -179,43 +166,33 @@ def quiet() -> None:
                 logger.setLevel(logging.WARNING)
 
 
-_STATUS: dict[int, Kind] = {401: "auth", 403: "auth", 404: "model", 408: "timeout", 429: "busy"}
+_STATUS: dict[int, Kind] = {3: "format", 4: "request", 5: "server"}  # 3xx, and so on
+_STATUS |= {401: "auth", 403: "auth", 404: "model", 408: "timeout", 429: "busy"}
 _STATUS |= {503: "busy", 504: "timeout", 529: "busy"}
-_NAMES: dict[str, Kind] = {
-    "unauthorized": "auth",
-    "invalid_api_key": "auth",
-    "authentication_error": "auth",
-    "model_not_found": "model",
-    "notfounderror": "model",
-    "badrequesterror": "request",
-    "invalid_request_error": "request",
-    "context_length_exceeded": "request",
-    "rate_limit_exceeded": "busy",
-    "insufficient_quota": "busy",
-    "overloaded_error": "busy",
+_NAMES: dict[Kind, str] = {
+    "auth": "unauthorized invalid_api_key authentication_error",
+    "model": "model_not_found notfounderror",
+    "request": "badrequesterror invalid_request_error context_length_exceeded",
+    "busy": "rate_limit_exceeded insufficient_quota overloaded_error",
 }
+_KINDS: dict[str, Kind] = {name: kind for kind, names in _NAMES.items() for name in names.split()}
 
 
-def error_of(
-    name: str, status: int | None, body: Any, retry_after: str | None = None
-) -> ProviderError:
-    """What an engine's error means.
+def error_of(name: str, status: int | None, body: Any, retry_after: str | None) -> ProviderError:
+    """What an engine's error means; `status` None = it came within a stream.
 
-    Args:
-      status: of the answer; None = the error came within a stream.
-      body: its JSON, in any of the shapes there are: `{"error": {"code": ..}}`, `{"error": ".."}`,
-        the value of `error` alone, or fields without it. `code` may be a number.
+    There are bodies `{"error": {"code": ..}}`, `{"error": ".."}`, the value of `error` alone, and
+    fields without it. `code` may be a number.
     """
     if isinstance(body, dict):
         body = body.get("error", body)
     fields = [body.get("code"), body.get("type")] if isinstance(body, dict) else [body]
     kind: Kind | None = None
     for field in map(str, fields):
-        kind = kind or _NAMES.get(field.lower())
+        kind = kind or _KINDS.get(field.lower())
         if status is None and re.fullmatch("[45][0-9][0-9]", field):
             status = int(field)
-    if kind is None:
-        fallback: Kind = "request" if 400 <= (status or 0) < 500 else "server"
-        kind = "format" if 300 <= (status or 0) < 400 else _STATUS.get(status or 0, fallback)
+    number = status or 0
+    kind = kind or _STATUS.get(number) or _STATUS.get(number // 100, "server")
     wait = re.fullmatch(r"\d{1,6}(\.\d+)?", retry_after or "")
     return ProviderError(name, kind, status, float(wait[0]) if wait else None)

@@ -29,9 +29,8 @@ class OllamaNative(http.Client):
         """Args:
           base_url: such as http://127.0.0.1:11434.
           context: positions that the model is loaded with (`num_ctx`); another one loads it anew.
-          remote: True where the server passes requests on to another machine, as Ollama does with
-            models that are called "..cloud", which are taken for remote without it.
-          key, trusted_hosts, most_bytes, timeout_s: as for `OpenAILike`.
+          remote: as for `OpenAILike`, as all others; models called "..cloud", which Ollama passes
+            on, are taken for remote without it.
 
         Raises:
           ConfigError: no such address.
@@ -39,13 +38,12 @@ class OllamaNative(http.Client):
         """
         beyond = http.beyond(base_url, trusted_hosts) or model.endswith("cloud")
         super().__init__(name, model, beyond or remote, timeout_s)
-        self._context = context
-        self._ollama, self._httpx = http.library("ollama"), http.library("httpx")
+        self._context, self._ollama = context, http.library("ollama")
         self.client = self._ollama.AsyncClient(
             host=base_url,
             follow_redirects=False,
             trust_env=False,
-            event_hooks=http.hooks(self._httpx, key, most_bytes),
+            event_hooks=http.hooks(http.library("httpx"), key, most_bytes),
         )
 
     async def _models(self) -> tuple[str, ...]:
@@ -58,15 +56,14 @@ class OllamaNative(http.Client):
         return {"role": message.role, "content": "\n".join(texts), "images": images or None}
 
     async def _pieces(self, messages: list, wish: Wish) -> AsyncGenerator[Piece, None]:
-        options = {
-            "num_ctx": self._context,
-            "num_predict": wish.max_tokens,
-            "temperature": wish.temperature,
-            "top_p": wish.top_p,
-            "seed": wish.seed,
-            "stop": list(wish.stop) or None,
-        }
-        options = {name: value for name, value in options.items() if value is not None}
+        options = self._ollama.Options(
+            num_ctx=self._context,
+            num_predict=wish.max_tokens,
+            temperature=wish.temperature,
+            top_p=wish.top_p,
+            seed=wish.seed,
+            stop=list(wish.stop) or None,
+        )
         stream = await self.client.chat(
             model=self.model, messages=messages, stream=True, options=options
         )
@@ -77,7 +74,7 @@ class OllamaNative(http.Client):
                 if part.done:
                     if (part.prompt_eval_count or 0) >= self._context:
                         raise self.error("request")
-                    counts = {"prompt": part.prompt_eval_count, "completion": part.eval_count}
-                    yield Usage(part.done_reason or "stop", **counts)
+                    finish, read = part.done_reason or "stop", part.prompt_eval_count
+                    yield Usage(finish, prompt=read, completion=part.eval_count)
                     return
         raise self.error("connection")

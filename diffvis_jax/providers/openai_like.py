@@ -2,44 +2,29 @@
 
 import base64
 import contextlib
-import dataclasses
 import math
-from collections.abc import AsyncGenerator, Collection, Mapping
+from collections.abc import AsyncGenerator, Collection
 from typing import Any
 
 from diffvis_jax.errors import ConfigError
 from diffvis_jax.providers import http
 from diffvis_jax.providers.chat import Message, Part, Picture, Piece, Text, Usage, Wish
 
-
-@dataclasses.dataclass(frozen=True)
-class Dialect:
-    """What a server wants beyond the common fields.
-
-    Attributes:
-      length: name of the field for the longest answer.
-      extra: fields that every request has.
-      salted: whether it keeps prefixes of different tenants apart by a `cache_salt`.
-    """
-
-    length: str = "max_tokens"
-    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    salted: bool = False
-
-
-# OpenRouter's own defaults let providers keep what they are sent, and pass it on to others.
-_OPENROUTER = {
-    "allow_fallbacks": False,
-    "data_collection": "deny",
-    "zdr": True,
-    "require_parameters": True,
-}
-DIALECTS = {
-    "openai": Dialect(length="max_completion_tokens", extra={"store": False}),
-    "vllm": Dialect(salted=True),
-    "sglang": Dialect(),
-    "llamacpp": Dialect(),
-    "openrouter": Dialect(extra={"provider": _OPENROUTER}),
+# What requests have beyond the common fields.
+DIALECTS: dict[str, dict[str, Any]] = {
+    "openai": {"store": False},
+    "vllm": {},
+    "sglang": {},
+    "llamacpp": {},
+    # Its own defaults let providers keep what they are sent, and pass it on to others.
+    "openrouter": {
+        "provider": {
+            "allow_fallbacks": False,
+            "data_collection": "deny",
+            "zdr": True,
+            "require_parameters": True,
+        }
+    },
 }
 
 
@@ -78,10 +63,10 @@ class OpenAILike(http.Client):
         if dialect not in DIALECTS:
             raise ConfigError(f"no dialect {dialect!r}: there are {', '.join(DIALECTS)}")
         super().__init__(name, model, http.beyond(base_url, trusted_hosts) or remote, timeout_s)
-        self._dialect, self._salt = DIALECTS[dialect], salt
-        self._openai, httpx = http.library("openai"), http.library("httpx2")
+        self._dialect, self._salt = dialect, salt
+        httpx = http.library("httpx2")
         socket = base_url.removeprefix("unix:") if base_url.startswith("unix:") else None
-        self.client = self._openai.AsyncOpenAI(
+        self.client = http.library("openai").AsyncOpenAI(
             api_key=key or "none",  # given, or the client takes one from the environment
             base_url="http://socket/v1" if socket else base_url,
             max_retries=retries,
@@ -98,9 +83,8 @@ class OpenAILike(http.Client):
 
     def _message(self, message: Message) -> dict[str, Any]:
         parts = [self._part(part) for part in message.parts]
-        if len(parts) == 1 and isinstance(message.parts[0], Text):
-            return {"role": message.role, "content": parts[0]["text"]}
-        return {"role": message.role, "content": parts}
+        alone = len(parts) == 1 and isinstance(message.parts[0], Text)
+        return {"role": message.role, "content": parts[0]["text"] if alone else parts}
 
     def _part(self, part: Part) -> dict[str, Any]:
         if isinstance(part, Text):
@@ -110,13 +94,14 @@ class OpenAILike(http.Client):
         return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
 
     async def _pieces(self, messages: list, wish: Wish) -> AsyncGenerator[Piece, None]:
+        length = "max_completion_tokens" if self._dialect == "openai" else "max_tokens"
         fields = {
-            self._dialect.length: wish.max_tokens,
+            length: wish.max_tokens,
             "temperature": wish.temperature,
             "top_p": wish.top_p,
             "seed": wish.seed,
             "stop": list(wish.stop) or None,
-            "cache_salt": self._salt if self._dialect.salted else None,
+            "cache_salt": self._salt if self._dialect == "vllm" else None,
         }
         body = {name: value for name, value in fields.items() if value is not None}
         stream = await self.client.chat.completions.create(
@@ -125,7 +110,7 @@ class OpenAILike(http.Client):
             stream=True,
             stream_options={"include_usage": True},
             timeout=wish.deadline_s,
-            extra_body=body | dict(self._dialect.extra),
+            extra_body=body | DIALECTS[self._dialect],
         )
         finish, counts = "", {}
         async with contextlib.aclosing(stream):
@@ -141,10 +126,8 @@ class OpenAILike(http.Client):
                         "completion": _of(int, usage.completion_tokens),
                         "cached": getattr(details, "cached_tokens", None),
                     }
-        if finish == "error":
-            raise self.error("server")
-        if not finish:
-            raise self.error("connection")
+        if finish in ("", "error"):
+            raise self.error("server" if finish else "connection")
         yield Usage(finish, **counts)
 
 

@@ -30,8 +30,7 @@ def torch_bytes(array: np.ndarray) -> bytes:
             "a tensor is float32, float16 or bfloat16 of fewer than 2^31 elements, got "
             f"{array.dtype} {list(array.shape)}"
         )
-    shape = array.shape
-    array = np.ascontiguousarray(array, np.dtype(array.dtype.name)).reshape(shape)
+    array = np.array(array, np.dtype(array.dtype.name), order="C")  # in the machine's byte order
     strides = [step // array.itemsize for step in array.strides]
     pickle = b"".join(
         [
@@ -40,7 +39,7 @@ def torch_bytes(array: np.ndarray) -> bytes:
             b"(" + _text(b"storage") + b"ctorch\n" + storage + b"\n" + _text(b"0") + _text(b"cpu"),
             _number(array.size) + b"tQ",
             _number(0),
-            b"(" + b"".join(map(_number, shape)) + b"t",
+            b"(" + b"".join(map(_number, array.shape)) + b"t",
             b"(" + b"".join(map(_number, strides)) + b"t",
             b"\x89ccollections\nOrderedDict\n)RtR.",
         ]

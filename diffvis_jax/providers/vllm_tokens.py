@@ -35,26 +35,22 @@ class VLLMTokens(OpenAILike):
         layout: Literal["prompt_embeds", "image_embeds"] = "prompt_embeds",
         **options: Any,
     ):
-        """Args:
-        layout: see the class.
-        options: of `OpenAILike`.
-        """
+        """`layout`: see the class; `options`: of `OpenAILike`."""
         super().__init__(name, base_url, model, dialect="vllm", **options)
         self.layout = layout
 
     def _part(self, part: Part) -> dict[str, Any]:
-        if isinstance(part, Text):
-            # vLLM refuses texts that spell the mark of a part.
+        if isinstance(part, Text):  # vLLM refuses texts that spell the mark of a part
             text = part.text.replace("<prompt_embeds>", "< prompt_embeds>")
             return {"type": "text", "text": text}
         assert isinstance(part, Tokens)
         if self.layout == "prompt_embeds":
-            return {"type": "prompt_embeds", "data": _base64(torch_bytes(part.array))}
-        file = io.BytesIO()
-        half = part.array.dtype == np.float16
+            data = base64.b64encode(torch_bytes(part.array)).decode()
+            return {"type": "prompt_embeds", "data": data}
+        file, half = io.BytesIO(), part.array.dtype == np.float16
         array = part.array if half else part.array.astype(np.float32)  # .npy has no bfloat16
         np.save(file, array, allow_pickle=False)
-        data = _base64(file.getvalue())
+        data = base64.b64encode(file.getvalue()).decode()
         return {"type": "image_embeds", "image_embeds": data, "uuid": part.digest}
 
 
@@ -63,12 +59,9 @@ def sticky(sent: np.ndarray | None, new: np.ndarray, tolerance: float) -> np.nda
 
     Args:
       sent: those sent last, float `[N, D]`; None = there were none.
-      new: `[N, D]`.
+      new: `[N, D]`; sent as they are where shape or dtype is another.
       tolerance: how far a token may have moved since it was sent and still be sent as it was: its
         largest difference relative to the RMS of what was sent, as `PrefillPolicy.tolerance`.
-
-    Returns:
-      `[N, D]` in the dtype of `new`; `new` where the shapes differ.
     """
     if sent is None or sent.shape != new.shape or sent.dtype != new.dtype:
         return new
@@ -76,7 +69,3 @@ def sticky(sent: np.ndarray | None, new: np.ndarray, tolerance: float) -> np.nda
     scale = np.sqrt(np.mean(np.square(before), axis=-1))
     moved = np.abs(after - before).max(axis=-1) > tolerance * scale
     return np.where(moved[:, None], new, sent)
-
-
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
