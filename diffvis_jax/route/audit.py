@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from diffvis_jax.providers.chat import Chat, Cleared, Picture, Text, Tokens
+from diffvis_jax.providers.chat import Cleared, Part, Picture, Text
 from diffvis_jax.route.decide import Decision
 from diffvis_jax.route.labels import Sensitivity, StaysHere
 
@@ -40,7 +40,8 @@ class Audit:
         Raises:
           StaysHere: it cannot be written, so nothing may be sent.
         """
-        sent = _bytes(cleared.chat)
+        parts = cleared.chat.parts
+        sent = [_bytes(part) for part in parts]
         entry = {
             "event": "intent",
             "id": request,
@@ -49,7 +50,7 @@ class Audit:
             "sensitivity": sensitivity.name.lower(),
             "reasons": decision.reasons,
             "bytes": sum(map(len, sent)),
-            "pictures": sum(not isinstance(part, Text) for part in cleared.chat.parts),
+            "pictures": sum(not isinstance(part, Text) for part in parts),
             "marks": len(cleared.marks),
             "masked": round(cleared.share_masked, 4),
             "digests": [hashlib.blake2b(x, key=self._key).hexdigest()[:32] for x in sent],
@@ -57,16 +58,12 @@ class Audit:
         try:
             self._write(entry)
         except OSError:
-            failed = True
-        else:
-            failed = False
-        if failed:
-            raise StaysHere("the audit log cannot be written")
+            raise StaysHere("the audit log cannot be written") from None
 
     def outcome(self, request: str, status: str, seconds: float) -> None:
         """How it went; raises OSError."""
-        entry = {"event": "outcome", "id": request, "status": status, "ms": round(1e3 * seconds)}
-        self._write(entry)
+        ms = round(1e3 * seconds)
+        self._write({"event": "outcome", "id": request, "status": status, "ms": ms})
 
     def close(self) -> None:
         """Closes the file."""
@@ -79,15 +76,10 @@ class Audit:
         os.fsync(self._file)
 
 
-def _bytes(chat: Chat) -> list[bytes]:
-    """The content of each part."""
-
-    def of(part: Text | Picture | Tokens) -> bytes:
-        if isinstance(part, Text):
-            return part.text.encode()
-        return part.png if isinstance(part, Picture) else part.array.tobytes()
-
-    return [of(part) for part in chat.parts]
+def _bytes(part: Part) -> bytes:
+    if isinstance(part, Text):
+        return part.text.encode()
+    return part.png if isinstance(part, Picture) else part.array.tobytes()
 
 
 def _key(file: Path) -> bytes:

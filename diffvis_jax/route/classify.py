@@ -15,22 +15,14 @@ _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI", "LAO", "KHMER", "M
 
 @dataclasses.dataclass(frozen=True)
 class Words:
-    """Rules on words.
-
-    Attributes:
-      raising: patterns of words, and what a text that has one is at least.
-      titles: likewise of window titles, which are also those that are hidden.
-      simple, complex: patterns of words.
-      unlabelled: what a task is of which the caller says nothing.
-      block_pii: whether personal data in a text keeps the task here; else it is replaced.
-    """
+    """Rules on words: patterns, and what a text that has one is at least."""
 
     raising: tuple[tuple[re.Pattern, Sensitivity], ...] = ()
-    titles: tuple[tuple[re.Pattern, Sensitivity], ...] = ()
+    titles: tuple[tuple[re.Pattern, Sensitivity], ...] = ()  # of windows, which are hidden
     simple: re.Pattern | None = None
     complex: re.Pattern | None = None
-    unlabelled: Sensitivity = Sensitivity.CONFIDENTIAL
-    block_pii: bool = False
+    unlabelled: Sensitivity = Sensitivity.CONFIDENTIAL  # of what the caller says nothing
+    block_pii: bool = False  # personal data in a text keeps a task here; else it is replaced
 
     def hides(self, region: Region) -> bool:
         """Whether a region is masked."""
@@ -55,11 +47,10 @@ def whole_words(words: Iterable[str]) -> re.Pattern | None:
         spaced = letter.isalnum() and not unicodedata.name(letter, "").startswith(_UNSPACED)
         return look if spaced else ""
 
-    found = [plain(word).strip() for word in words]
+    found = filter(None, (plain(word).split() for word in words))
     parts = [
-        edge(w[0], r"(?<!\w)") + r"\s+".join(map(re.escape, w.split())) + edge(w[-1], r"(?!\w)")
+        edge(w[0][0], r"(?<!\w)") + r"\s+".join(map(re.escape, w)) + edge(w[-1][-1], r"(?!\w)")
         for w in found
-        if w
     ]
     return re.compile("|".join(parts)) if parts else None
 
@@ -78,8 +69,10 @@ def classify(task: Task, words: Words, find_pii: Callable[[str], list]) -> Judge
     What has a box is masked and does not raise a task. What has none, as the title of a window
     whose box nobody gave, does.
     """
-    stated = words.unlabelled if task.stated is None else task.stated
-    raised = [(stated, "stated by the caller" if task.stated is not None else "not labelled")]
+    if task.stated is None:
+        raised = [(words.unlabelled, "not labelled")]
+    else:
+        raised = [(task.stated, "stated by the caller")]
     shown = _titles_shown(task, words)
     for text in map(plain, (task.text, *shown)):
         raised += [(to, "a word of the rules") for found, to in words.raising if found.search(text)]
@@ -109,8 +102,7 @@ def _complexity(task: Task, words: Words) -> Complexity:
     if task.complexity is not None:
         return task.complexity
     text = plain(task.text)
-    if words.complex and words.complex.search(text):
-        return Complexity.COMPLEX
-    if words.simple and words.simple.search(text):
-        return Complexity.SIMPLE
+    for pattern, found in (words.complex, Complexity.COMPLEX), (words.simple, Complexity.SIMPLE):
+        if pattern and pattern.search(text):
+            return found
     return Complexity.MODERATE

@@ -18,14 +18,10 @@ _CASES = frozenset(itertools.product(Sensitivity, Complexity, OPERATIONS))
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """A row: all tasks that are in every one of its sets go to `to`; an empty set is all there is.
-
-    Attributes:
-      what: of what goes to a remote provider: whole masked pictures, or crops of what changed.
-    """
+    """A row: all tasks in every one of its sets go to `to`; an empty set is all there is."""
 
     to: str
-    what: Sent = "masked"
+    what: Sent = "masked"  # to a remote provider: whole masked pictures, or crops of what changed
     sensitivity: frozenset[Sensitivity] = frozenset()
     complexity: frozenset[Complexity] = frozenset()
     operation: frozenset[Operation] = frozenset()
@@ -39,13 +35,7 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """A table of rules.
-
-    Attributes:
-      rules: in order.
-      providers: every provider there is -> whether it is remote; `local` is one of them.
-      local: where everything goes that no rule sends elsewhere.
-      force_local: nothing leaves, whatever the rules say.
+    """A table of rules; `providers`: every one there is -> whether it is remote.
 
     Raises:
       ConfigError: lists each rule that names an unknown provider, can never match, or sends to a
@@ -55,33 +45,34 @@ class Rules:
 
     rules: tuple[Rule, ...] = ()
     providers: Mapping[str, bool] = dataclasses.field(default_factory=lambda: {"here": False})
-    local: str = "here"
-    force_local: bool = False
+    local: str = "here"  # where everything goes that no rule sends elsewhere
+    force_local: bool = False  # nothing leaves, whatever the rules say
 
     def __post_init__(self):
         problems, left = [], set(_CASES)
+        known = ", ".join(sorted(self.providers))
         for number, rule in enumerate(self.rules, 1):
-            told = f"rule {number}: "
+            found = []
             if rule.to not in self.providers:
-                known = ", ".join(sorted(self.providers))
-                problems.append(f"{told}no provider {rule.to!r}: there are {known}")
+                found.append(f"no provider {rule.to!r}: there are {known}")
             if not rule.cases & left:
-                problems.append(f"{told}never matches: the rules before it take all its tasks")
+                found.append("never matches: the rules before it take all its tasks")
             if self.providers.get(rule.to):
                 if not rule.sensitivity:
-                    problems.append(f"{told}to {rule.to} must name the sensitivities it sends")
+                    found.append(f"to {rule.to} must name the sensitivities it sends")
                 if Sensitivity.CONFIDENTIAL in rule.sensitivity:
-                    problems.append(f"{told}confidential tasks do not go to {rule.to}")
+                    found.append(f"confidential tasks do not go to {rule.to}")
                 if rule.what == "nothing":
-                    problems.append(f"{told}what is sent to {rule.to} is 'masked' or 'changes'")
+                    found.append(f"what is sent to {rule.to} is 'masked' or 'changes'")
+            problems += [f"rule {number}: {problem}" for problem in found]
             left -= rule.cases
         if self.providers.get(self.local, True):
             problems.append(f"the local provider {self.local!r} is none, or is remote")
         for level, kind, operation in itertools.product((0, 1), Complexity, OPERATIONS):
-            case = (Sensitivity(level + 1), kind, operation)
-            if self._leaves(*case) and not self._leaves(Sensitivity(level), *case[1:]):
-                names = ", ".join(x if isinstance(x, str) else x.name.lower() for x in case)
-                problems.append(f"{names} leaves, where {Sensitivity(level).name.lower()} stays")
+            low, high = Sensitivity(level), Sensitivity(level + 1)
+            if self._leaves(high, kind, operation) and not self._leaves(low, kind, operation):
+                case = f"{high.name}, {kind.name}, {operation}".lower()
+                problems.append(f"{case} leaves, where {low.name.lower()} stays")
         if problems:
             raise ConfigError("\n  ".join(["routing rules:", *problems]))
 
@@ -97,19 +88,12 @@ class Rules:
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """Where a task goes.
+    """Where a task goes."""
 
-    Attributes:
-      target: a provider; empty = none may answer it now.
-      send: what a remote target is given.
-      then: who is asked, in order, if it fails; never a remote provider.
-      reasons: quote nothing of the task.
-    """
-
-    target: str
-    send: Sent
-    then: tuple[str, ...]
-    reasons: tuple[str, ...]
+    target: str  # a provider; empty = none may answer it now
+    send: Sent  # what a remote target is given
+    then: tuple[str, ...]  # who is asked, in order, if it fails; never a remote provider
+    reasons: tuple[str, ...]  # quote nothing of the task
 
 
 def decide(
@@ -118,12 +102,12 @@ def decide(
     """The decision; `health`: providers that can be asked now, those not named can."""
     rule = rules.first(judged.sensitivity, judged.complexity, operation)
     wanted, send = (rule.to, rule.what) if rule else (rules.local, "nothing")
-    reasons = [*judged.reasons]
-    reasons.append(f"rule {rules.rules.index(rule) + 1}: {wanted}" if rule else "no rule: here")
+    why = f"rule {rules.rules.index(rule) + 1}: {wanted}" if rule else "no rule: here"
+    reasons = [*judged.reasons, why]
     confidential = judged.sensitivity == Sensitivity.CONFIDENTIAL
     if rules.providers[wanted] and (rules.force_local or confidential):
         wanted, reasons = rules.local, [*reasons, "nothing leaves (force_local)"]
-    order = list(dict.fromkeys((wanted, rules.local)))
+    order = dict.fromkeys((wanted, rules.local))
     reasons += [f"{name} cannot be asked now" for name in order if not health.get(name, True)]
     target, *then = [name for name in order if health.get(name, True)] or [""]
     remote = rules.providers.get(target, False)

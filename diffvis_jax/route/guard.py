@@ -8,16 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diffvis_jax.providers.chat import (
-    SEAL,
-    Chat,
-    Cleared,
-    Message,
-    Part,
-    Picture,
-    Text,
-    Tokens,
-)
+from diffvis_jax.providers.chat import SEAL, Chat, Cleared, Message, Part, Picture, Text, Tokens
 from diffvis_jax.route import regions
 from diffvis_jax.route.classify import Words
 from diffvis_jax.route.decide import Decision
@@ -64,12 +55,10 @@ def clear(
         shown = _changes([pixels for pixels, _ in frames], settings.keyframe_every)
     else:
         shown = [[_picture(pixels)] for pixels, _ in frames]
-    left, views = iter(texts), iter(shown)
+    instead = {Text: iter([Text(text)] for text in texts), Picture: iter(shown)}
     messages = []
     for message in chat.messages:
-        parts: list[Part] = []
-        for part in message.parts:
-            parts += [Text(next(left))] if isinstance(part, Text) else next(views)
+        parts = [new for part in message.parts for new in next(instead[type(part)])]
         messages.append(Message(message.role, tuple(parts)))
     pixels = sum(hidden.size for _, hidden in frames)
     share = sum(int(hidden.sum()) for _, hidden in frames) / max(pixels, 1)
@@ -81,11 +70,8 @@ def _masked(
 ) -> tuple[np.ndarray, np.ndarray]:
     if screen.regions is None and settings.require_regions:
         raise StaysHere("a picture without a list of regions")
-    boxes = [
-        regions.pixel_box(region, screen, picture.size)
-        for region in screen.regions or ()
-        if words.hides(region)
-    ]
+    hidden = filter(words.hides, screen.regions or ())
+    boxes = [regions.pixel_box(region, screen, picture.size) for region in hidden]
     pixels = regions.open_pixels(picture.png, picture.size)
     return regions.mask(pixels, boxes, settings.margin_px)
 
@@ -99,13 +85,12 @@ def _changes(frames: Sequence[np.ndarray], keyframe_every: int) -> list[list[Par
     something changes under a mask would tell that somebody types there."""
     shown: list[list[Part]] = []
     for number, after in enumerate(frames):
-        before = frames[number - 1]
+        before, parts = frames[number - 1], []
         if number % keyframe_every == 0 or before.shape != after.shape:
-            shown.append([_picture(after)])
-            continue
-        parts: list[Part] = []
-        for left, top, right, bottom in regions.changed_boxes(before, after):
-            parts.append(Text(f"[The screen has changed at left {left}, top {top}:]"))
-            parts.append(_picture(after[top:bottom, left:right]))
+            parts.append(_picture(after))
+        else:
+            for left, top, right, bottom in regions.changed_boxes(before, after):
+                parts.append(Text(f"[The screen has changed at left {left}, top {top}:]"))
+                parts.append(_picture(after[top:bottom, left:right]))
         shown.append(parts or [Text("[The screen has not changed.]")])
     return shown

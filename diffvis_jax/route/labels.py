@@ -33,15 +33,11 @@ Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom; 
 class Region:
     """A place of a screenshot that is not for everybody.
 
-    Attributes:
-      box: in pixels of the screenshot, or with source "dom" in CSS pixels.
-      kind: a window is hidden where its label, the title, is one of those that are (or is empty);
-        the other kinds always are.
-      label: for people and for the rules on titles; never sent.
-      source: who says so.
+    A window is hidden where its label, the title, is one of those that are (or is empty); the other
+    kinds always are. Labels are never sent.
     """
 
-    box: Box
+    box: Box  # in pixels of the screenshot, or with source "dom" in CSS pixels
     kind: Literal["password", "field", "window", "text", "user"]
     label: str = dataclasses.field(default="", repr=False)
     source: Literal["dom", "accessibility", "title", "user"] = "user"
@@ -51,34 +47,24 @@ class Region:
 class Screen:
     """What is known of one picture.
 
-    Attributes:
-      regions: an empty tuple says that there is nothing to hide, None that nobody has looked.
-      viewport: (width, height) in CSS pixels, which regions from a DOM need.
+    Regions: an empty tuple says that there is nothing to hide, None that nobody has looked.
     """
 
     regions: tuple[Region, ...] | None = None
-    viewport: tuple[float, float] | None = None
+    viewport: tuple[float, float] | None = None  # (width, height) in CSS pixels; a DOM's need it
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What is to be done.
-
-    Attributes:
-      operation: what kind of work it is.
-      text: more that belongs to it, beside what the conversation says.
-      stated: what the caller says of it; None = nothing, which counts as confidential.
-      complexity: None = by its words.
-      titles: of the windows that the newest screen shows.
-      screens: of the pictures of the conversation, in order.
-    """
+    """What is to be done; `text`: more that belongs to it than the conversation says, `titles`: of
+    the windows that the newest screen shows."""
 
     operation: Operation
     text: str = dataclasses.field(default="", repr=False)
-    stated: Sensitivity | None = None
-    complexity: Complexity | None = None
+    stated: Sensitivity | None = None  # by the caller; None counts as confidential
+    complexity: Complexity | None = None  # None = by its words
     titles: tuple[str, ...] = dataclasses.field(default=(), repr=False)
-    screens: tuple[Screen, ...] = ()
+    screens: tuple[Screen, ...] = ()  # of the pictures of the conversation, in order
 
 
 class StaysHere(DiffvisError):

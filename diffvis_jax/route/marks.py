@@ -25,28 +25,34 @@ class Found(NamedTuple):
 
 Finder = Callable[[str], list[Found]]
 
-_GAPS = frozenset(" \t\r\n\u00a0\u202f.-/\u2010\u2011\u2012\u2013\u2014")
-_GAP = 3  # letters between two groups of a number, at most
+
+def _luhn(digits: str) -> bool:
+    doubled = [int(d) * (1 + i % 2) for i, d in enumerate(reversed(digits))]
+    return sum(x - 9 * (x > 9) for x in doubled) % 10 == 0
+
+
+def _iban(letters: str) -> bool:
+    return int("".join(str(int(c, 36)) for c in letters[4:] + letters[:4])) % 97 == 1
+
+
 _LOCAL = r"[^\s@<>()\[\],;:\"']"
 _EMAIL = re.compile(rf"(?<!{_LOCAL}){_LOCAL}++@\w[\w-]*+(?:\.\w[\w-]*+)*")
-# What of a number begins it, its letters, its lengths, its check.
+_GAP = "[ \t\r\n\u00a0\u202f.\\-/\u2010-\u2014]{0,3}"  # between two groups of a number
+_CARD = rf"(?<!\d)(?=(\d(?:{_GAP}\d){{12,19}}))"
+_IBAN = rf"(?<![A-Za-z0-9])(?=([A-Za-z]{{2}}[0-9]{{2}}(?:{_GAP}[A-Za-z0-9]){{11,31}}))"
+# What may begin with a number, one letter more than the longest; lengths of numbers; their check.
 _NUMBERS = {
-    "CARD": (re.compile(r"(?<!\d)\d"), str.isdecimal, range(19, 12, -1), lambda v: _luhn(v)),
-    "IBAN": (
-        re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}\d\d"),
-        lambda c: c.isascii() and c.isalnum(),
-        range(34, 14, -1),
-        lambda v: int("".join(str(int(c, 36)) for c in v[4:] + v[:4])) % 97 == 1,
-    ),
+    "CARD": (re.compile(_CARD), range(19, 12, -1), _luhn),
+    "IBAN": (re.compile(_IBAN), range(34, 14, -1), _iban),
 }
 
 
 def find_built_in(text: str) -> list[Found]:
     """Cards, IBANs and e-mail addresses, in order; in time linear in the text's length."""
     found = [Found(*match.span(), "EMAIL") for match in _EMAIL.finditer(text)]
-    for kind, (begin, fits, lengths, good) in _NUMBERS.items():
-        for match in begin.finditer(text):
-            places = _group(text, match.start(), lengths[0] + 1, fits)
+    for kind, (run, lengths, good) in _NUMBERS.items():
+        for match in run.finditer(text):
+            places = [i for i, c in enumerate(match[1], match.start(1)) if c.isalnum()]
             for n in lengths:
                 whole = n == len(places) or (n < len(places) and places[n] > places[n - 1] + 1)
                 if whole and good("".join(text[i] for i in places[:n])):
@@ -55,36 +61,15 @@ def find_built_in(text: str) -> list[Found]:
     return _apart(found)
 
 
-def _group(text: str, start: int, most: int, fits: Callable[[str], bool]) -> list[int]:
-    """Where the letters of a number are that begins at `start`, the gaps in it left out."""
-    places, gap = [], 0
-    for i in range(start, len(text)):
-        if fits(text[i]):
-            places.append(i)
-            gap = 0
-        elif text[i] in _GAPS and gap < _GAP:
-            gap += 1
-        else:
-            break
-        if len(places) == most:
-            break
-    return places
-
-
-def _luhn(digits: str) -> bool:
-    doubled = [int(d) * (1 + i % 2) for i, d in enumerate(reversed(digits))]
-    return sum(x - 9 * (x > 9) for x in doubled) % 10 == 0
-
-
 def _apart(found: Sequence[Found]) -> list[Found]:
     """In order; those that overlap are one, of the kind of the longest."""
     apart: list[Found] = []
     for each in sorted(found):
-        if apart and each.start < (last := apart[-1]).stop:
+        if apart and each.start < apart[-1].stop:
+            last = apart.pop()
             longest = max(last, each, key=lambda x: x.stop - x.start)
-            apart[-1] = Found(last.start, max(last.stop, each.stop), longest.kind)
-        else:
-            apart.append(each)
+            each = Found(last.start, max(last.stop, each.stop), longest.kind)
+        apart.append(each)
     return apart
 
 

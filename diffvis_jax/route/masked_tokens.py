@@ -29,12 +29,8 @@ class MaskedTokens:
         self._kept: dict[bytes, Tokens] = {}
 
     def of(self, frames: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[Tokens]:
-        """Tokens of the pictures of a conversation, in order. Those that it showed before have the
-        tokens of then.
-
-        Args:
-          frames: of each, the masked pixels `uint8 [H, W, 3]` and which are masked, bool `[H, W]`.
-        """
+        """Tokens of the pictures of a conversation, in order; of those shown before, as they were.
+        `frames`: the masked pixels `uint8 [H, W, 3]`, and which are masked, bool `[H, W]`."""
         kept, found = {}, []
         for pixels, hidden in frames:
             shape = repr(pixels.shape).encode()
@@ -45,12 +41,11 @@ class MaskedTokens:
         return found
 
     def _next(self, pixels: np.ndarray, hidden: np.ndarray, key: bytes) -> Tokens:
-        before = self._hidden
+        before, self._hidden = self._hidden, None  # should the encoder fail
         # What a margin leaves out, and what is pending, would still be of what stood there before.
         if before is None or before.shape != hidden.shape or (hidden & ~before).any():
             self._reset()
             self._state = b""
-        self._hidden = None  # should the encoder fail
         array = np.asarray(self._encode(pixels))
         self._hidden = hidden
         self._state = hashlib.blake2b(self._state + key + self._identity).digest()

@@ -1,9 +1,8 @@
-"""Boxes that are hidden: where they are in a screenshot, and pixels without them.
+"""Boxes that are hidden: where they are in a screenshot, and pixels without them."""
 
-H x W pixels. Boxes (left, top, right, bottom) name the edges between pixels.
-"""
-
+import dataclasses
 import io
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -15,7 +14,7 @@ from diffvis_jax.images.geometry import ImageError
 from diffvis_jax.images.preprocess import open_image, upright_rgb
 from diffvis_jax.route.labels import Region, Screen, StaysHere
 
-Pixels: TypeAlias = tuple[int, int, int, int]  # a box in whole pixels
+Pixels: TypeAlias = tuple[int, int, int, int]  # left, top, right, bottom: edges, in whole pixels
 
 FILL = (0, 0, 0)  # one colour: a blur or a mosaic can be undone
 _PATCH = 32  # pixels that are compared together
@@ -50,13 +49,9 @@ def union(before: Screen, after: Screen) -> Screen:
     if before.viewport != after.viewport:
         raise StaysHere("the viewport changed while the screenshot was taken")
     hulls = list(before.regions + after.regions)
-    for one in before.regions:
-        alike = [
-            two
-            for two in after.regions
-            if (two.kind, two.label, two.source) == (one.kind, one.label, one.source)
-        ]
-        hulls += [Region(hull(one.box, two.box), one.kind, one.label, one.source) for two in alike]
+    for one, two in itertools.product(before.regions, after.regions):
+        if dataclasses.replace(two, box=one.box) == one:
+            hulls.append(dataclasses.replace(one, box=hull(one.box, two.box)))
     return Screen(tuple(dict.fromkeys(hulls)), after.viewport)
 
 
@@ -104,21 +99,19 @@ def changed_boxes(before: np.ndarray, after: np.ndarray, most: int = 3) -> list[
 
     height, width = before.shape[:2]
     differs = (before != after).any(-1)
-    rows, columns = -(-height // _PATCH), -(-width // _PATCH)
-    padded = np.zeros((rows * _PATCH, columns * _PATCH), bool)
-    padded[:height, :width] = differs
-    patches = padded.reshape(rows, _PATCH, columns, _PATCH).any((1, 3))
-    labels: Any = ndimage.label(patches, np.ones((3, 3)))[0]  # type: ignore[index]
+    for axis, side in enumerate((height, width)):
+        differs = np.logical_or.reduceat(differs, np.arange(0, side, _PATCH), axis)
+    labels: Any = ndimage.label(differs, np.ones((3, 3)))[0]  # type: ignore[index]
     found: list[Any] = ndimage.find_objects(labels)
-    corners = [(c.start, r.start, c.stop, r.stop) for r, c in found]
-    boxes = [
-        (left * _PATCH, top * _PATCH, min(right * _PATCH, width), min(bottom * _PATCH, height))
-        for left, top, right, bottom in corners
-    ]
+    boxes: list[Pixels] = []
+    for rows, columns in found:
+        left, top = _PATCH * columns.start, _PATCH * rows.start
+        right, bottom = _PATCH * columns.stop, _PATCH * rows.stop
+        boxes.append((left, top, min(right, width), min(bottom, height)))
     while len(boxes) > most:  # the two whose hull is smallest become one
-        pairs = [(i, j) for j in range(len(boxes)) for i in range(j)]
-        i, j = min(pairs, key=lambda p: _area(hull(boxes[p[0]], boxes[p[1]])))
-        boxes[i] = hull(boxes[i], boxes.pop(j))
+        pairs = itertools.combinations(boxes, 2)
+        one, two = min(pairs, key=lambda pair: _area(hull(*pair)))
+        boxes = [hull(one, two), *(box for box in boxes if box not in (one, two))]
     return boxes
 
 

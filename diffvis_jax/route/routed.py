@@ -33,11 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 class Routed:
-    """Providers behind one question.
-
-    Attributes:
-      rules: may be replaced by those of other settings.
-    """
+    """Providers behind one question; its `rules` may be replaced by those of other settings."""
 
     def __init__(
         self,
@@ -118,89 +114,71 @@ class Routed:
         decision, judged = await asyncio.to_thread(self.decide, chat, task, ask)
         told(decision)
         while decision.target:
-            run = _Run(decision, self._clock())
+            answer = self._answer(decision, judged, chat, task, wish, stream)
+            begun = False
             try:
-                given, marks = chat, {}
-                if self._providers[decision.target].remote:
-                    # In a thread: encoding pictures takes a while, and so may `stream`.
-                    each = chat, task, wish, judged, run, stream
-                    given = await asyncio.to_thread(self._cleared, *each)
-                    marks = given.marks
-                async with contextlib.aclosing(self._pieces(given, marks, wish, run)) as pieces:
-                    async for piece in pieces:
+                async with contextlib.aclosing(answer):
+                    async for piece in answer:
+                        begun = True
                         yield piece
                 return
             except (ProviderError, StaysHere) as error:
-                if run.begun or not decision.then:
+                if begun or not decision.then:
                     raise
                 why = error.kind if isinstance(error, ProviderError) else str(error)
-            finally:
-                self._ended(run)
             target, *then = decision.then
             reasons = (*decision.reasons, f"{decision.target}: {why}")
             decision = Decision(target, "nothing", tuple(then), reasons)
             told(decision)
         raise ProviderError("no provider", "busy", 503)
 
-    def _cleared(
+    async def _answer(
         self,
+        decision: Decision,
+        judged: Judged,
         chat: Chat,
         task: Task,
         wish: Wish,
-        judged: Judged,
-        run: "_Run",
         stream: MaskedTokens | None,
-    ) -> Cleared:
-        """Cleared and written down, or StaysHere."""
-        assert self._audit is not None
-        if any(map(self._find, wish.stop)):  # a mark would stop at something else
-            raise StaysHere("personal data in a stop string")
-        settings = self._guard, self._words, self._find
-        cleared = clear(chat, run.decision, task.screens, *settings, stream)
-        self._audit.intent(run.request, cleared, run.decision, judged.sensitivity)
-        run.written = True
-        return cleared
-
-    async def _pieces(
-        self, given: Chat | Cleared, marks: Mapping[str, str], wish: Wish, run: "_Run"
     ) -> AsyncGenerator[Piece, None]:
-        """The answer, with the originals of the marks."""
-        restored = Restored(marks)
-        provider = self._providers[run.decision.target]
+        """What the decision's target answers, with the originals of the marks; it is written down
+        what is sent and how that went, and how it went is counted."""
+        name, request, start = decision.target, secrets.token_hex(8), self._clock()
+        provider, audit = self._providers[name], self._audit
+
+        def cleared() -> Cleared:
+            assert audit is not None
+            if any(map(self._find, wish.stop)):  # a mark would stop at something else
+                raise StaysHere("personal data in a stop string")
+            settings = self._guard, self._words, self._find
+            found = clear(chat, decision, task.screens, *settings, stream)
+            audit.intent(request, found, decision, judged.sensitivity)
+            return found
+
+        given, marks, status, fault = chat, {}, "left", True  # by the caller, or kept here
         try:
+            if provider.remote:
+                # In a thread: encoding pictures takes a while, and so may `stream`.
+                given = await asyncio.to_thread(cleared)
+                marks = given.marks
+            restored = Restored(marks)
             async with contextlib.aclosing(provider.generate(given, wish)) as pieces:
                 async for piece in pieces:
-                    run.begun = True
                     is_text = isinstance(piece, Text)
                     if text := restored.push(piece.text) if is_text else restored.flush():
                         yield Text(text)
                     if not is_text:
                         yield piece
-            run.status = "ok"
+            status = "ok"
         except ProviderError as error:
-            run.status, run.fault = error.kind, error.is_failure
+            status, fault = error.kind, error.is_failure
             raise
-
-    def _ended(self, run: "_Run") -> None:
-        """Counts, and writes down how it went."""
-        now, name = self._clock(), run.decision.target
-        if run.status != "left" and run.fault:
-            self._breakers[name] = self._breakers[name].after(run.status == "ok", now)
-        if run.written and self._audit is not None:
-            try:
-                self._audit.outcome(run.request, run.status, now - run.start)
-            except OSError:  # it was told what would be sent; the next intent fails, and nothing is
-                _log.warning("the outcome of a request to %s cannot be written down", name)
-
-
-@dataclasses.dataclass
-class _Run:
-    """What is known of one try."""
-
-    decision: Decision
-    start: float
-    request: str = dataclasses.field(default_factory=lambda: secrets.token_hex(8))
-    begun: bool = False  # a piece has come
-    written: bool = False  # into the audit log
-    status: str = "left"  # by the caller, or kept here
-    fault: bool = True  # of the engine, rather than of what it was asked
+        finally:
+            now = self._clock()
+            if status != "left" and fault:
+                self._breakers[name] = self._breakers[name].after(status == "ok", now)
+            if isinstance(given, Cleared) and audit is not None:
+                try:
+                    audit.outcome(request, status, now - start)
+                except OSError:  # the intent is there; the next one fails, and nothing is sent
+                    _log.warning("the outcome of a request to %s cannot be written down", name)
