@@ -2,6 +2,7 @@
 of an answer is read, and what an error means. httpx (ollama) and httpx2 (openai) have one form."""
 
 import asyncio
+import contextlib
 import dataclasses
 import importlib
 import ipaddress
@@ -111,16 +112,15 @@ def beyond(url: str, trusted: Collection[str] = ()) -> bool:
     scheme, host = parts[1], parts[2].strip("[]").lower()
     if host in {name.lower() for name in trusted}:
         return False
-    try:
-        local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = False
-    if not local and scheme == "http":
+    with contextlib.suppress(ValueError):  # a name
+        if ipaddress.ip_address(host).is_loopback:
+            return False
+    if scheme == "http":
         raise ConfigError(
             f"{url} would carry screenshots unencrypted: use https, a literal loopback address "
             "(127.0.0.1, not localhost), or list the host under trusted_hosts"
         )
-    return not local
+    return True
 
 
 def hooks(library: Any, key: str | None, most_bytes: int) -> dict[str, list]:

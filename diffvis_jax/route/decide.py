@@ -6,14 +6,14 @@ Pure. Rules that could send away what they should not are refused when they are 
 import dataclasses
 import itertools
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from diffvis_jax.errors import ConfigError
 from diffvis_jax.route.classify import Judged
 from diffvis_jax.route.labels import OPERATIONS, Complexity, Operation, Sensitivity
 
 Sent = Literal["nothing", "masked", "changes"]
-_CASES = frozenset(itertools.product(Sensitivity, Complexity, OPERATIONS))
+Case: TypeAlias = tuple[Sensitivity, Complexity, Operation]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Rule:
     operation: frozenset[Operation] = frozenset()
 
     @property
-    def cases(self) -> frozenset[tuple[Sensitivity, Complexity, Operation]]:
+    def cases(self) -> frozenset[Case]:
         """The tasks that it matches."""
         sets = self.sensitivity or Sensitivity, self.complexity or Complexity
         return frozenset(itertools.product(*sets, self.operation or OPERATIONS))
@@ -49,15 +49,18 @@ class Rules:
     force_local: bool = False  # nothing leaves, whatever the rules say
 
     def __post_init__(self):
-        problems, left = [], set(_CASES)
+        problems, leaves = [], set()
+        taken: set[Case] = set()
         known = ", ".join(sorted(self.providers))
         for number, rule in enumerate(self.rules, 1):
-            found = []
+            found, cases = [], rule.cases - taken
+            taken |= cases
             if rule.to not in self.providers:
                 found.append(f"no provider {rule.to!r}: there are {known}")
-            if not rule.cases & left:
+            if not cases:
                 found.append("never matches: the rules before it take all its tasks")
             if self.providers.get(rule.to):
+                leaves |= cases
                 if not rule.sensitivity:
                     found.append(f"to {rule.to} must name the sensitivities it sends")
                 if Sensitivity.CONFIDENTIAL in rule.sensitivity:
@@ -65,25 +68,15 @@ class Rules:
                 if rule.what == "nothing":
                     found.append(f"what is sent to {rule.to} is 'masked' or 'changes'")
             problems += [f"rule {number}: {problem}" for problem in found]
-            left -= rule.cases
         if self.providers.get(self.local, True):
             problems.append(f"the local provider {self.local!r} is none, or is remote")
-        for level, kind, operation in itertools.product((0, 1), Complexity, OPERATIONS):
-            low, high = Sensitivity(level), Sensitivity(level + 1)
-            if self._leaves(high, kind, operation) and not self._leaves(low, kind, operation):
-                case = f"{high.name}, {kind.name}, {operation}".lower()
+        for level, kind, operation in sorted(leaves):
+            low = Sensitivity(max(level - 1, 0))
+            if (low, kind, operation) not in leaves:
+                case = f"{level.name}, {kind.name}, {operation}".lower()
                 problems.append(f"{case} leaves, where {low.name.lower()} stays")
         if problems:
             raise ConfigError("\n  ".join(["routing rules:", *problems]))
-
-    def first(self, level: Sensitivity, kind: Complexity, operation: Operation) -> Rule | None:
-        """The rule that counts."""
-        case = (level, kind, operation)
-        return next((rule for rule in self.rules if case in rule.cases), None)
-
-    def _leaves(self, *case) -> bool:
-        rule = self.first(*case)
-        return rule is not None and self.providers.get(rule.to, False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +93,8 @@ def decide(
     judged: Judged, operation: Operation, rules: Rules, health: Mapping[str, bool]
 ) -> Decision:
     """The decision; `health`: providers that can be asked now, those not named can."""
-    rule = rules.first(judged.sensitivity, judged.complexity, operation)
+    case = (judged.sensitivity, judged.complexity, operation)
+    rule = next((rule for rule in rules.rules if case in rule.cases), None)
     wanted, send = (rule.to, rule.what) if rule else (rules.local, "nothing")
     why = f"rule {rules.rules.index(rule) + 1}: {wanted}" if rule else "no rule: here"
     reasons = [*judged.reasons, why]

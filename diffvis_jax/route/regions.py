@@ -97,17 +97,16 @@ def changed_boxes(before: np.ndarray, after: np.ndarray, most: int = 3) -> list[
     """At most so many boxes around all that differs between two frames of one size."""
     from scipy import ndimage
 
-    height, width = before.shape[:2]
+    (height, width), p = before.shape[:2], _PATCH
     differs = (before != after).any(-1)
     for axis, side in enumerate((height, width)):
-        differs = np.logical_or.reduceat(differs, np.arange(0, side, _PATCH), axis)
+        differs = np.logical_or.reduceat(differs, np.arange(0, side, p), axis)
     labels: Any = ndimage.label(differs, np.ones((3, 3)))[0]  # type: ignore[index]
     found: list[Any] = ndimage.find_objects(labels)
-    boxes: list[Pixels] = []
-    for rows, columns in found:
-        left, top = _PATCH * columns.start, _PATCH * rows.start
-        right, bottom = _PATCH * columns.stop, _PATCH * rows.stop
-        boxes.append((left, top, min(right, width), min(bottom, height)))
+    boxes = [
+        (p * x.start, p * y.start, min(p * x.stop, width), min(p * y.stop, height))
+        for y, x in found
+    ]
     while len(boxes) > most:  # the two whose hull is smallest become one
         pairs = itertools.combinations(boxes, 2)
         one, two = min(pairs, key=lambda pair: _area(hull(*pair)))

@@ -155,13 +155,12 @@ class Routed:
             audit.intent(request, found, decision, judged.sensitivity)
             return found
 
-        given, marks, status, fault = chat, {}, "left", True  # by the caller, or kept here
+        given, status, fault = chat, "left", True  # left by the caller, or kept here
         try:
             if provider.remote:
                 # In a thread: encoding pictures takes a while, and so may `stream`.
                 given = await asyncio.to_thread(cleared)
-                marks = given.marks
-            restored = Restored(marks)
+            restored = Restored(given.marks if isinstance(given, Cleared) else {})
             async with contextlib.aclosing(provider.generate(given, wish)) as pieces:
                 async for piece in pieces:
                     is_text = isinstance(piece, Text)

@@ -18,14 +18,19 @@ from pydantic import Field
 from diffvis_jax.errors import ConfigError
 from diffvis_jax.providers.chat import Provider
 from diffvis_jax.providers.http import beyond
+from diffvis_jax.providers.ollama_native import OllamaNative
+from diffvis_jax.providers.openai_like import OpenAILike
+from diffvis_jax.providers.vllm_tokens import VLLMTokens
 from diffvis_jax.route.classify import Words, whole_words
-from diffvis_jax.route.decide import Rule, Rules
+from diffvis_jax.route.decide import Rule, Rules, Sent
 from diffvis_jax.route.labels import Complexity, Operation, Sensitivity
 
 Level: TypeAlias = Literal["public", "internal", "confidential"]
 T = TypeVar("T")
 Many = Annotated[tuple[T, ...], Field(strict=False)]  # a list, as YAML has them
 PRESETS = ("local_only", "hybrid", "cloud_first")
+# What Presidio has patterns for.
+_RECOGNIZED = ("CreditCard", "Iban", "Email", "Phone", "Ip", "UsSsn", "Nhs", "UkNino")
 
 
 class _Model(pydantic.BaseModel):
@@ -77,15 +82,11 @@ class When(_Model):
 
 
 class Send(_Model):
-    """Where to, and what of it."""
-
     to: str
-    what: Literal["nothing", "masked", "changes"] = "masked"
+    what: Sent = "masked"
 
 
 class RuleSettings(_Model):
-    """A row of the rules."""
-
     when: When = When()
     send: Send
 
@@ -102,34 +103,19 @@ class WordSettings(_Model):
 class GuardSettings(_Model):
     """What is done to what leaves.
 
-    Attributes:
-      margin_px: masked around each region.
-      titles: patterns of window titles -> what a task is that shows such a window without a box;
-        with one, the window is masked.
-      pii: personal data in texts is replaced by marks, or keeps the task here.
-      presidio: whether Presidio is used; None = where it is installed.
-      require_regions: whether a picture without a list of regions stays.
-      keyframe_every: with `what: changes`, each so many pictures a whole one.
+    `titles`: patterns of window titles -> what a task is that shows such a window without a box;
+    with one, the window is masked. `pii`: personal data in texts becomes marks, or stays.
     """
 
-    margin_px: Annotated[int, Field(ge=0)] = 16
+    margin_px: Annotated[int, Field(ge=0)] = 16  # masked around each region
     titles: dict[str, Level] = {
         r"(?i)keepass|1password|bitwarden|lastpass|bank|wallet": "confidential"
     }
     pii: Literal["mark", "block"] = "mark"
-    presidio: bool | None = None
-    recognizers: Many[str] = (
-        "CreditCardRecognizer",
-        "IbanRecognizer",
-        "EmailRecognizer",
-        "PhoneRecognizer",
-        "IpRecognizer",
-        "UsSsnRecognizer",
-        "NhsRecognizer",
-        "UkNinoRecognizer",
-    )
-    require_regions: bool = True
-    keyframe_every: Annotated[int, Field(ge=1)] = 8
+    presidio: bool | None = None  # whether it is used; None = where it is installed
+    recognizers: Many[str] = tuple(f"{kind}Recognizer" for kind in _RECOGNIZED)
+    require_regions: bool = True  # a picture without a list of regions stays
+    keyframe_every: Annotated[int, Field(ge=1)] = 8  # with `what: changes`: a whole picture
 
     @pydantic.field_validator("titles")
     @classmethod
@@ -143,8 +129,6 @@ class GuardSettings(_Model):
 
 
 class AuditSettings(_Model):
-    """Where it is written what leaves."""
-
     file: str = "audit.jsonl"
 
 
@@ -165,7 +149,7 @@ class RoutingSettings(_Model):
             Rule(
                 to=row.send.to,
                 what=row.send.what,
-                sensitivity=frozenset(Sensitivity[x.upper()] for x in row.when.sensitivity),
+                sensitivity=frozenset(map(_level, row.when.sensitivity)),
                 complexity=frozenset(Complexity[x.upper()] for x in row.when.complexity),
                 operation=frozenset(row.when.operation),
             )
@@ -173,33 +157,33 @@ class RoutingSettings(_Model):
         )
         remote = {name: settings.is_remote for name, settings in providers.items()}
         if not self.allow_remote and any(remote.values()):
-            beyond = ", ".join(name for name in remote if remote[name])
-            raise ConfigError(f"allow_remote is false, and {beyond} is beyond this machine")
+            names = ", ".join(name for name in remote if remote[name])
+            raise ConfigError(f"allow_remote is false, and {names} is beyond this machine")
         return Rules(rows, {local: False} | remote, local, self.force_local)
 
     def make_words(self) -> Words:
         """The rules on words."""
-        words = self.words
-        raising = {"confidential": words.confidential, "internal": words.internal}
-        patterns = {level: whole_words(each) for level, each in raising.items()}
+        words, titles = self.words, self.guard.titles.items()
+        raising = (
+            (whole_words(words.confidential), Sensitivity.CONFIDENTIAL),
+            (whole_words(words.internal), Sensitivity.INTERNAL),
+        )
         return Words(
-            raising=tuple((p, Sensitivity[x.upper()]) for x, p in patterns.items() if p),
-            titles=tuple(
-                (re.compile(p), Sensitivity[x.upper()]) for p, x in self.guard.titles.items()
-            ),
+            raising=tuple((pattern, level) for pattern, level in raising if pattern),
+            titles=tuple((re.compile(pattern), _level(name)) for pattern, name in titles),
             simple=whole_words(words.simple),
             complex=whole_words(words.complex),
-            unlabelled=Sensitivity[self.unlabelled.upper()],
+            unlabelled=_level(self.unlabelled),
             block_pii=self.guard.pii == "block",
         )
 
 
-def preset(name: str) -> dict[str, Any]:
-    """What a preset says of `routing`, for a settings file to go over.
+def _level(name: str) -> Sensitivity:
+    return Sensitivity[name.upper()]
 
-    Raises:
-      ConfigError: there is no such preset.
-    """
+
+def preset(name: str) -> dict[str, Any]:
+    """What a preset says of `routing`, for a settings file to go over; raises ConfigError."""
     if name not in PRESETS:
         raise ConfigError(f"no preset {name!r}: there are {', '.join(PRESETS)}")
     file = importlib.resources.files("diffvis_jax.route") / "presets" / f"{name}.yaml"
@@ -211,18 +195,12 @@ def make_provider(
 ) -> Provider:
     """The client of an engine.
 
-    Args:
-      base: what the path of its key is relative to.
-      salt: digest of the tenant, see `OpenAILike`.
+    `base`: what the path of its key is relative to; `salt`: digest of the tenant.
 
     Raises:
       ConfigError: its key is not there, or can be read by others.
       ImportError: the extra `providers` is not installed.
     """
-    from diffvis_jax.providers.ollama_native import OllamaNative
-    from diffvis_jax.providers.openai_like import OpenAILike
-    from diffvis_jax.providers.vllm_tokens import VLLMTokens
-
     common: dict[str, Any] = {
         "key": _key(name, settings, base),
         "trusted_hosts": settings.trusted_hosts,
