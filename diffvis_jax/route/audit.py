@@ -4,6 +4,7 @@ JSON lines, appended, readable by their owner alone. What was sent is told by a 
 that equal pictures can be recognised, and pictures that are guessed cannot.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -21,12 +22,8 @@ class Audit:
     """An open log."""
 
     def __init__(self, file: Path):
-        """Args:
-          file: appended to; beside it lies the key of the digests, made the first time.
-
-        Raises:
-          OSError: it, or the key, cannot be opened.
-        """
+        """Appends to `file`; beside it lies the key of the digests, made the first time. Raises
+        OSError."""
         flags = os.O_APPEND | os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW
         self._file = os.open(file, flags, 0o600)
         os.fchmod(self._file, 0o600)
@@ -35,11 +32,8 @@ class Audit:
     def intent(
         self, request: str, cleared: Cleared, decision: Decision, sensitivity: Sensitivity
     ) -> None:
-        """What is about to be sent; it is on the disk when this returns.
-
-        Raises:
-          StaysHere: it cannot be written, so nothing may be sent.
-        """
+        """What is about to be sent; it is on the disk when this returns. Raises StaysHere where it
+        cannot be written, so that nothing may be sent."""
         parts = cleared.chat.parts
         sent = [_bytes(part) for part in parts]
         entry = {
@@ -83,13 +77,12 @@ def _bytes(part: Part) -> bytes:
 
 
 def _key(file: Path) -> bytes:
-    try:
-        made = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
-    except FileExistsError:
-        key = file.read_bytes()
-        if len(key) != 32:
-            raise OSError(f"{file} is no key of 32 bytes: remove it, and one is made") from None
-        return key
-    with os.fdopen(made, "wb") as opened:
-        opened.write(key := secrets.token_bytes(32))
+    def private(path: str, flags: int) -> int:
+        return os.open(path, flags, 0o600)
+
+    with contextlib.suppress(FileExistsError), open(file, "xb", opener=private) as made:
+        made.write(secrets.token_bytes(32))
+    key = file.read_bytes()
+    if len(key) != 32:
+        raise OSError(f"{file} is no key of 32 bytes: remove it, and one is made")
     return key

@@ -74,11 +74,7 @@ def _apart(found: Sequence[Found]) -> list[Found]:
 
 
 def make_finder(presidio: bool | None, recognizers: Sequence[str]) -> Finder:
-    """What is looked for.
-
-    Args:
-      presidio: whether Presidio is used, too; None = where it is installed.
-      recognizers: names of its classes.
+    """What is looked for; `presidio`: whether it is used, too, None = where it is installed.
 
     Raises:
       ConfigError: it is wanted and not installed, or has no such recogniser.
@@ -111,9 +107,9 @@ def _presidio(recognizers: tuple[str, ...]) -> Finder:
 
     registry = presidio_analyzer.RecognizerRegistry(supported_languages=["en"])
     for name in recognizers:
-        if not hasattr(known, name):
+        kind = EmailRecognizer if name == "EmailRecognizer" else getattr(known, name, None)
+        if kind is None:
             raise ConfigError(f"Presidio has no recogniser {name!r}")
-        kind = EmailRecognizer if name == "EmailRecognizer" else getattr(known, name)
         registry.add_recognizer(kind(supported_language="en"))
     engine = presidio_analyzer.AnalyzerEngine(
         registry=registry, nlp_engine=NoOpNlpEngine([{"lang_code": "en", "model_name": ""}])
