@@ -113,19 +113,24 @@ class OpenAILike(http.Client):
             extra_body=body | DIALECTS[self._dialect],
         )
         finish, counts = "", {}
-        async with contextlib.aclosing(stream):
-            async for chunk in stream:
-                for choice in chunk.choices or ():
-                    if text := choice.delta.content:
-                        yield Text(_of(str, text))
-                    finish = _of(str, choice.finish_reason or finish)
-                if usage := chunk.usage:
-                    details = getattr(usage, "prompt_tokens_details", None)
-                    counts = {
-                        "prompt": _of(int, usage.prompt_tokens),
-                        "completion": _of(int, usage.completion_tokens),
-                        "cached": getattr(details, "cached_tokens", None),
-                    }
+        try:
+            async with contextlib.aclosing(stream):
+                async for chunk in stream:
+                    for choice in chunk.choices or ():
+                        if text := choice.delta.content:
+                            yield Text(_of(str, text))
+                        finish = _of(str, choice.finish_reason or finish)
+                    if usage := chunk.usage:
+                        details = getattr(usage, "prompt_tokens_details", None)
+                        counts = {
+                            "prompt": _of(int, usage.prompt_tokens),
+                            "completion": _of(int, usage.completion_tokens),
+                            "cached": getattr(details, "cached_tokens", None),
+                        }
+        finally:
+            # It refers to itself: left early it would be collected in whatever thread comes by,
+            # while the loop still closes its generators.
+            vars(stream).clear()
         if finish in ("", "error"):
             raise self.error("server" if finish else "connection")
         yield Usage(finish, **counts)

@@ -57,7 +57,7 @@ class Routed:
             raise ConfigError(f"the providers {remote} are not those of the rules")
         if audit is None and any(remote.values()):
             raise ConfigError("nothing leaves without an audit log: name a file under audit")
-        self.rules, self._providers = rules, dict(providers)
+        self.rules, self.providers = rules, dict(providers)
         self._guard, self._words = settings.guard, settings.make_words()
         self._find = make_finder(settings.guard.presidio, settings.guard.recognizers)
         self._audit, self._clock = audit, clock
@@ -144,7 +144,7 @@ class Routed:
         """What the decision's target answers, with the originals of the marks; it is written down
         what is sent and how that went, and how it went is counted."""
         name, request, start = decision.target, secrets.token_hex(8), self._clock()
-        provider, audit = self._providers[name], self._audit
+        provider, audit = self.providers[name], self._audit
 
         def cleared() -> Cleared:
             assert audit is not None

@@ -82,7 +82,7 @@ class Here:
         self._model, self._settings = model, settings
         self._language = model.language
         self._preparer = Preparer(model, settings)
-        self._pool = ThreadPoolExecutor(settings.serve.decode_threads, "diffvis-pictures")
+        self._pool = ThreadPoolExecutor(settings.serve.decode_threads, "serve-pictures")
         serve = settings.serve
         self.max_bytes = int((serve.memory_mb or _free_mb() / 4) * 1e6)
         self._settle = 0.02  # share of a full encode that is made up in a slice

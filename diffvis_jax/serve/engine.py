@@ -106,7 +106,7 @@ class Engine:
         self._stopping = self.dead = False
         self._failures: collections.deque[float] = collections.deque()
         self.restarts, self.beat = 0, 0.0
-        self._thread = threading.Thread(target=self._live, name="diffvis-engine", daemon=True)
+        self._thread = threading.Thread(target=self._live, name="serve-engine", daemon=True)
 
     def start(self) -> None:
         """Begins."""

@@ -158,6 +158,11 @@ class RouterTarget:
         self._ask, self._routed, self._reader = ask, routed, reader
         self._deadline_s = deadline_s
 
+    async def aclose(self) -> None:
+        """Closes the connections of all engines."""
+        for provider in self._routed.providers.values():
+            await provider.aclose()
+
     def describe(self) -> dict[str, Any]:
         rules = self._routed.rules
         return {"router": self._ask, "providers": dict(rules.providers), "local": rules.local}

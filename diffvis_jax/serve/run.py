@@ -4,7 +4,7 @@ import asyncio
 import logging
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import uvicorn
@@ -73,6 +73,7 @@ class Running:
         """
         settings, here = self.settings, self.here
         targets: dict[str, Target] = {name: here}
+        self._close_engines: Callable[[], Awaitable[None]] = _nothing
         if not (settings.providers or settings.routing.rules):
             return targets
         from diffvis_jax.serve.router import router_targets
@@ -80,6 +81,7 @@ class Running:
         router = router_targets(settings, here)
         if name in router:
             raise ConfigError(f"model.name: {name!r} is what the router calls something else")
+        self._close_engines = next(iter(router.values())).aclose  # each closes all of them
         return {**targets, **router}
 
     @property
@@ -112,6 +114,7 @@ class Running:
         finally:
             warm.cancel()
             await asyncio.to_thread(self.here.close)
+            await self._close_engines()
 
     def drain(self) -> None:
         """Ends: no new requests; those that run have `drain_s`."""
@@ -165,6 +168,10 @@ def serve(settings: Settings, keys: Sequence[str], *, say: Callable[[str], Any])
     return running.run(
         lambda: say(f"{address}: ready, for the model {next(iter(running.server.targets))}")
     )
+
+
+async def _nothing() -> None:
+    pass
 
 
 def _listen(host: str, port: int) -> socket.socket:

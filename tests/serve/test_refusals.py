@@ -1,5 +1,7 @@
 """Every refusal: what is told, and the exception that OpenAI's client makes of it."""
 
+import contextlib
+import functools
 import io
 import socket
 import struct
@@ -247,9 +249,16 @@ def small(model):
         yield running
 
 
-def test_keys(small):
+@pytest.fixture(scope="module")
+def of(small):
+    """A client by its key; all are closed in the end."""
+    with contextlib.ExitStack() as stack:
+        yield functools.cache(lambda key: stack.enter_context(client_of(small, key)))
+
+
+def test_keys(small, of):
     with pytest.raises(openai.AuthenticationError) as error:
-        client_of(small, "wrong").models.list()
+        of("wrong").models.list()
     assert error.value.code == "invalid_api_key"
     base = f"http://127.0.0.1:{small.port}"
     for path in ("/metrics", "/v1/models", "/nowhere", "/v1/sessions/a"):
@@ -257,20 +266,16 @@ def test_keys(small):
         assert httpx.get(base + path, headers={"authorization": "Basic key-a"}).status_code == 401
     for path in ("/health/live", "/health", "/"):
         assert httpx.get(base + path).status_code == 200
-    assert len(client_of(small, "key-b").models.list().data) == 1
+    assert len(of("key-b").models.list().data) == 1
 
 
-def test_a_body_that_is_too_large(small):
+def test_a_body_that_is_too_large(small, of):
     with pytest.raises(openai.APIStatusError) as error:
-        client_of(small, "key-a").post(
-            "/chat/completions", body=BODY | {"user": "x" * 600_000}, cast_to=object
-        )
+        of("key-a").post("/chat/completions", body=BODY | {"user": "x" * 600_000}, cast_to=object)
     assert (error.value.status_code, error.value.code) == (413, "request_too_large")
     # Without a key it is not looked at, but the client hears why.
     with pytest.raises(openai.AuthenticationError):
-        client_of(small, "no").post(
-            "/chat/completions", body=BODY | {"user": "x" * 10**7}, cast_to=object
-        )
+        of("no").post("/chat/completions", body=BODY | {"user": "x" * 10**7}, cast_to=object)
 
 
 def test_a_body_that_does_not_come(small):
@@ -289,15 +294,15 @@ def test_a_body_that_does_not_come(small):
     assert b"request_timeout" in told
 
 
-def test_a_policy_that_clients_may_not_choose(small):
+def test_a_policy_that_clients_may_not_choose(small, of):
     with pytest.raises(openai.BadRequestError) as error:
-        client_of(small, "key-a").post(
+        of("key-a").post(
             "/chat/completions", body=BODY | {"diffvis": {"policy": "fast"}}, cast_to=object
         )
     assert error.value.param == "diffvis.policy"
 
 
-def test_too_many_requests_too_long_answers_and_no_room(small, monkeypatch):
+def test_too_many_requests_too_long_answers_and_no_room(small, monkeypatch, of):
     """One client at a time, one waits; the third is too much; none takes longer than it may."""
     from concurrent.futures import ThreadPoolExecutor
 
@@ -317,9 +322,7 @@ def test_too_many_requests_too_long_answers_and_no_room(small, monkeypatch):
     def post(key, wait=0.0, **more):
         time.sleep(wait)
         try:
-            return client_of(small, key).post(
-                "/chat/completions", body=body | more, cast_to=httpx.Response
-            )
+            return of(key).post("/chat/completions", body=body | more, cast_to=httpx.Response)
         except openai.APIStatusError as error:
             return error
 
@@ -338,16 +341,16 @@ def test_too_many_requests_too_long_answers_and_no_room(small, monkeypatch):
     # In a stream that runs there is no other status: the error comes as an event.
     with (
         pytest.raises(openai.APIError, match="no answer within"),
-        client_of(small, "key-a").chat.completions.create(**body, stream=True) as chunks,
+        of("key-a").chat.completions.create(**body, stream=True) as chunks,
     ):
         list(chunks)
 
 
-def test_while_it_ends(small):
+def test_while_it_ends(small, of):
     small.server.draining = True
     try:
         with pytest.raises(openai.InternalServerError) as error:
-            client_of(small, "key-a").chat.completions.create(**BODY)
+            of("key-a").chat.completions.create(**BODY)
         assert error.value.status_code == 503
         base = f"http://127.0.0.1:{small.port}"
         assert httpx.get(f"{base}/health/ready").status_code == 503
