@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from diffvis_jax.errors import DiffvisError
 from diffvis_jax.utils.compile_time import watch_compilation
 
 log = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ Start = Callable[[], Iterator[Any] | None]
 Emit = Callable[[Any], None]
 
 
-class EngineDown(Exception):
+class EngineDown(DiffvisError):
     """The engine's thread failed, was stopped, or is gone: what ran in it is lost."""
 
 

@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from diffvis_jax.errors import DiffvisError
+
 Policy = Literal["exact", "faithful", "fast", "whole", "off"]
 
 _TYPES = {
@@ -25,7 +27,7 @@ _TYPES = {
 }
 
 
-class ApiError(Exception):
+class ApiError(DiffvisError):
     """What a client is told.
 
     Attributes:
