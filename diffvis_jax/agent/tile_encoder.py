@@ -26,7 +26,7 @@ from diffvis_jax.compress.tiles import (
 from diffvis_jax.core.cache import Cache
 from diffvis_jax.core.report import describe
 from diffvis_jax.errors import ConfigError
-from diffvis_jax.grounding.decode import Element, decode
+from diffvis_jax.grounding.decode import MOST, Element, decode
 from diffvis_jax.grounding.find import find_elements, head_answers, maps_of, on_screenshot
 from diffvis_jax.grounding.head import HeadConfig
 from diffvis_jax.images.geometry import placement
@@ -35,7 +35,6 @@ from diffvis_jax.model import Model
 from diffvis_jax.resolution.sizes import Size, at_size
 from diffvis_jax.towers import build
 
-MOST = 400  # elements of a frame, as `decode` has it
 NAMES = ("change", "edges", "elements", "focus")
 
 
@@ -170,15 +169,20 @@ class TileEncoder:
         if "edges" in self._by:
             found["edges"] = _edges(now, grid)
         if "elements" in self._by:
-            # As many at any time, for the sake of compilations.
-            table = np.zeros((1, MOST, 5), np.float32)
-            for row, each in zip(table[0], self._seen, strict=False):
-                row[:] = *each.box, each.score
-            found["elements"] = components.elements(table[..., :4], table[..., 4], grid)
+            found["elements"] = components.elements(*boxes_and_scores(self._seen), grid)
         if "focus" in self._by:
             point = (np.nan, np.nan) if pointer is None else pointer
             found["focus"] = components.focus(np.array([point], np.float32), grid)
         return components.relevance(found, self._weights)
+
+
+def boxes_and_scores(elements: Sequence[Element]) -> tuple[np.ndarray, np.ndarray]:
+    """What `relevance.elements` takes of one frame, float32 `[1, MOST, 4]` and `[1, MOST]`: as many
+    at any time, for the sake of compilations."""
+    table = np.zeros((1, MOST, 5), np.float32)
+    for row, each in zip(table[0], elements, strict=False):
+        row[:] = *each.box, each.score
+    return table[..., :4], table[..., 4]
 
 
 _edges = jax.jit(components.edges, static_argnums=1)

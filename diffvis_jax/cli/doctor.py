@@ -145,7 +145,8 @@ def recommend(args: argparse.Namespace, found: dict[str, Any]) -> int:
     speed = Speed(row["full_ms"], row["small_ms"], policy)
     rate = macs_per_s()
     best, candidates = choose(Machine(memory, rate), CATALOGUE, need, {name: speed})
-    table = [["model", "precision", "memory", "full encode", "small step", "verdict"]]
+    head = ["model", "precision", "memory", "full encode, float32", "small step, float32"]
+    table = [[*head, "verdict"]]
     for each in candidates:
         about = "" if each.measured else "at least "
         table.append(

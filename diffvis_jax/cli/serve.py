@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--model", "--model-path", metavar="MODEL", help=WHAT)
     add("--name", help="by which clients ask for it (default: the directory's)")
-    add("--config", metavar="FILE", help="a YAML file, or a preset: agent, shared")
+    add("--config", metavar="FILE", help="a YAML file, or the name of a preset")
     add("--policy", choices=("exact", "faithful", "fast", "whole", "off"), help="(faithful)")
     add("--dtype", choices=("float32", "bfloat16"), help="of the computation (as the weights are)")
     add("--host", metavar="ADDRESS", help="where it listens (127.0.0.1)")

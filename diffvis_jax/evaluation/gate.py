@@ -47,7 +47,7 @@ def judge(
         lost, won = int((then & ~now).sum()), int((now & ~then).sum())
         paired = mcnemar(base, now)
         ious = np.array([own.ious[query] for query in order])
-        differ = float(np.abs(ious - np.array(before["ious"]) / 100).mean())
+        differ = float(np.abs(ious - np.array(before["ious"].split(), float) / 100).mean())
         missed = own.missed["p90"] or 0.0
         faults = []
         if lost - won > LOST:
@@ -99,7 +99,7 @@ def accept(path: Path, weights: str, found: Mapping[str, Outcome], reason: str) 
         "setups": {
             name: {
                 "right": "".join("01"[own.clicks[query]] for query in queries),
-                "ious": [round(100 * own.ious[query], 1) for query in queries],
+                "ious": " ".join(f"{100 * own.ious[query]:.4g}" for query in queries),
                 "missed": round(own.missed["p90"] or 0.0, 4),
             }
             for name, own in found.items()

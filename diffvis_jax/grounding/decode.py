@@ -8,6 +8,8 @@ import numpy as np
 
 from diffvis_jax.grounding.head import HeadConfig, corner_boxes
 
+MOST = 400  # elements of a frame
+
 
 @dataclasses.dataclass(frozen=True)
 class Element:
@@ -37,7 +39,7 @@ def decode(
     *,
     threshold: float | None = None,
     overlap: float = 0.5,
-    limit: int = 400,
+    limit: int = MOST,
 ) -> list[list[Element]]:
     """Elements of each frame, by falling score.
 

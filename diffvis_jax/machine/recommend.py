@@ -72,7 +72,7 @@ class Candidate:
       entry, precision: which.
       size: its bytes.
       full_ms, small_ms: of a full encode and of a small step; of models that were not measured
-        what their work takes at least, and None.
+        what their work takes at least, and None. In float32, whatever the precision.
       measured: whether they were measured here.
       policy: for it.
       fault: why it is not taken; empty = it would do.
@@ -111,7 +111,7 @@ def recommend(
     if unknown := sorted(set(need.accuracy) - set(known)):
         raise ConfigError(f"no numbers of '{unknown[0]}': there are {', '.join(known)}")
     found = [
-        _candidate(machine, entry, precision, need, measured.get(entry.name))
+        _candidate(machine, entry, precision, need, measured)
         for entry in catalogue
         for precision in PRECISIONS
     ]
@@ -127,8 +127,13 @@ def recommend(
 
 
 def _candidate(
-    machine: Machine, entry: Entry, precision: str, need: Need, speed: Speed | None
+    machine: Machine,
+    entry: Entry,
+    precision: str,
+    need: Need,
+    measured: Mapping[str, Speed],
 ) -> Candidate:
+    speed = measured.get(entry.name)
     size = sizes(entry, precision, need.sessions)
     memory = machine.memory if need.memory is None else min(machine.memory, need.memory)
     full_ms = 1e3 * macs(entry) / machine.macs_per_s if speed is None else speed.full_ms

@@ -100,7 +100,7 @@ class AnswerCache:
         if self._path != ":memory:":
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
             Path(self._path).chmod(0o600)
-        # The server's thread that owns the device is another one than the one that opens it.
+        # Several threads ask; SQLite itself lets one in at a time.
         base = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         base.execute("pragma journal_mode = wal")
         if base.execute("pragma user_version").fetchone()[0] not in (0, _VERSION):

@@ -46,15 +46,9 @@ class FeatureCache:
         self.misses += found is None
         return found
 
-    def put(self, key: bytes, tokens: np.ndarray, *, pending: float, skipped: int) -> bool:
-        """Keeps tokens; whether it did.
-
-        Args:
-          tokens: float32 `[N, D]`; copied.
-          pending, skipped: of the report of the step that made them. Anything above 0 says that
-            something was left out, and they are not kept.
-        """
-        if pending > 0 or skipped > 0 or tokens.nbytes > self._kept.maxsize:
+    def put(self, key: bytes, tokens: np.ndarray) -> bool:
+        """Keeps settled tokens, float `[N, D]`, of which it makes a copy; whether there is room."""
+        if tokens.nbytes > self._kept.maxsize:
             return False
         kept = np.array(tokens)
         kept.setflags(write=False)

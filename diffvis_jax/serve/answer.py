@@ -151,8 +151,10 @@ class Here:
     async def events(self, call: Call) -> AsyncGenerator[Event, None]:
         loop = asyncio.get_running_loop()
         prepared = await loop.run_in_executor(self._pool, self._preparer.prepare, call)
-        kept, key = self.answers, self._answer_key(call, prepared)
-        if kept is not None and key is not None and (found := kept.get(key)):
+        kept, key, found = self.answers, self._answer_key(call, prepared), None
+        if kept is not None and key is not None:  # a file is read: not in the loop
+            found = await loop.run_in_executor(self._pool, kept.get, key)
+        if found is not None:
             call.told.update(
                 path="answer",
                 answer={"age_s": found.age_s, "settled": found.settled},
@@ -169,9 +171,9 @@ class Here:
                 if isinstance(event, Text):
                     pieces.append(event.text)
                 elif isinstance(event, Done) and kept is not None and key is not None:
-                    settled, total = call.told["pending"] == 0, call.told["positions"]
+                    settled, total = call.told["settled"], call.told["positions"]
                     made = Kept("".join(pieces), event.reason, total, len(event.ids), settled)
-                    kept.put(key, made)
+                    await loop.run_in_executor(self._pool, kept.put, key, made)
                 yield event
 
     async def tokens(self, call: Call) -> list[np.ndarray]:
@@ -263,6 +265,7 @@ class Here:
         try:
             yield None
             images = yield from self._images(call.told, prepared, session)
+            session.chain = prepared.ask.chain
         except Exception:
             self.store.drop(session)
             raise
@@ -313,18 +316,22 @@ class Here:
         images, reports, encode_ms, reused = [], [], 0.0, 0
         for picture in prepared.pictures:
             tokens, whole = session.pictures.get(picture.digest), None
-            if tokens is None and not isinstance(picture.frame, TiledImage):
+            keeps = session.lane.policy != "off" and not isinstance(picture.frame, TiledImage)
+            if tokens is None and keeps:
                 whole = digest("features", session.lane.tenant, picture.digest, self.fingerprint)
-                tokens = self._kept(whole) if session.lane.policy != "off" else None
+                tokens = self._kept(whole)
                 reused += tokens is not None
             if tokens is None:
                 start = time.perf_counter()
                 tokens, report = self._encode(session, picture.frame)
                 encode_ms += 1e3 * (time.perf_counter() - start)
                 reports.append(report)
-                if whole is not None and not (session.encoder and _skips(session.encoder)):
-                    left = {"pending": report["pending"], "skipped": int(report["skipped"])}
-                    self.features.put(whole, np.asarray(tokens.tokens), **left)
+                encoder = session.encoder
+                left = report["pending"] or report["skipped"]
+                if left or (encoder is not None and _skips(encoder)):
+                    session.unsettled.add(picture.digest)
+                elif whole is not None:
+                    self.features.put(whole, np.asarray(tokens.tokens))
                 yield None
             session.keep(picture.digest, tokens, self._settings.limits.images)
             images.append(tokens)
@@ -333,6 +340,7 @@ class Here:
             path=done.get("path", "known"),
             encoded=len(reports),
             features_reused=reused,
+            settled=session.unsettled.isdisjoint(p.digest for p in prepared.pictures),
             changed_patches=done.get("changed_patches", 0),
             total_patches=done.get("total_patches", 0),
             recomputed=done.get("recomputed", 0.0),

@@ -45,6 +45,7 @@ class Session:
       prompts: keys and values.
       chain: of the messages last answered (`chain_of`).
       pictures: by their digests, the tokens that they were shown with, projected.
+      unsettled: those of them that are not quite what a full encode gives.
       frame: that was encoded last.
       busy: whether a request has it.
       settled: whether nothing of the encoder's work is left.
@@ -59,6 +60,7 @@ class Session:
     id: str = dataclasses.field(default_factory=lambda: secrets.token_hex(12))
     chain: Chain = ()
     pictures: OrderedDict[bytes, PackedTokens] = dataclasses.field(default_factory=OrderedDict)
+    unsettled: set[bytes] = dataclasses.field(default_factory=set)
     frame: Frame | None = None
     busy: bool = False
     settled: bool = True
@@ -85,7 +87,7 @@ class Session:
         self.pictures[digest] = tokens
         self.pictures.move_to_end(digest)
         while len(self.pictures) > most:
-            self.pictures.popitem(last=False)
+            self.unsettled.discard(self.pictures.popitem(last=False)[0])
 
 
 def chain_of(messages: Sequence[tuple[str, Sequence[str | bytes]]]) -> Chain:

@@ -21,6 +21,7 @@ import numpy as np
 from compare_regions import pointers
 
 import diffvis_jax as dv
+from diffvis_jax.agent.tile_encoder import boxes_and_scores
 from diffvis_jax.cli.command_line import Parser, number, run_script
 from diffvis_jax.cli.frame_sizes import sized_for
 from diffvis_jax.cli.models import add_model, find_model
@@ -33,7 +34,6 @@ from diffvis_jax.datasets import Stream, open_dataset
 from diffvis_jax.datasets.coordinates import bounds
 from diffvis_jax.datasets.records import read_image
 from diffvis_jax.evaluation.judge import screen_queries
-from diffvis_jax.grounding.decode import Element
 from diffvis_jax.grounding.find import encode_for_head, find_elements
 from diffvis_jax.measure.missed import changed_tokens
 from diffvis_jax.metrics import tails
@@ -43,7 +43,6 @@ from diffvis_jax.towers import build
 from diffvis_jax.towers.base import Tower
 from diffvis_jax.utils.progress import Progress
 
-MOST = 400  # elements of a frame, as `decode` has it
 ALL = "the sum of these four"
 WAYS = ("nothing", "random", "change", "edges", "elements", "pointer", ALL)
 
@@ -63,23 +62,21 @@ def merged(
 
 @functools.partial(jax.jit, static_argnames="grid")
 def scores(
-    frame: jax.Array, unchanged: jax.Array, table: jax.Array, point: jax.Array, *, grid: TileGrid
+    frame: jax.Array,
+    unchanged: jax.Array,
+    boxes: jax.Array,
+    found: jax.Array,
+    point: jax.Array,
+    *,
+    grid: TileGrid,
 ) -> dict[str, jax.Array]:
     """The components of each token's relevance, float32 `[1, N]`."""
     return {
         "change": components.change(unchanged),
         "edges": components.edges(frame, grid),
-        "elements": components.elements(table[..., :4], table[..., 4], grid),
+        "elements": components.elements(boxes, found, grid),
         "pointer": components.focus(point, grid),
     }
-
-
-def as_table(elements: list[Element]) -> np.ndarray:
-    """Boxes and scores, float32 `[1, MOST, 5]`; as many at any time, for the sake of XLA."""
-    table = np.zeros((1, MOST, 5), np.float32)
-    for row, each in zip(table[0], elements, strict=False):
-        row[:] = *each.box, each.score
-    return table
 
 
 def covers(tower: Tower, box: np.ndarray) -> np.ndarray:
@@ -114,8 +111,8 @@ def known_of(
         (found,) = find_elements(model.head, tokens, maps)
         where = dv.placement(*picture.size, config)
         point = (np.nan, np.nan) if pointer is None else where.to_model(*pointer)
-        table = as_table(found)
-        known = scores(frame, unchanged, table, np.array([point], np.float32), grid=grid)
+        table = boxes_and_scores(found)
+        known = scores(frame, unchanged, *table, np.array([point], np.float32), grid=grid)
         boxes = [where.box_to_model(bounds(target)) for _, target in queries]
         yield tokens, known, [jnp.asarray(covers(tower, box)) for box in boxes]
 

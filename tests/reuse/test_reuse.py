@@ -53,14 +53,12 @@ def test_keys_hold_all_that_decides():
     assert len({answer_key(*each) for each in (base, *other)}) == len(other) + 1
 
 
-def test_features_are_bounded_and_settled_ones_only():
+def test_features_are_bounded():
     cache = FeatureCache(4 * 40)
     tokens = np.arange(10, dtype=np.float32).reshape(5, 2)
-    assert not cache.put(b"p", tokens, pending=0.1, skipped=0)
-    assert not cache.put(b"s", tokens, pending=0.0, skipped=1)
     assert cache.get(b"p") is None
     for number in range(5):
-        assert cache.put(bytes([number]), tokens + number, pending=0.0, skipped=0)
+        assert cache.put(bytes([number]), tokens + number)
     assert cache.nbytes <= 160
     assert cache.get(b"\0") is None
     found = cache.get(b"\4")
@@ -68,8 +66,8 @@ def test_features_are_bounded_and_settled_ones_only():
     with pytest.raises(ValueError, match="read-only"):
         found[0] = 1
     assert (cache.hits, cache.misses) == (1, 2)
-    assert not cache.put(b"big", np.zeros((5, 20), np.float32), pending=0.0, skipped=0)
-    assert not FeatureCache(0).put(b"a", tokens, pending=0.0, skipped=0)
+    assert not cache.put(b"big", np.zeros((5, 20), np.float32))
+    assert not FeatureCache(0).put(b"a", tokens)
     with pytest.raises(ConfigError, match="max_bytes"):
         FeatureCache(-1)
 
