@@ -14,7 +14,7 @@ from diffvis_jax.model import Model, load
 from diffvis_jax.serve.answer import Here, Target
 from diffvis_jax.serve.app import Server
 from diffvis_jax.serve.metrics import Metrics
-from diffvis_jax.serve.settings import Settings
+from diffvis_jax.serve.settings import ServeSettings, Settings
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,14 @@ class Running:
       status: of the exit.
     """
 
-    def __init__(self, model: Model, settings: Settings, keys: Sequence[str] = ()):
+    def __init__(
+        self,
+        model: Model,
+        settings: Settings,
+        keys: Sequence[str] = (),
+        listening: socket.socket | None = None,
+    ):
+        """Args: listening: from `listen`; None = as the settings say."""
         self.settings, self.status = settings, 0
         self.metrics = metrics = Metrics()
         self.here = here = Here(model, settings, on_death=self._die)
@@ -48,7 +55,7 @@ class Running:
         metrics.gauge("sessions", "Sessions", lambda: len(here.store.sessions))
         metrics.gauge("waiting", "Requests that wait", lambda: here.engine.waiting)
         metrics.gauge("engine_restarts", "Failures of the engine", lambda: here.engine.restarts)
-        self.socket = _listen(settings.serve.host, settings.serve.port)
+        self.socket = listen(settings.serve) if listening is None else listening
         config = uvicorn.Config(
             self.server.app(),
             log_config=None,
@@ -160,8 +167,9 @@ def serve(settings: Settings, keys: Sequence[str], *, say: Callable[[str], Any])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("jax").setLevel(logging.WARNING)
     path = find_model(settings.model.path, language=True)
+    listening = listen(settings.serve)  # before a minute of loading
     dtype, decode = settings.model.dtype, settings.model.decode_dtype
-    running = Running(load(path, dtype, decode_dtype=decode), settings, keys)
+    running = Running(load(path, dtype, decode_dtype=decode), settings, keys, listening)
     address = f"http://{settings.serve.host}:{running.port}"
     megabytes = running.here.max_bytes / 1e6
     say(f"{address}: compiling; {megabytes:.0f} MB for sessions")
@@ -174,12 +182,24 @@ async def _nothing() -> None:
     pass
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(settings: ServeSettings) -> socket.socket:
+    """A socket of its address.
+
+    Raises:
+      ConfigError: it is taken, or is none of this machine's.
+    """
+    host, port = settings.host, settings.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # With the protocol named, asyncio turns Nagle's algorithm off: it costs 40 ms a response.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listening.bind((host, port))
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise ConfigError(
+            f"serve.host, serve.port: cannot listen at {host}:{port} ({error.strerror})"
+        ) from None
     return listening
 
 

@@ -334,13 +334,17 @@ def _walk(loader: yaml.SafeLoader, node: Any, prefix: str) -> Iterator[tuple[str
 
 def show_settings(settings: Settings, sources: Sources) -> str:
     """Every value with where it comes from; settings hold no secrets."""
-    lines = []
-    for section, values in settings.model_dump().items():
-        for name, value in values.items() if isinstance(values, dict) else ((None, values),):
-            path = section if name is None else f"{section}.{name}"
-            source = sources.get(path, sources.get(section, "default"))
-            lines.append(f"{path}: {value!r}  # {source}")
-    return "\n".join(lines)
+
+    def lines(values: dict[str, Any], prefix: str, source: str) -> Iterator[str]:
+        for name, value in values.items():
+            path = f"{prefix}{name}"
+            of = sources.get(path, source)  # or that of the section
+            if isinstance(value, dict) and value and name != "titles":
+                yield from lines(value, f"{path}.", of)
+            else:
+                yield f"{path}: {value!r}  # {of}"
+
+    return "\n".join(lines(settings.model_dump(), "", "default"))
 
 
 def read_keys(settings: ServeSettings, environment: Mapping[str, str] | None = None) -> list[str]:

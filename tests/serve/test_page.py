@@ -76,3 +76,19 @@ def test_where_a_key_is_needed_it_is_asked_for(browser, model):
         page.wait_for_selector("#about:has-text('tiny')")
         assert ask(page, "What?", screen(121))[2] == "1 of 1"
         page.close()
+
+
+def test_an_answer_of_before_is_shown_as_one(browser, model):
+    more = {"reuse": {"features_mb": 0.0, "answers": {"enabled": True}}}
+    with serving(model, serve={"warm_lengths": 1}, more=more) as running:
+        page, errors = opened(browser, running)
+        page.wait_for_selector("#about:has-text('tiny')")
+        first = ask(page, "What?", screen(122))
+        said = page.locator(".assistant").last.inner_text()
+        page.click("#clear")
+        again = ask(page, "What?", screen(122))
+        assert (first[2], again[2]) == ("1 of 1", "0 of 1")
+        assert page.locator(".assistant").last.inner_text().strip() == said.strip()
+        assert "An answer of before" in page.text_content("#detail")
+        assert errors == []
+        page.close()

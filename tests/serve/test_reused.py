@@ -4,7 +4,7 @@ import sqlite3
 
 import pytest
 from serving import NAME, client_of, serving, user
-from vlm_files import screen
+from vlm_files import changed, screen
 
 QUESTION = "What is on it?"
 
@@ -17,11 +17,13 @@ def kept(model, tmp_path_factory):
         yield running
 
 
-def ask(running, seed, key="first", **options):
+def ask(running, shown, key="first", **options):
+    """About a screen, or the one of a seed."""
+    pixels = screen(shown) if isinstance(shown, int) else shown
     with client_of(running, key) as client:
         answer = client.chat.completions.create(
             model=NAME,
-            messages=[user(screen(seed), options.pop("text", QUESTION))],
+            messages=[user(pixels, options.pop("text", QUESTION))],
             max_tokens=options.pop("max_tokens", 6),
             **options,
         )
@@ -76,6 +78,29 @@ def test_features_are_for_the_other_sessions_of_a_client(kept):
     assert (stranger.diffvis["encoded"], stranger.diffvis["features_reused"]) == (1, 0)
     fresh = ask(kept, 63, text="b", extra_body={"diffvis": {"policy": "off"}})
     assert fresh.choices[0].message.content == second.choices[0].message.content
+
+
+def test_what_is_not_settled_is_told_and_kept_by_nobody_else(kept):
+    hints = {"policy": "fast", "session": "unsettled"}
+    fast = {"extra_body": {"diffvis": hints}}
+    assert ask(kept, 65, **fast).diffvis["settled"]  # the first is encoded whole
+    pixels = changed(screen(65))
+    first, again = ask(kept, pixels, **fast), ask(kept, pixels, **fast)
+    other = ask(kept, pixels, text="Is it so?", **fast)  # about a picture that is known by now
+    assert first.diffvis["pending"] > 0
+    assert not first.diffvis["settled"]
+    assert again.diffvis["answer"]["settled"] is False
+    assert other.diffvis["path"] == "known"
+    assert not other.diffvis["settled"]
+    assert ask(kept, pixels, text="b").diffvis["features_reused"] == 0
+
+
+def test_off_keeps_nothing(kept):
+    before = kept.here.features.nbytes
+    ask(kept, 66, extra_body={"diffvis": {"policy": "off"}})
+    assert kept.here.features.nbytes == before
+    ask(kept, 66)
+    assert kept.here.features.nbytes > before
 
 
 def test_without_a_disk_answers_go_on(kept, monkeypatch):

@@ -3,12 +3,21 @@
 # ruff: noqa: E501
 
 import os
+import socket
 
 import pytest
 
 import diffvis_jax as dv
 from diffvis_jax.cli.serve import main
-from diffvis_jax.serve.settings import PRESETS, load_settings, read_keys, show_settings
+from diffvis_jax.errors import ConfigError
+from diffvis_jax.serve.run import listen
+from diffvis_jax.serve.settings import (
+    PRESETS,
+    ServeSettings,
+    load_settings,
+    read_keys,
+    show_settings,
+)
 
 
 @pytest.fixture
@@ -129,7 +138,13 @@ def test_the_command_shows_them_and_tells_what_is_wrong(write, capsys, monkeypat
     shown = capsys.readouterr().out
     assert "serve.port: 5  # command line" in shown
     assert "limits.images: 3  # command line" in shown
+    assert "reuse.answers.enabled: False  # default" in shown
     assert "very-secret" not in shown
+    file = write("model: {path: a}\nrouting: {guard: {margin_px: 8}}\n")
+    assert main(["--config", str(file), "--show-config"]) == 0
+    shown = capsys.readouterr().out
+    assert f"routing.guard.margin_px: 8  # {file}" in shown
+    assert "routing.guard.pii: 'mark'  # default" in shown
     assert main(["--model", "a", "--set", "limits.imgaes=3"]) == 2
     assert "did you mean images?" in capsys.readouterr().err
     assert main(["--set", "limits"]) == 2
@@ -147,3 +162,10 @@ def test_the_page_about_it_names_what_there_is():
     for section in (ModelSettings, ServeSettings, Limits):
         for name in section.model_fields:
             assert f"`{name}`" in page, name
+
+
+def test_an_address_that_is_taken_is_told_before_anything_is_loaded():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"cannot listen at 127.0.0.1:{port}"):
+            listen(ServeSettings(port=port))
