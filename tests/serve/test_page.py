@@ -23,6 +23,7 @@ def browser():
 
 def opened(browser, running):
     page = browser.new_page(viewport={"width": 1200, "height": 800})
+    page.set_default_timeout(120_000)  # other tests may have all cores
     errors = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
@@ -41,7 +42,8 @@ def ask(page, text, *screens):
     rows = page.locator("#turns tbody tr").count()
     page.fill("#question", text)
     page.keyboard.press("Enter")
-    page.wait_for_selector(f"#turns tbody tr:nth-child({rows + 1})")
+    page.wait_for_selector(f"#turns tbody tr:nth-child({rows + 1}), .error")
+    assert page.locator(".error").all_inner_texts() == []
     page.wait_for_selector("#stop:disabled")
     return page.locator("#turns tbody tr").last.locator("td").all_inner_texts()
 
