@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     """Reads the settings, loads, and serves until it is told to end."""
     try:
-        from diffvis_jax.serve import settings as of_server
+        from diffvis_jax.serve import settings_file
     except ImportError as error:
         raise ImportError(f'{error}: pip install "diffvis_jax[serve]"') from None
 
@@ -75,11 +75,11 @@ def run(args: argparse.Namespace) -> int:
         path, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"--set {text!r}: expected PATH=VALUE, as limits.images=4")
-        given |= of_server.as_yaml({path: value})
-    settings, sources = of_server.load_settings(args.config, given)
-    keys = of_server.read_keys(settings.serve)
+        given |= settings_file.as_yaml({path: value})
+    settings, sources = settings_file.load_settings(args.config, given)
+    keys = settings_file.read_keys(settings.serve)
     if args.show_config:
-        print(of_server.show_settings(settings, sources))
+        print(settings_file.show_settings(settings, sources))
         return 0
     if args.explain is not None:
         from diffvis_jax.serve.router import explain

@@ -1,12 +1,7 @@
-"""The HTTP side: routes, keys, limits, and OpenAI's form of answers. Computes nothing.
-
-Middleware is plain ASGI: behind Starlette's `BaseHTTPMiddleware` nobody learns that a client left.
-"""
+"""The HTTP side: routes, limits, and OpenAI's form of answers. Computes nothing."""
 
 import asyncio
 import contextlib
-import hashlib
-import hmac
 import json
 import logging
 import time
@@ -15,17 +10,17 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sse_starlette.sse import AppStatus, EventSourceResponse, SendTimeoutError
+from sse_starlette.sse import AppStatus, EventSourceResponse
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive
 
 from diffvis_jax.language.events import Done, Text
 from diffvis_jax.serve.answer import Target
-from diffvis_jax.serve.engine import EngineDown
 from diffvis_jax.serve.metrics import Metrics
+from diffvis_jax.serve.middleware import LATER, Middleware, told_of
 from diffvis_jax.serve.prepare import Call
 from diffvis_jax.serve.protocol import ApiError, chunk, completion, parse_request, usage
 from diffvis_jax.serve.settings import Settings
@@ -33,11 +28,7 @@ from diffvis_jax.serve.settings import Settings
 log = logging.getLogger(__name__)
 
 _PAGE = Path(__file__).with_name("page.html")
-_OPEN = ("/", "/health", "/health/live", "/health/ready")  # to those without a key
 _NO_RETRY = {"x-should-retry": "false"}  # OpenAI's client tries everything from 500 on again
-_LATER = {"retry-after": "1"}
-_EVERYWHERE = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
-_LINGER_S = 5.0  # for which the rest of a request is read that is refused
 
 
 class Server:
@@ -68,7 +59,7 @@ class Server:
         """
         self._settings, self.targets, self._engine = settings, targets, engine
         self._metrics, self._fingerprint, self._forget = metrics, fingerprint, forget
-        self._keys = [hashlib.sha256(key.encode()).digest() for key in keys]
+        self._keys = keys
         self._active: dict[str, int] = {}  # requests by tenant
         self._started = int(time.time())
         self.ready = self.draining = False
@@ -86,7 +77,7 @@ class Server:
             Route("/health/{what}", self._health),
             Route("/metrics", self._metrics_text),
         ]
-        return Guard(Starlette(routes=routes), self)
+        return Middleware(Starlette(routes=routes), self._settings.serve, self._metrics, self._keys)
 
     @property
     def active(self) -> int:
@@ -143,12 +134,12 @@ class Server:
         if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
             raise ApiError(400, "invalid_request", "content-type must be application/json")
         if self.draining or not self.ready or self._engine.dead:
-            raise ApiError(503, "overloaded", "the server is starting or ending", headers=_LATER)
+            raise ApiError(503, "overloaded", "the server is starting or ending", headers=LATER)
         if self._active.get(tenant, 0) >= limits.running_per_key:
             said = f"more than {limits.running_per_key} requests at a time"
-            raise ApiError(429, "rate_limit_exceeded", said, headers=_LATER)
+            raise ApiError(429, "rate_limit_exceeded", said, headers=LATER)
         if self.active >= limits.queue + self._settings.serve.max_running:
-            raise ApiError(503, "overloaded", "the queue is full", headers=_LATER)
+            raise ApiError(503, "overloaded", "the queue is full", headers=LATER)
         self._active[tenant] = self._active.get(tenant, 0) + 1
         answer = self._answer(request, tenant)
 
@@ -272,94 +263,6 @@ class Server:
             raise ApiError(413, "request_too_large", said)
         return bytes(body)
 
-    # ---- who asks -------------------------------------------------------------------------------
-
-    def tenant_of(self, path: str, headers: Mapping[bytes, bytes]) -> str:
-        """Whose request it is.
-
-        Raises:
-          ApiError: without a valid key, or for another host.
-        """
-        host = headers.get(b"host", b"").decode("latin-1")
-        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
-        serve = self._settings.serve
-        if name not in ("localhost", "127.0.0.1", "[::1]", serve.host, *serve.hosts):
-            raise ApiError(403, "host_not_allowed", "this server is not known by that name")
-        if not self._keys or path in _OPEN:
-            return ""
-        given = headers.get(b"authorization", b"")
-        scheme, _, key = given.partition(b" ")
-        digest = hashlib.sha256(key.strip()).digest()
-        found = [hmac.compare_digest(digest, known) for known in self._keys]  # all of them
-        if scheme.lower() != b"bearer" or not any(found):
-            self._metrics.failed_logins.inc()
-            raise ApiError(401, "invalid_api_key", "no valid API key was given")
-        return digest.hex()[:16]
-
-    def count(self, status: int) -> None:
-        """Counts a response."""
-        self._metrics.requests.labels(str(status)).inc()
-
-
-class Guard:
-    """Every request goes through it: an id, who asks, and errors in OpenAI's form."""
-
-    def __init__(self, app: ASGIApp, server: Server):
-        self._app, self._server = app, server
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
-        request_id = uuid.uuid4().hex
-        begun, plain, more_body = False, 0, True
-
-        async def heard() -> Message:
-            nonlocal more_body
-            message = await receive()
-            more_body = message.get("more_body", False)
-            return message
-
-        async def told(message: Message) -> None:
-            nonlocal begun, plain
-            if message["type"] == "http.response.start":
-                kind = dict(message["headers"]).get(b"content-type", b"")
-                if message["status"] >= 400 and kind.startswith(b"text/plain"):
-                    plain = message["status"]  # the framework's own words, said again below
-                    return
-                begun = True
-                self._server.count(message["status"])
-                more = ((b"x-request-id", request_id.encode()), *_EVERYWHERE)
-                message = {**message, "headers": [*message["headers"], *more]}
-            elif not begun:
-                return
-            await send(message)
-
-        error = None
-        scope["arrived"] = time.perf_counter()
-        try:
-            scope["tenant"] = self._server.tenant_of(scope["path"], dict(scope["headers"]))
-            await self._app(scope, heard, told)
-            error = _plain(plain) if plain else None
-        except (ClientDisconnect, SendTimeoutError):
-            log.info("request %s: the client left", request_id)
-        except Exception as raised:
-            error = _told(raised)
-            if error.status == 500:
-                name = type(raised).__name__
-                log.error("request %s failed: %s", request_id, name, exc_info=raised)
-        finally:
-            if "end" in scope:
-                await scope["end"]()
-        if error is None or begun:
-            return
-        if error.status != 408:
-            with contextlib.suppress(TimeoutError):  # or the client may not hear of it
-                async with asyncio.timeout(_LINGER_S):
-                    while more_body:
-                        await heard()
-        headers = {"content-type": "application/json", **error.headers}
-        await Response(error.body(), error.status, headers)(scope, receive, told)
-
 
 async def _stream(
     answer: AsyncIterator[dict[str, Any]], first: dict[str, Any]
@@ -371,7 +274,7 @@ async def _stream(
             yield {"data": json.dumps(each)}
         yield {"data": "[DONE]"}
     except Exception as error:
-        if (told := _told(error)).status == 500:
+        if (told := told_of(error)).status == 500:
             log.error("a stream failed: %s", type(error).__name__, exc_info=error)
         yield {"data": told.body().decode()}
 
@@ -384,18 +287,3 @@ async def _gone(receive: Receive) -> None:
 
 def _no_model(name: str) -> ApiError:
     return ApiError(404, "model_not_found", f"no model {name[:100]!r}", "model")
-
-
-def _plain(status: int) -> ApiError:
-    codes = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
-    words = {404: "no such route", 405: "not with this method"}
-    return ApiError(status, codes.get(status, "invalid_request"), words.get(status, "refused"))
-
-
-def _told(error: Exception) -> ApiError:
-    """What a client is told of an exception: of ours nothing but that it was one."""
-    if isinstance(error, ApiError):
-        return error
-    if isinstance(error, EngineDown):
-        return ApiError(503, "overloaded", "the engine is being started again", headers=_LATER)
-    return ApiError(500, "server_error", "an error of the server; see x-request-id")

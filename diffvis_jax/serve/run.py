@@ -52,7 +52,7 @@ class Running:
         for tier, size in (("all", "nbytes"), ("maps", "maps_nbytes")):
             of = _total(here, size)
             metrics.gauge(f"session_{tier}_bytes", f"Bytes of sessions: {tier}", of)
-        metrics.gauge("sessions", "Sessions", lambda: len(here.store.sessions))
+        metrics.gauge("sessions", "Sessions", lambda: len(here.jobs.store.sessions))
         metrics.gauge("waiting", "Requests that wait", lambda: here.engine.waiting)
         metrics.gauge("engine_restarts", "Failures of the engine", lambda: here.engine.restarts)
         self.socket = listen(settings.serve) if listening is None else listening
@@ -171,7 +171,7 @@ def serve(settings: Settings, keys: Sequence[str], *, say: Callable[[str], Any])
     dtype, decode = settings.model.dtype, settings.model.decode_dtype
     running = Running(load(path, dtype, decode_dtype=decode), settings, keys, listening)
     address = f"http://{settings.serve.host}:{running.port}"
-    megabytes = running.here.max_bytes / 1e6
+    megabytes = running.here.jobs.max_bytes / 1e6
     say(f"{address}: compiling; {megabytes:.0f} MB for sessions")
     return running.run(
         lambda: say(f"{address}: ready, for the model {next(iter(running.server.targets))}")
@@ -204,4 +204,4 @@ def listen(settings: ServeSettings) -> socket.socket:
 
 
 def _total(here: Here, name: str) -> Callable[[], float]:
-    return lambda: sum(getattr(session, name) for session in list(here.store.sessions))
+    return lambda: sum(getattr(session, name) for session in list(here.jobs.store.sessions))

@@ -232,7 +232,7 @@ def run(args: argparse.Namespace) -> int:
         warm_s = time.perf_counter() - start
         tell(f"ready after {warm_s:.0f} s")
         rows = measure(running.port, args, frames)
-        largest = running.here.store.largest
+        largest = running.here.jobs.store.largest
         running.drain()
         thread.join(60)
     print_table(table(rows))

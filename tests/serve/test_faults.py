@@ -171,7 +171,7 @@ def test_a_failure_of_the_thread_costs_all_sessions_and_no_more(running, ask, mo
         assert (error.value.status_code, error.value.code) == (503, "overloaded")
         assert error.value.response.headers["retry-after"] == "1"
     wait_for(lambda: running.here.engine.restarts == 1)
-    assert running.here.store.sessions == []
+    assert running.here.jobs.store.sessions == []
     again = ask(user(screen(67), QUESTION))
     assert again.diffvis["encoded"] == 1
     assert again.choices[0].message.content == first.choices[0].message.content
@@ -182,8 +182,8 @@ def test_a_failure_of_the_thread_costs_all_sessions_and_no_more(running, ask, mo
 def two(model):
     """A server for two clients, with room for four sessions."""
     with serving(model, keys=["key-a", "key-b"], serve={"warm_lengths": 1}) as running:
-        store = running.here.store
-        store._max_bytes = running.here.max_bytes = 4 * store.largest
+        store = running.here.jobs.store
+        store._max_bytes = running.here.jobs.max_bytes = 4 * store.largest
         yield running
 
 
@@ -229,7 +229,7 @@ def actual_bytes(sessions):
 
 
 def open_sessions(running, count):
-    store, budget = running.here.store, running.here.max_bytes
+    store, budget = running.here.jobs.store, running.here.jobs.max_bytes
     for number in range(count):
         named = {"extra_body": {"diffvis": {"session": f"{number}"}}}
         of(running, "key-a", user(screen(70), QUESTION), **named)
@@ -239,7 +239,7 @@ def open_sessions(running, count):
 
 def test_sessions_keep_to_the_bytes_there_are(two):
     open_sessions(two, 8)
-    store = two.here.store
+    store = two.here.jobs.store
     assert [s.maps_nbytes > 0 for s in store.sessions][-1]
     without = [s for s in store.sessions if not s.maps_nbytes]
     assert without, "no maps were dropped"
@@ -274,11 +274,11 @@ def test_the_time_between_requests_makes_up_what_was_left_out(model):
         told = client.chat.completions.create(messages=messages, **options).diffvis
         assert told["path"] == "partial"
         assert told["pending"] > 0
-        (session,) = running.here.store.sessions
+        (session,) = running.here.jobs.store.sessions
         shown = [np.asarray(p.tokens) for p in session.pictures.values()]
-        running.here._settings = running.here._settings.model_copy(
-            update={"serve": running.here._settings.serve.model_copy(update={"settle_idle": True})}
-        )
+        jobs = running.here.jobs
+        settling = jobs._settings.serve.model_copy(update={"settle_idle": True})
+        jobs._settings = jobs._settings.model_copy(update={"serve": settling})
         running.here.engine.call(lambda: None).result()
         wait_for(lambda: session.settled)
         full = jit_encode(model.params, session.frame, config=model.config)

@@ -96,11 +96,11 @@ def test_what_is_not_settled_is_told_and_kept_by_nobody_else(kept):
 
 
 def test_off_keeps_nothing(kept):
-    before = kept.here.features.nbytes
+    before = kept.here.jobs.features.nbytes
     ask(kept, 66, extra_body={"diffvis": {"policy": "off"}})
-    assert kept.here.features.nbytes == before
+    assert kept.here.jobs.features.nbytes == before
     ask(kept, 66)
-    assert kept.here.features.nbytes > before
+    assert kept.here.jobs.features.nbytes > before
 
 
 def test_without_a_disk_answers_go_on(kept, monkeypatch):

@@ -16,7 +16,8 @@ from vlm_files import screen
 from diffvis_jax.cli import serve as command
 from diffvis_jax.errors import ConfigError
 from diffvis_jax.serve.router import router_targets
-from diffvis_jax.serve.settings import Settings, load_settings
+from diffvis_jax.serve.settings import Settings
+from diffvis_jax.serve.settings_file import load_settings
 
 QUESTION = "Where is Save?"
 RULES = [

@@ -11,9 +11,9 @@ import diffvis_jax as dv
 from diffvis_jax.cli.serve import main
 from diffvis_jax.errors import ConfigError
 from diffvis_jax.serve.run import listen
-from diffvis_jax.serve.settings import (
+from diffvis_jax.serve.settings import ServeSettings
+from diffvis_jax.serve.settings_file import (
     PRESETS,
-    ServeSettings,
     load_settings,
     read_keys,
     show_settings,

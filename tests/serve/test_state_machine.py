@@ -143,7 +143,7 @@ class Clients(RuleBasedStateMachine):
 
     @rule()
     def maps_are_forgotten(self):
-        store = self.running.here.store
+        store = self.running.here.jobs.store
 
         def drop():
             for session in store.sessions:
@@ -154,11 +154,11 @@ class Clients(RuleBasedStateMachine):
 
     @rule()
     def everything_is_forgotten(self):
-        self.in_thread(lambda: self.running.here.store.shrink_to(0))
+        self.in_thread(lambda: self.running.here.jobs.store.shrink_to(0))
 
     @rule()
     def the_thread_starts_again(self):
-        self.in_thread(self.running.here._restart)
+        self.in_thread(self.running.here.jobs.restart)
 
 
 def run(running, client, model, examples, steps):
