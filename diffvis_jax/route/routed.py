@@ -33,7 +33,8 @@ _log = logging.getLogger(__name__)
 
 
 class Routed:
-    """Providers behind one question; its `rules` may be replaced by those of other settings."""
+    """The engines of `providers` behind one question; its `rules` may be replaced by those of other
+    settings."""
 
     def __init__(
         self,
