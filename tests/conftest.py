@@ -3,6 +3,7 @@
 import gc
 import importlib
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -196,3 +197,18 @@ def room_for_programs():
     if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
         jax.clear_caches()
         gc.collect()
+
+
+# Of each module anew: while Playwright runs, nothing else in the thread can use asyncio.
+@pytest.fixture(scope="module")
+def browser():
+    """A Chromium without a window."""
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no Chromium on this machine")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=options)
+        yield browser
+        browser.close()

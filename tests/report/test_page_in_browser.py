@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -16,11 +15,6 @@ from diffvis_jax.report.answers_page import write_answers_page
 from diffvis_jax.report.pictures import compressed
 from diffvis_jax.report.plain_page import captioned, heading, table, write_plain_page
 from diffvis_jax.report.session_page import write_session_page
-
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
-
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +48,6 @@ def page_file(square, tmp_path_factory):
     for name, some in (("one", {"margin 1": results["margin 1"]}), ("index", results)):
         write_session_page(folder / f"{name}.html", some, paths, labels, model.config, title="test")
     return folder / "index.html"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=OPTIONS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
