@@ -32,7 +32,7 @@ from diffvis_jax.core import windows
 from diffvis_jax.errors import CacheError
 from diffvis_jax.language.config import DecoderConfig
 from diffvis_jax.language.decoder import forward, read_out
-from diffvis_jax.language.generate import prefill, rope_delta
+from diffvis_jax.language.generate import PREFILL_LENGTHS, prefill, rope_delta
 from diffvis_jax.language.kv_cache import KVCache, init_kv_cache
 from diffvis_jax.language.tuning import ACCELERATOR, CPU, PrefillTuning
 from diffvis_jax.towers.params import Params
@@ -210,7 +210,12 @@ def resize_prompt_cache(cache: PromptCache, padded: int, capacity: int) -> Promp
     """
     if capacity < padded:
         raise CacheError(f"{capacity} slots do not hold a prompt padded to {padded}")
-    return _resized(cache, padded, capacity)
+    old = cache.reference.shape[1]
+    # By way of the usual lengths between the two: few compilations then serve all pairs.
+    between = [n for n in PREFILL_LENGTHS if min(old, padded) < n < max(old, padded)]
+    for length in (*(between if old < padded else reversed(between)), padded):
+        cache = _resized(cache, length, length + capacity - padded)
+    return cache
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))

@@ -69,9 +69,10 @@ def warm_up(
         if lengths and session.encoder is not None:  # an idle step
             session.encoder.encode(session.frame)
         config, room = model.language.config, kept_ids(settings.model.answer_tokens)
-        for old, new in itertools.permutations(lengths, 2):
-            cache = init_prompt_cache(config, 1, old, old + room)
-            jax.block_until_ready(resize_prompt_cache(cache, new, new + room).length)
+        for pair in itertools.pairwise(lengths):
+            for old, new in (pair, pair[::-1]):
+                cache = init_prompt_cache(config, 1, old, old + room)
+                jax.block_until_ready(resize_prompt_cache(cache, new, new + room).length)
     log.info("ready after %.0f s", time.monotonic() - start)
 
 

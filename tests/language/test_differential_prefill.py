@@ -286,6 +286,18 @@ def test_a_conversation_that_grows_keeps_what_it_has():
     assert deviation(shorter.logits, fresh.prefill(vision_tokens(), ids[:3]).logits) < ROUNDING
 
 
+def test_a_conversation_that_grows_at_once():
+    """From a padding of 32 to one of 128: by way of 64."""
+    session = session_of(tuning=PrefillTuning(chunk=8, full_above=1.0))
+    ids = [5, -200, 6]
+    for further, prefilled in (([], 18), ([7] * 70, 70)):
+        ids = [*ids, *further]
+        found = session.prefill(vision_tokens(), ids)
+        assert found.report["prefilled"] == prefilled
+    expected = session_of(differential=False).prefill(vision_tokens(), ids)
+    assert deviation(found.logits, expected.logits) < ROUNDING
+
+
 def test_a_cache_of_too_few_slots():
     with pytest.raises(dv.CacheError, match="10 slots do not hold a prompt padded to 12"):
         resize_prompt_cache(empty(), 12, 10)
