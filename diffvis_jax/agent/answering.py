@@ -27,11 +27,11 @@ from diffvis_jax.encoder import DifferentialVisionEncoder
 from diffvis_jax.errors import ConfigError
 from diffvis_jax.images.anyres import Frame, TiledImage, pixels_of
 from diffvis_jax.language.answer import AnswerOptions
-from diffvis_jax.language.differential_prefill import PrefillPolicy
 from diffvis_jax.language.events import Done, Event, Started, Text, answer_events
 from diffvis_jax.language.generate import check_context, padded_length
 from diffvis_jax.language.layer_keep import LayerKeep
 from diffvis_jax.language.positions import Grid
+from diffvis_jax.language.prefill_policy import PrefillPolicy
 from diffvis_jax.language.prompt import build_prompt, tokenize
 from diffvis_jax.language.prompt_session import PromptSession
 from diffvis_jax.language.splice import PackedTokens, packed

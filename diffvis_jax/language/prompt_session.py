@@ -12,22 +12,19 @@ from diffvis_jax.errors import ConfigError, PromptError
 from diffvis_jax.language import answer, generate
 from diffvis_jax.language.answer import AnswerOptions
 from diffvis_jax.language.config import DecoderConfig
-from diffvis_jax.language.differential_prefill import (
-    PrefillPolicy,
-    PrefillReport,
-    Prompt,
-    PromptCache,
-    describe_prefill,
-    init_prompt_cache,
-    jit_prefill_fresh,
-    prefill_next,
-    resize_prompt_cache,
-)
+from diffvis_jax.language.differential_prefill import jit_prefill_fresh, prefill_next
 from diffvis_jax.language.generate import Generation
 from diffvis_jax.language.kv_cache import KVCache
 from diffvis_jax.language.language_model import Language
 from diffvis_jax.language.layer_keep import LayerKeep, image_tokens, jit_prefill_kept
 from diffvis_jax.language.positions import Grid
+from diffvis_jax.language.prefill_policy import PrefillPolicy, PrefillReport, describe_prefill
+from diffvis_jax.language.prompt_cache import (
+    Prompt,
+    PromptCache,
+    init_prompt_cache,
+    resize_prompt_cache,
+)
 from diffvis_jax.language.splice import Ids, make_prompt
 from diffvis_jax.language.tuning import PrefillTuning
 

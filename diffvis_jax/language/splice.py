@@ -20,10 +20,10 @@ from diffvis_jax.images.anyres import NEWLINE
 from diffvis_jax.language import generate
 from diffvis_jax.language.config import DecoderConfig
 from diffvis_jax.language.decoder import embed
-from diffvis_jax.language.differential_prefill import Prompt
 from diffvis_jax.language.language_model import Language
 from diffvis_jax.language.positions import Grid, collapsed, mrope_positions
 from diffvis_jax.language.prompt import IMAGE_TOKEN, NO_VIDEOS, VIDEO_MARK
+from diffvis_jax.language.prompt_cache import Prompt
 from diffvis_jax.ops.matmul import linear
 from diffvis_jax.ops.pointwise import gelu
 from diffvis_jax.towers.params import Params

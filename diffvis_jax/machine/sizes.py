@@ -9,7 +9,7 @@ import jax
 
 from diffvis_jax.checkpoints.architectures import expected_shapes
 from diffvis_jax.core.cache import init_cache
-from diffvis_jax.language.differential_prefill import init_prompt_cache
+from diffvis_jax.language.prompt_cache import init_prompt_cache
 from diffvis_jax.machine.catalogue import Entry
 from diffvis_jax.towers import build
 from diffvis_jax.towers.dtypes import is_quantised

@@ -12,8 +12,8 @@ import numpy as np
 from diffvis_jax.language import generate
 from diffvis_jax.language.answer import AnswerOptions, answers
 from diffvis_jax.language.config import DecoderConfig
-from diffvis_jax.language.differential_prefill import Prompt, PromptCache
 from diffvis_jax.language.kv_cache import KVCache, init_kv_cache
+from diffvis_jax.language.prompt_cache import Prompt, PromptCache
 from diffvis_jax.towers.params import Params
 
 

@@ -21,8 +21,8 @@ from diffvis_jax.core.report import combine, describe
 from diffvis_jax.core.step import jit_encode
 from diffvis_jax.encoder import DifferentialVisionEncoder
 from diffvis_jax.images.anyres import Frame, TiledImage, pixels_of
-from diffvis_jax.language.differential_prefill import PrefillPolicy
 from diffvis_jax.language.events import Done, Event, Started, answer_events
+from diffvis_jax.language.prefill_policy import PrefillPolicy
 from diffvis_jax.language.prompt_session import PromptSession
 from diffvis_jax.language.splice import PackedTokens, project
 from diffvis_jax.model import Model

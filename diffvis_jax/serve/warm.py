@@ -12,9 +12,9 @@ from PIL import Image
 
 from diffvis_jax.images.anyres import TiledImage, make_frame, pixels_of
 from diffvis_jax.language.answer import AnswerOptions
-from diffvis_jax.language.differential_prefill import init_prompt_cache, resize_prompt_cache
 from diffvis_jax.language.generate import PREFILL_LENGTHS, kept_ids, padded_length
 from diffvis_jax.language.prompt import IMAGE_TOKEN
+from diffvis_jax.language.prompt_cache import init_prompt_cache, resize_prompt_cache
 from diffvis_jax.language.splice import make_prompt
 from diffvis_jax.model import Model
 from diffvis_jax.serve.images import Picture

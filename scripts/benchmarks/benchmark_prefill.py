@@ -41,18 +41,11 @@ from diffvis_jax.core.cache import Cache
 from diffvis_jax.core.step import jit_encode, make_step
 from diffvis_jax.images.anyres import Frame, TiledImage, make_frame, pixels_of
 from diffvis_jax.images.recording import read_recording
-from diffvis_jax.language.differential_prefill import (
-    PrefillPolicy,
-    PrefillReport,
-    Prompt,
-    PromptCache,
-    describe_prefill,
-    init_prompt_cache,
-    jit_prefill_fresh,
-    prefill_next,
-)
+from diffvis_jax.language.differential_prefill import jit_prefill_fresh, prefill_next
 from diffvis_jax.language.generate import capacity_for
+from diffvis_jax.language.prefill_policy import PrefillPolicy, PrefillReport, describe_prefill
 from diffvis_jax.language.prompt import build_prompt, tokenize
+from diffvis_jax.language.prompt_cache import Prompt, PromptCache, init_prompt_cache
 from diffvis_jax.language.splice import make_prompt, packed
 from diffvis_jax.measure.prefill_error import compare_prefill
 from diffvis_jax.metrics import tails

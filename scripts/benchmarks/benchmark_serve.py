@@ -53,7 +53,14 @@ def build_parser() -> argparse.ArgumentParser:
     add("--dtype", choices=("float32", "bfloat16"), help="of the computation")
     add("--frames", metavar="SOURCE", default=BUNDLED, help="a recording (the bundled one)")
     add("--policy", choices=("exact", "faithful", "fast"), default="faithful", help="(faithful)")
-    add("--pictures", metavar="N", type=int, nargs="+", default=[1, 2, 4], help="(1 2 4)")
+    add(
+        "--pictures",
+        metavar="N",
+        type=whole(1, 100, "a whole number >= 1"),
+        nargs="*",
+        default=[1, 2, 4],
+        help="of conversations that only grow; none = leave those out (1 2 4)",
+    )
     number = whole(2, 10**4, "a whole number >= 2")
     add("--turns", metavar="N", type=number, default=8, help="of each scenario (8)")
     add("--json", metavar="FILE", type=Path, help="write every measurement there")
@@ -201,7 +208,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.json is not None:
         check_file("--json", args.json)
-    needed = args.turns + max(args.pictures) + 1
+    most = max(args.pictures, default=1)
+    needed = args.turns + most + 1
     paths = read_source(args.frames, most=needed).paths
     frames = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
     with tempfile.TemporaryDirectory() as folder:
@@ -217,7 +225,7 @@ def run(args: argparse.Namespace) -> int:
                     "warm_sampling": ["greedy"],
                     "session_ttl_s": 86400.0,
                 },
-                "limits": {"timeout_s": 600.0, "images": max(args.pictures)},
+                "limits": {"timeout_s": 600.0, "images": most},
             }
         )
         keys = [f"{m}-{warm}" for m in ("off", "whole", args.policy) for warm in (True, False)]

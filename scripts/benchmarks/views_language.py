@@ -11,13 +11,9 @@ import numpy as np
 import diffvis_jax as dv
 from diffvis_jax.checkpoints.architectures import expected_shapes
 from diffvis_jax.checkpoints.store import unflatten
-from diffvis_jax.language.differential_prefill import (
-    Prompt,
-    init_prompt_cache,
-    jit_prefill_fresh,
-    prefill_next,
-)
+from diffvis_jax.language.differential_prefill import jit_prefill_fresh, prefill_next
 from diffvis_jax.language.language_model import Language
+from diffvis_jax.language.prompt_cache import Prompt, init_prompt_cache
 from diffvis_jax.report.text import decimal, milliseconds, percent
 
 TEXT = 40  # tokens after the images

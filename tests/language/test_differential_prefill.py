@@ -9,16 +9,10 @@ import pytest
 from tiny import LANGUAGE, ROUNDING, deviation, random_params
 
 import diffvis_jax as dv
-from diffvis_jax.language.differential_prefill import (
-    PrefillPolicy,
-    Prompt,
-    describe_prefill,
-    init_prompt_cache,
-    jit_prefill_fresh,
-    prefill_step,
-    resize_prompt_cache,
-)
+from diffvis_jax.language.differential_prefill import jit_prefill_fresh, prefill_step
 from diffvis_jax.language.language_model import Language
+from diffvis_jax.language.prefill_policy import PrefillPolicy, describe_prefill
+from diffvis_jax.language.prompt_cache import Prompt, init_prompt_cache, resize_prompt_cache
 from diffvis_jax.language.prompt_session import PromptSession
 from diffvis_jax.language.tuning import PrefillTuning
 from diffvis_jax.measure.prefill_error import compare_prefill

@@ -18,15 +18,11 @@ from diffvis_jax.checkpoints.torch_reference import pixels_to_torch
 from diffvis_jax.language import generate
 from diffvis_jax.language.answer import answers
 from diffvis_jax.language.decoder import embed
-from diffvis_jax.language.differential_prefill import (
-    PrefillPolicy,
-    Prompt,
-    init_prompt_cache,
-    jit_prefill_fresh,
-    jit_prefill_step,
-)
+from diffvis_jax.language.differential_prefill import jit_prefill_fresh, jit_prefill_step
 from diffvis_jax.language.kv_cache import init_kv_cache
+from diffvis_jax.language.prefill_policy import PrefillPolicy
 from diffvis_jax.language.prompt import build_prompt, tokenize
+from diffvis_jax.language.prompt_cache import Prompt, init_prompt_cache
 from diffvis_jax.towers.init import cast_params
 
 pytestmark = pytest.mark.parity

@@ -1,5 +1,6 @@
 """A server as a process of its own: how it begins, how it ends, and what a client sees of that."""
 
+import json
 import os
 import signal
 import socket
@@ -151,3 +152,26 @@ def test_a_port_that_is_taken(start):
         process = start(port)
         assert process.wait(120) == 2
         assert process.log.read_text().splitlines()[-1].startswith("error: ")
+
+
+def test_many_clients_for_a_while(start, script, capsys):
+    port = free_port()
+    process = start(port)
+    wait_until_ready(process, port)
+    options = ["--pid", str(process.pid), "--clients", "3", "--minutes", "0.1"]
+    assert script("soak_serve").main([f"http://127.0.0.1:{port}", *options]) == 0
+    said = capsys.readouterr().out
+    assert "'answered': " in said
+    assert "Error" not in said
+
+
+def test_what_a_server_saves(directory, script, capsys, tmp_path):
+    rows = tmp_path / "rows.json"
+    options = ["--pictures", "2", "--turns", "2", "--policy", "exact", "--json", str(rows)]
+    assert script("benchmark_serve").main(["--model", str(directory), *options]) == 0
+    said = capsys.readouterr().out
+    for scenario in ("identical bytes", "identical pixels", "one picture a turn", "2 pictures"):
+        assert scenario in said
+    found = json.loads(rows.read_text())
+    assert all(row["same"] for row in found)
+    assert {row["path"] for row in found if row["mode"] == "exact"} >= {"known"}
