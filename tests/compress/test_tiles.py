@@ -120,7 +120,7 @@ def test_tiles_are_pillows_bytes(scale):
         (CLIP, GRID, 0),
         (CLIP, GRID, 1),
         pytest.param(
-            with_size(FASTVITHD, 128), TileGrid(96, 160, 48, 8), 2, marks=pytest.mark.slow
+            with_size(FASTVITHD, 128), TileGrid(96, 160, 48, 8), 2, marks=pytest.mark.thorough
         ),
     ],
     ids=["clip", "clip again", "fastvithd"],
