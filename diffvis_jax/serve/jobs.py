@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 Job = Callable[[Call, Prepared, Session], Iterator[Any]]
 
-_SLICE_S = 0.05  # of settling, for which a request may have to wait
+_SLICE_S = 0.02  # of settling, for which a request may have to wait
 _FULL = {
     "path": "full",
     "changed_patches": 0,  # nobody looked
